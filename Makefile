@@ -1,0 +1,126 @@
+# `make` alone lists the targets. Each sets up what it needs under .venv/, from the lock files in .requirements/,
+# and does that again only when something changed.
+
+PYTHON ?= python3
+# Arguments for pytest, as in: make test ARGS="-k resize"
+ARGS ?=
+
+PACKAGES := kombu_pools_ext django_app flask_ext
+# Folders too: their times change when a file goes away.
+SOURCES := pyproject.toml LICENSE $(wildcard README.md) $(shell find $(PACKAGES) -not -path '*/__pycache__*' 2>/dev/null)
+PIP := -m pip --disable-pip-version-check install -qq
+
+WHEEL := .venv/wheel/.built
+TEST := .venv/test/bin/python
+GREENLET_TESTS ?= $(wildcard tests/engine tests/broker)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.SECONDARY:
+.PHONY: help demo serve test test-greenlets lint ruff types format matrix bench reliability soak docs lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: .venv/demo/.installed ## a Django and a Flask application publish through the same pools (BROKER_URL=… for a real broker)
+	@.venv/demo/bin/python docs/examples/demo.py
+
+serve: .venv/demo/.installed ## the same two applications, left running
+	@.venv/demo/bin/python docs/examples/demo.py --serve
+
+test: export EXPECT_INSTALLED := 1
+test: export COVERAGE_FILE := $(CURDIR)/.venv/coverage/data
+test: .venv/test/.installed ## the tests, on the installed wheel, with coverage (ARGS="-k foo" for some of them)
+	@rm -rf .venv/coverage && mkdir -p .venv/coverage
+	$(TEST) -P -m coverage run -m pytest $(ARGS)
+ifeq ($(strip $(ARGS)),)
+	@$(TEST) -m coverage combine -q
+	@$(TEST) -m coverage report
+endif
+
+test-greenlets: export EXPECT_INSTALLED := 1
+test-greenlets: .venv/test/.installed ## the engine's and the broker's tests, on gevent and on eventlet
+	$(TEST) -P tests/under_greenlets.py gevent $(GREENLET_TESTS) $(ARGS)
+	$(TEST) -P tests/under_greenlets.py eventlet $(GREENLET_TESTS) $(ARGS)
+
+lint: ruff types ## ruff, mypy and pyright
+
+ruff: .venv/lint/.locked ## style, and the bans that hold the layering
+	.venv/lint/bin/ruff check .
+	.venv/lint/bin/ruff format --check .
+
+types: .venv/lint/.locked ## mypy (strict) and pyright
+	.venv/lint/bin/mypy
+	.venv/lint/bin/pyright --pythonpath .venv/lint/bin/python
+
+format: .venv/lint/.locked ## put the code into ruff's form
+	.venv/lint/bin/ruff check --fix .
+	.venv/lint/bin/ruff format .
+
+matrix: $(WHEEL) ## the tests on every Python, Django, Flask and kombu that is supported
+	@.venv/build/bin/python tests/matrix.py $(ARGS)
+
+bench: .venv/test/.installed ## what a lease costs, beside kombu's, in one run (needs RabbitMQ)
+	@$(TEST) -P tests/benchmarks/side_by_side.py
+
+reliability: .venv/test/.installed ## what broker failures do to messages and callers, beside kombu's: docs/explanation/reliability.md (15 min)
+	@$(TEST) -m tests.scenarios $(ARGS)
+
+soak: export SOAK := $(SOAK)
+soak: export SEED := $(SEED)
+soak: .venv/test/.installed ## mixed load while faults strike at random, SOAK=60m long (90s, 2h), from a SEED that is printed
+	@$(TEST) -m tests.scenarios.soak
+
+docs: .venv/docs/.installed ## the documentation, into docs/_build/html
+	.venv/docs/bin/python -P -m sphinx -W --keep-going -q -b html -d docs/_build/doctrees docs docs/_build/html
+	@echo docs/_build/html/index.html
+
+lock: .venv/lock/bin/uv ## resolve the dependency groups anew, into .requirements/
+	@mkdir -p .requirements
+	@for group in build test lint docs; do \
+		case $$group in build) extras= ;; *) extras='pyproject.toml --all-extras' ;; esac; \
+		$< pip compile -q --upgrade --universal --python-version 3.11 --no-header --no-annotate \
+			--no-emit-index-url --no-emit-find-links $$extras --group $$group \
+			-o .requirements/$$group.txt || exit 1; \
+	done
+
+clean: ## remove all that was made
+	rm -rf .venv build dist docs/_build .hypothesis .mypy_cache .pytest_cache .ruff_cache .coverage .coverage.*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# -- environments ----------------------------------------------------------------------------------------------------
+
+define venv
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=…")'
+@echo "setting up $(1)"
+@rm -rf $(1)
+@$(PYTHON) -m venv $(1)
+endef
+
+.venv/%/.locked: .requirements/%.txt
+	$(call venv,$(@D))
+	@$(@D)/bin/python $(PIP) -r $<
+	@touch $@
+
+.venv/demo/.locked: .requirements/test.txt
+	$(call venv,$(@D))
+	@touch $@
+
+$(WHEEL): $(SOURCES) .venv/build/.locked
+	@rm -rf $(@D)
+	@.venv/build/bin/python -m hatchling build -t wheel -d $(@D)
+	@touch $@
+
+.venv/%/.installed: .venv/%/.locked $(WHEEL)
+	@$(@D)/bin/python $(PIP) --no-deps --no-index --force-reinstall .venv/wheel/*.whl
+	@touch $@
+
+.venv/demo/.installed: .venv/demo/.locked $(WHEEL)
+	@$(@D)/bin/python $(PIP) --no-deps --no-index --force-reinstall .venv/wheel/*.whl
+	@$(@D)/bin/python $(PIP) -c .requirements/test.txt 'kombu-pools-ext[all]' gunicorn
+	@touch $@
+
+.venv/lock/bin/uv:
+	$(call venv,.venv/lock)
+	@.venv/lock/bin/python $(PIP) uv

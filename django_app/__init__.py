@@ -1,0 +1,19 @@
+"""Broker connection pools for Django: configured once, in the setting ``KOMBU_POOLS``.
+
+::
+
+    from django_app import publish
+
+    def order(request):
+        publish({"order": 1}, routing_key="orders")
+
+Importing this reads no settings, needs no loaded applications, and opens nothing.
+"""
+
+from __future__ import annotations
+
+from .conf import connections, producers
+from .decorators import with_producer
+from .publishing import publish, publish_on_commit
+
+__all__ = ["connections", "producers", "publish", "publish_on_commit", "with_producer"]

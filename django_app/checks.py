@@ -1,0 +1,241 @@
+"""System checks of ``KOMBU_POOLS``: static, they open nothing and connect to nothing.
+
+``docs/reference/checks.md`` has an entry for each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from django.conf import settings as django_settings
+from django.core.checks import CheckMessage, Error, Warning, register
+from kombu.utils.url import parse_url
+
+from kombu_pools_ext import PoolSettings, get_limit, parse_settings
+from kombu_pools_ext.errors import Problem, SettingsError
+
+from . import conf, servers
+from .decorators import used_aliases
+
+__all__ = [
+    "TAG",
+    "check_aliases",
+    "check_credentials",
+    "check_drivers",
+    "check_encryption",
+    "check_limits",
+    "check_memory",
+    "check_presence",
+    "check_settings",
+]
+
+#: For ``manage.py check --tag``.
+TAG = "kombu_pools"
+
+#: Longest message, in characters; what is longer goes into the hint.
+LONGEST = 79
+
+#: Transports whose every message crosses the network in the clear, unless TLS is asked for beside the URL.
+_PLAIN = frozenset({"amqp", "pyamqp", "redis", "sentinel", "librabbitmq"})
+
+
+def _valid() -> Mapping[str, PoolSettings]:
+    """The settings by alias; none where they are wrong, which :func:`check_settings` reports."""
+    try:
+        return conf.pools.settings
+    except SettingsError:
+        return {}
+
+
+def _parts(settings: PoolSettings) -> Iterator[Mapping[str, Any]]:
+    for url in settings.url:
+        # Some transports take URLs that only they can read.
+        with contextlib.suppress(ValueError):
+            yield parse_url(url)
+
+
+@register(TAG)
+def check_settings(**kwargs: Any) -> list[CheckMessage]:
+    """E001: a setting is wrong; one for each problem."""
+    value = conf.configured()
+    if value is None:
+        return []
+    try:
+        parse_settings(value, name=conf.NAME)
+    except SettingsError as error:
+        return [_wrong(problem) for problem in error.problems]
+    return []
+
+
+def _wrong(problem: Problem) -> Error:
+    where = conf.NAME
+    for part in (problem.alias, problem.key):
+        if part is not None:
+            where += f"[{part!r}]"
+    message, hint = f"{where}: {problem.message}", problem.hint
+    if len(message) > LONGEST:
+        hint = f"{problem.message}; {hint}" if hint else problem.message
+        message = f"{where} is wrong."
+    if len(message) > LONGEST:
+        hint = f"{where}: {hint}"
+        message = f"A setting in {conf.NAME} is wrong."
+    return Error(message, hint=hint or "See docs/reference/settings.md.", id="kombu_pools.E001")
+
+
+@register(TAG)
+def check_presence(**kwargs: Any) -> list[CheckMessage]:
+    """E002: there is no setting, and DEBUG is off."""
+    if conf.configured() is not None or django_settings.DEBUG:
+        return []
+    return [
+        Error(
+            f"The setting {conf.NAME} is missing, and DEBUG is off.",
+            hint=f'{conf.NAME} = {{"default": {{"URL": "amqp://user:password@host:5672//"}}}}',
+            id="kombu_pools.E002",
+        )
+    ]
+
+
+@register(TAG)
+def check_aliases(**kwargs: Any) -> list[CheckMessage]:
+    """E003: a view is decorated with an alias that is not configured."""
+    known = _valid()
+    if not known:
+        return []
+    _load_views()
+    return [
+        Error(
+            f"with_producer() asks for an alias that {conf.NAME} does not have.",
+            hint=f"Configure {alias!r}, or correct {', '.join(views) or 'the view'}; configured: "
+            f"{', '.join(map(repr, known))}.",
+            id="kombu_pools.E003",
+        )
+        for alias, views in sorted(used_aliases.items())
+        if alias not in known
+    ]
+
+
+def _load_views() -> None:
+    """Import the views of the URLconf, as Django's own check of it does: decorators tell what they ask for."""
+    from django.urls import get_resolver
+
+    if not getattr(django_settings, "ROOT_URLCONF", None):
+        return
+    # What is wrong with the URLconf, Django's check reports.
+    with contextlib.suppress(Exception):
+        waiting: list[Any] = [get_resolver()]
+        while waiting:
+            waiting += getattr(waiting.pop(), "url_patterns", ())
+
+
+@register(TAG)
+def check_drivers(**kwargs: Any) -> list[CheckMessage]:
+    """E004: the module that a transport needs is not installed."""
+    found: list[CheckMessage] = []
+    for alias, settings in _valid().items():
+        missing = settings.missing_driver()
+        if missing:
+            found.append(
+                Error(
+                    f"The driver for {settings.transport}:// is not installed.",
+                    hint=f"{_at(alias)}: {missing}",
+                    id="kombu_pools.E004",
+                )
+            )
+    return found
+
+
+@register(TAG)
+def check_limits(**kwargs: Any) -> list[CheckMessage]:
+    """W001: a limit is below the number of the server's threads."""
+    threads = servers.known_threads()
+    if threads is None:
+        return []
+    found: list[CheckMessage] = []
+    for alias, settings in _valid().items():
+        limit = get_limit() if settings.uses_global_limit else settings.limit
+        if isinstance(limit, int) and 0 < limit < threads.number:
+            found.append(
+                Warning(
+                    f"A pool's limit of {limit} is below the server's {threads.number} threads.",
+                    hint=f"{_at(alias)}: threads that publish at the same time wait for each other; set LIMIT to "
+                    f"{threads.number} or more (threads as in {threads.source}).",
+                    id="kombu_pools.W001",
+                )
+            )
+    return found
+
+
+@register(TAG, deploy=True)
+def check_credentials(**kwargs: Any) -> list[CheckMessage]:
+    """W002: a broker is used with the credentials that every RabbitMQ is installed with."""
+    return [
+        Warning(
+            "A broker is used with the credentials guest:guest.",
+            hint=f"{_at(alias)}: everybody knows them; make a user of your own, with a password.",
+            id="kombu_pools.W002",
+        )
+        for alias, settings in _valid().items()
+        if any(
+            (settings.is_amqp or settings.transport == "librabbitmq")
+            # Without any, py-amqp takes these.
+            and (parts["userid"] or "guest", parts["password"] or "guest") == ("guest", "guest")
+            for parts in _parts(settings)
+        )
+    ]
+
+
+@register(TAG, deploy=True)
+def check_encryption(**kwargs: Any) -> list[CheckMessage]:
+    """W003: messages and passwords go to another machine in the clear."""
+    return [
+        Warning(
+            "A broker on another machine is used without TLS.",
+            hint=f"{_at(alias)}: set SSL, or write {_with_tls(settings)} into the URL, unless the network itself "
+            "is encrypted.",
+            id="kombu_pools.W003",
+        )
+        for alias, settings in _valid().items()
+        if not settings.ssl
+        and any(
+            parts["transport"] in _PLAIN
+            and not parts.get("ssl")
+            and not _is_local(parts["hostname"])
+            for parts in _parts(settings)
+        )
+    ]
+
+
+def _with_tls(settings: PoolSettings) -> str:
+    return "amqps://" if settings.is_amqp else "rediss://"
+
+
+def _is_local(host: str | None) -> bool:
+    if not host or host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        # A name is not looked up, and a path is a socket's.
+        return host.startswith("/")
+
+
+@register(TAG, deploy=True)
+def check_memory(**kwargs: Any) -> list[CheckMessage]:
+    """W004: messages stay in the memory of the process that published them."""
+    return [
+        Warning(
+            "A pool uses memory://, where no other process sees a message.",
+            hint=f"{_at(alias)}: messages are lost when the process ends; give it the URL of a broker.",
+            id="kombu_pools.W004",
+        )
+        for alias, settings in _valid().items()
+        if settings.transport == "memory"
+    ]
+
+
+def _at(alias: str) -> str:
+    return f"{conf.NAME}[{alias!r}]"

@@ -1,0 +1,34 @@
+"""Sphinx builds these pages with `make docs`, warnings as errors, without the network."""
+
+from __future__ import annotations
+
+from importlib.metadata import version as version_of
+
+import django
+from django.conf import settings
+
+# autodoc imports django_app, and Django wants settings before it lets anyone import from an application.
+settings.configure(INSTALLED_APPS=["django_app"], KOMBU_POOLS={"default": {"URL": "memory://"}})
+django.setup()
+
+project = "kombu-pools-ext"
+author = "kombu-pools-ext contributors"
+copyright = "2026, kombu-pools-ext contributors"
+release = version_of("kombu-pools-ext")
+version = ".".join(release.split(".")[:2])
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
+exclude_patterns = ["_build", "examples"]
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+python_use_unqualified_type_names = True
+
+html_theme = "furo"
+html_title = f"kombu-pools-ext {release}"
+html_show_sourcelink = False

@@ -1,0 +1,15 @@
+"""Broker connections for Flask that you configure once: ``pools = KombuPools(app)``."""
+
+from __future__ import annotations
+
+from .extension import AppPools, KombuPools
+from .signals import connection_closed, connection_opened, pool_exhausted, pools_reset
+
+__all__ = [
+    "AppPools",
+    "KombuPools",
+    "connection_closed",
+    "connection_opened",
+    "pool_exhausted",
+    "pools_reset",
+]

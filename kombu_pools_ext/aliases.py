@@ -1,0 +1,287 @@
+"""Pools by alias: what a framework, or plain Python, configures once and names from then on.
+
+A :class:`Pools` keeps no pool itself. It turns an alias into settings, and asks the shared groups
+:data:`kombu_pools_ext.connections` and :data:`kombu_pools_ext.producers` for the pool with those: so two Flask apps,
+Django and plain code in one process share a pool where they name the same broker with the same settings.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from . import events
+from .broker import groups
+from .broker.connections import ConnectionPool
+from .broker.validate import valid_seconds
+from .engine.counters import Drained
+from .settings import PoolSettings, SettingsError, parse_settings
+
+__all__ = ["AliasedPools", "Pools", "configure"]
+
+#: Stands for "as ACQUIRE_TIMEOUT says".
+_AS_CONFIGURED: Any = object()
+
+
+class AliasedPools(Mapping[Any, Any]):
+    """One of the two shared groups, by alias. Takes a URL, a list of URLs or a Connection as well, as the group does.
+
+    Iterating gives the aliases; looking one up makes its pool, without connecting.
+    """
+
+    def __init__(self, pools: Pools, group: groups.PoolGroup) -> None:
+        self._pools = pools
+        #: The shared group behind it.
+        self.group = group
+        self._keys: dict[str, tuple[PoolSettings, Any]] = {}
+
+    def __getitem__(self, name: Any) -> Any:
+        if isinstance(name, str) and "://" not in name:
+            settings = self._pools.settings_of(name)
+            pool: Any = dict.get(self.group, self.key_of(name, settings))
+            return self.group[settings] if pool is None else pool
+        return self.group[name]
+
+    def key_of(self, alias: str, settings: PoolSettings) -> Any:
+        """The group's key for the *settings* of *alias*: made once, for that takes longer than a lease."""
+        known = self._keys.get(alias)
+        # Settings and key are one value: a reload in another thread may come between two steps.
+        if known is None or known[0] is not settings:
+            known = self._keys[alias] = settings, self.group.key(settings)
+        return known[1]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._pools.settings)
+
+    def __len__(self) -> int:
+        return len(self._pools.settings)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._pools.settings
+
+    def __repr__(self) -> str:
+        return f"<{type(self.group).__name__} by alias of {self._pools!r}>"
+
+
+class Pools:
+    """A set of aliases over the shared groups.
+
+    :param settings: the dict of ``docs/reference/settings.md``, or a function that returns it, which is called at the
+        first use and after :meth:`reload`.
+    :param aliases: the same as keywords: ``Pools(default={"url": "amqp://localhost//"})``.
+    :param name: what the setting is called where it comes from, for errors.
+    :raises SettingsError: with every problem, at once for a dict, at the first use for a function.
+    """
+
+    def __init__(
+        self,
+        settings: Mapping[str, Any] | Callable[[], Any] | None = None,
+        /,
+        *,
+        name: str = "KOMBU_POOLS",
+        **aliases: Any,
+    ) -> None:
+        #: What the setting is called where it comes from.
+        self.name = name
+        self._settings: dict[str, PoolSettings] | None = None
+        if callable(settings):
+            self._source = settings
+        else:
+            given = {**(settings or {}), **aliases}
+            self._source = lambda: given
+            self._settings = parse_settings(given, name=name)
+        #: The connection pools, by alias.
+        self.connections = AliasedPools(self, groups.connections)
+        #: The producer pools, by alias.
+        self.producers = AliasedPools(self, groups.producers)
+
+    @property
+    def settings(self) -> Mapping[str, PoolSettings]:
+        """The settings, by alias.
+
+        :raises SettingsError: with every problem.
+        """
+        settings = self._settings
+        if settings is None:
+            settings = self._settings = parse_settings(self._source(), name=self.name)
+        return settings
+
+    def settings_of(self, alias: str) -> PoolSettings:
+        """The settings of *alias*.
+
+        :raises UnknownAlias: with the known ones, and the nearest.
+        """
+        try:
+            return self.settings[alias]
+        except KeyError:
+            raise groups.unknown_alias(alias, self.settings) from None
+
+    def reload(self) -> None:
+        """Read the settings anew at the next use, and drain the pools that were made by the old ones."""
+        settings, self._settings = self._settings, None
+        for one in (settings or {}).values():
+            for group in (groups.producers, groups.connections):
+                try:
+                    pool = group.get(one)
+                except ImportError:
+                    # The transport's driver is missing: no pool was ever made.
+                    continue
+                if pool is not None:
+                    pool.force_close_all(close_pool=False)
+                    group.discard(one)
+        events.pools_reset.send(reason="settings")
+
+    def publish(
+        self,
+        body: Any,
+        routing_key: str | None = None,
+        *,
+        exchange: Any = None,
+        using: str = "default",
+        acquire_timeout: float | None = _AS_CONFIGURED,
+        **kwargs: Any,
+    ) -> Any:
+        """Publish one message: take a producer, publish, give it back.
+
+        With confirms it returns when the broker has the message. A publish whose connection broke is tried again on
+        another connection, as ``RETRY`` says, with the same ``message_id``, so that a consumer can drop a duplicate.
+        It takes at most ``acquire_timeout`` and ``CONFIRM_TIMEOUT`` together.
+
+        :param body: whatever the serializer takes.
+        :param exchange: name or :class:`kombu.Exchange`; by default the default exchange, whose routing key is a
+            queue's name.
+        :param using: the alias.
+        :param acquire_timeout: seconds to wait for a producer; ``None`` is without end.
+        :param kwargs: those of :meth:`kombu.Producer.publish`.
+        :raises LimitExceeded: if no producer became free in time.
+        :raises OperationalError: if the broker cannot be reached; :class:`~.PublishNacked`, :class:`~.PublishReturned`
+            and :class:`~.PublishUnknown`, which says that the message may be there, are among them.
+        """
+        if acquire_timeout is _AS_CONFIGURED:
+            acquire_timeout = self.settings_of(using).acquire_timeout
+        with self._lender(using).acquire(
+            block=acquire_timeout is None, timeout=acquire_timeout
+        ) as producer:
+            return producer.publish(body, routing_key=routing_key, exchange=exchange, **kwargs)
+
+    def _lender(self, using: str) -> Any:
+        """What :meth:`publish` acquires its producer from; a framework may have lent one already."""
+        return self.producers[using]
+
+    def aliases_of(self, pool: Any) -> tuple[str, ...]:
+        """The aliases that name *pool*, a connection pool; makes none, and knows one that a reset took out too."""
+        former = groups.connections._former
+        aliases = []
+        for alias, settings in self.settings.items():
+            try:
+                key = self.connections.key_of(alias, settings)
+            except ImportError:
+                # The transport's driver is missing: there is no pool, and the others' events go on.
+                continue
+            if former.get(key) is pool:
+                aliases.append(alias)
+        return tuple(aliases)
+
+    def pools_of(self, using: Sequence[str] | None = None) -> dict[str, ConnectionPool]:
+        """The connection pools of these aliases, or of all.
+
+        :raises UnknownAlias: for one that is not configured.
+        """
+        return {alias: self.connections[alias] for alias in (using or self.settings)}
+
+    def reset(
+        self, using: Sequence[str] | None = None, *, reason: str = "api"
+    ) -> dict[str, Drained]:
+        """Close and rebuild the pools of these aliases, or of all: what is idle now, what is lent as it comes back.
+
+        :returns: by alias, how many connections were closed and how many are still lent.
+        """
+        done = {
+            alias: pool.force_close_all(close_pool=False)
+            for alias, pool in self.pools_of(using).items()
+        }
+        events.pools_reset.send(reason=reason)
+        return done
+
+    def suspend(
+        self, using: Sequence[str] | None = None, mode: Literal["fail", "wait"] = "wait"
+    ) -> None:
+        """Lend and open nothing for these aliases, or for all, until :meth:`resume`; what is lent comes back as ever.
+
+        An alias that shares its pool with another is suspended with it.
+
+        :param mode: whoever asks, or waits already, is to ``"wait"`` for the end until his time-out, or to ``"fail"``
+            at once with :class:`~.PoolSuspended`, as whoever has no time-out does in both.
+        :raises ValueError: for another mode.
+        :raises UnknownAlias: for one that is not configured; nothing has happened then.
+        """
+        for pool in self.pools_of(using).values():
+            pool.suspend(mode)
+
+    def resume(self, using: Sequence[str] | None = None) -> None:
+        """End :meth:`suspend` for these aliases, or for all: those who waited meanwhile come first.
+
+        :raises UnknownAlias: for one that is not configured; nothing has happened then.
+        """
+        for pool in self.pools_of(using).values():
+            pool.resume()
+
+    def wait_ready(self, timeout: float, using: Sequence[str] | None = None) -> None:
+        """Return when each of these aliases, or all, has ``MIN_IDLE`` connections open, or one where none is asked for.
+
+        It waits for one pool after the other, through an outage however long that has lasted, and through a refusal:
+        the user may be added meanwhile.
+
+        :param timeout: seconds for all of them together.
+        :raises ConnectTimeout: if one has fewer by then; ``__cause__`` is what its last attempt failed of.
+        :raises PoolSuspended: if one is suspended, and not resumed by then.
+        :raises UnknownAlias: for one that is not configured.
+        :raises TypeError, ValueError: for a *timeout* that is none.
+        """
+        deadline = time.monotonic() + valid_seconds(timeout)
+        for pool in self.pools_of(using).values():
+            pool.wait_ready(max(0.0, deadline - time.monotonic()))
+
+    def drain(
+        self, timeout: float | None = None, using: Sequence[str] | None = None
+    ) -> dict[str, Drained]:
+        """Close what is idle now, and what is lent when it comes back, and wait for that; the pools stay usable.
+
+        A :meth:`reset` that waits. All begin at once, and new connections are opened for whoever asks meanwhile, unless
+        the pools are suspended.
+
+        :param timeout: seconds to wait for what is lent, for all pools together; ``None`` is not to wait.
+        :returns: by alias, how many connections were closed and how many are still lent; aliases that share a pool
+            have its numbers both.
+        :raises UnknownAlias: for one that is not configured; nothing has happened then.
+        :raises TypeError, ValueError: for a *timeout* that is none.
+        """
+        deadline = None if timeout is None else time.monotonic() + valid_seconds(timeout)
+        pools = self.pools_of(using)
+        begun = {pool: pool.begin_drain() for pool in dict.fromkeys(pools.values())}
+        done = {pool: finish(deadline) for pool, finish in begun.items()}
+        events.pools_reset.send(reason="api")
+        return {alias: done[pool] for alias, pool in pools.items()}
+
+    def __repr__(self) -> str:
+        try:
+            return f"<{type(self).__name__}: {', '.join(self.settings)}>"
+        except SettingsError as error:
+            return f"<{type(self).__name__}: {len(error.problems)} problems in {self.name}>"
+
+
+def configure(settings: Mapping[str, Any] | None = None, /, **aliases: Any) -> Pools:
+    """Configure this process's aliases, for plain Python: the shared groups understand them from now on.
+
+    ::
+
+        configure(default={"url": "amqp://guest:guest@localhost//", "limit": 20})
+        with producers["default"].acquire(timeout=5) as producer: ...
+
+    :returns: the same aliases as a :class:`Pools`.
+    :raises SettingsError: with every problem; what was configured before still holds then.
+    """
+    pools = Pools(settings, **aliases)
+    groups.name_aliases(pools.settings)
+    return pools

@@ -1,0 +1,245 @@
+"""Making a connection: each broker of a list in turn, each within its time, and errors that tell what to do."""
+
+from __future__ import annotations
+
+import ssl
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import amqp
+import kombu
+from kombu.exceptions import OperationalError
+
+from ..settings.urls import url_problems, with_defaults
+from . import redis_sockets, tls
+from .handshake import CONNECT_TIMEOUT, Handshake, WrongProtocol
+
+if TYPE_CHECKING:
+    from .driver import OpenConnection
+
+__all__ = ["Connector", "NotConnected", "establish", "may_pass"]
+
+#: Seconds after which the first of a list, once it has failed, is tried again before the one that works. Long enough
+#: that a broker that is down for a night costs next to nothing, short enough that nobody must restart the clients
+#: after a fail-over, and about as long as a node of a RabbitMQ cluster needs to come back.
+FIRST_AGAIN = 60.0
+#: Seconds for that try. A borrower waits for it while another broker is at hand; a good one answers in milliseconds.
+TRY_FIRST = 1.0
+
+#: What goes wrong before anybody is asked: the next broker's turn would not mend it.
+_NOT_THE_BROKERS = (TypeError, ValueError, ImportError, AttributeError)
+#: Reply codes of a broker that says no for good: it would again, unless somebody changes something.
+_REFUSALS = frozenset({402, 403, 404, 501, 502, 503, 504, 505, 530, 540})
+
+
+#: TLS that ended, or did not, in the middle of a handshake: a server looks like that which stops or starts.
+_CUT_SHORT = (
+    ssl.SSLEOFError,
+    ssl.SSLZeroReturnError,
+    ssl.SSLSyscallError,
+    ssl.SSLWantReadError,
+    ssl.SSLWantWriteError,
+)
+
+
+class NotConnected(OperationalError):
+    """No broker could be connected to; the cause is the last one's error."""
+
+    #: What each broker's attempt ended with, in the order in which they were tried.
+    failures: tuple[BaseException, ...] = ()
+
+
+class Connector:
+    """Opens connections, to the first broker of a list that answers, and remembers which one that was.
+
+    Several threads may open at once. They share what is remembered without a lock, and so does a forked child: at
+    the worst two of them try the same broker.
+
+    :param make: returns a new, unconnected connection; its list of brokers is always the same.
+    :param clock: in seconds, monotonic.
+    """
+
+    def __init__(
+        self, make: Callable[[], OpenConnection], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._make = make
+        self._clock = clock
+        #: Which of the list answered last.
+        self._good = 0
+        #: When the first one is to be tried again, if it is not that.
+        self._first_again = 0.0
+
+    def open(self) -> OpenConnection:
+        """Connect to each broker in turn, once, until one answers.
+
+        :raises OperationalError: if none does; its cause is the last one's error.
+        :raises Exception: what is not a matter of reaching a broker: credentials and virtual hosts that all of them
+            refuse, options that make no sense.
+        """
+        connection = self._make()
+        failures: list[Exception] = []
+        told: list[str] = []
+        for number, at_most in self._order(connection):
+            connection.at_most = at_most
+            if number is not None:
+                switch(connection, number)
+            host = connection.hostname
+            try:
+                connection._connection_factory()
+            except Exception as error:
+                # A certificate's error is a ValueError too.
+                if isinstance(error, _NOT_THE_BROKERS) and not isinstance(error, OSError):
+                    raise
+                # As it was written: kombu makes an address of localhost, which no certificate is made out to.
+                connection.hostname = host
+                failures.append(error)
+                told.append(f"{connection.as_uri()}: {_explained(connection, error)}")
+            else:
+                connection.at_most = None
+                self._note(number or 0)
+                return connection
+        raise _failed(connection, failures, told)
+
+    def _order(self, connection: OpenConnection) -> Iterator[tuple[int | None, float | None]]:
+        """The numbers of the brokers, in the order to try them in, each with the seconds it may take.
+
+        ``None`` stands for the one that the connection is set to, and for its own time-out.
+        """
+        count = len(connection.alt)
+        if count < 2:
+            yield None, None
+            return
+        if connection._failover_strategy != "round-robin":
+            # An order of the user's own: kombu's, with nothing remembered.
+            yield None, None
+            for _ in range(count - 1):
+                connection.maybe_switch_next()
+                yield None, None
+            return
+        good = self._good
+        if good and self._clock() >= self._first_again:
+            # Before it is tried: whoever else opens meanwhile goes straight to the good one.
+            self._first_again = self._clock() + FIRST_AGAIN
+            yield None, TRY_FIRST
+            yield from ((number, None) for number in (*range(good, count), *range(1, good)))
+            return
+        yield good or None, None
+        yield from ((number % count, None) for number in range(good + 1, good + count))
+
+    def _note(self, number: int) -> None:
+        if number and number != self._good:
+            self._first_again = self._clock() + FIRST_AGAIN
+        self._good = number
+
+
+def switch(connection: kombu.Connection, number: int) -> None:
+    """Set *connection* to one broker of its list; kombu would keep the port and path of the one before."""
+    url = connection.alt[number]
+    if "://" in url and not next(url_problems(url), None):
+        initial = connection._initial_params
+        url = with_defaults(url, bool(initial.get("ssl")))
+    connection.switch(url)
+
+
+def establish(connection: OpenConnection) -> Any:
+    """The transport's connection, within the time-out of *connection*, with the host's name checked where TLS is used.
+
+    :raises Exception: the transport's; no descriptor is left open.
+    """
+    # Made first: kombu's for amqps:// sets `ssl`.
+    transport = connection.transport
+    if getattr(transport, "driver_name", None) != "py-amqp":
+        seconds = _seconds_for(connection)
+        with redis_sockets.connecting(connection, min(seconds, connection.at_most or seconds)):
+            return transport.establish_connection()
+    given = connection.ssl
+    connection.ssl = tls.for_host(given, connection.hostname)
+    try:
+        with Handshake(transport, connection.at_most):
+            return transport.establish_connection()
+    finally:
+        # What a pool is known by.
+        connection.ssl = given
+
+
+def _seconds_for(connection: OpenConnection) -> float:
+    seconds = connection.connect_timeout or CONNECT_TIMEOUT
+    # Redis's transport has an option of its own, and never looks at the connection's.
+    own = (connection.transport_options or {}).get("socket_connect_timeout")
+    return max(seconds, own) if isinstance(own, int | float) else seconds
+
+
+def _explained(connection: kombu.Connection, error: Exception) -> str:
+    why = str(error) or type(error).__name__
+    redis = getattr(connection.transport, "driver_type", None) == "redis"
+    what_to_do = tls.remedy(error, connection.hostname, connection.ssl, redis=redis)
+    return f"{why}; {what_to_do}" if what_to_do else why
+
+
+def _failed(connection: OpenConnection, failures: list[Exception], told: list[str]) -> Exception:
+    """What to raise when every broker has failed."""
+    last = failures[-1]
+    ordinary = (*connection.recoverable_connection_errors, OSError)
+    if not any(isinstance(error, ordinary) for error in failures):
+        # All of them answer, and none will have us: kombu lets that through as it is.
+        if len(told) > 1:
+            last.add_note("; ".join(told))
+        return last
+    if len(told) == 1:
+        # Whose it is, the pool says.
+        message = _explained(connection, last)
+    else:
+        message = f"none of {len(told)} brokers can be connected to: {'; '.join(told)}"
+    error = NotConnected(message)
+    error.failures = tuple(failures)
+    error.__cause__ = last
+    return error
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether an opening that failed with *error* may succeed later without anybody changing anything.
+
+    A broker that is down, slow or unknown to the name server may come back. A password, a virtual host or a
+    certificate that is refused stays so, and what speaks no AMQP will not learn it.
+    """
+    if isinstance(error, NotConnected):
+        return any(map(may_pass, error.failures))
+    if isinstance(error, OperationalError):
+        # Somebody else's wrapping of what a transport raised.
+        return error.__cause__ is None or may_pass(error.__cause__)
+    if isinstance(error, WrongProtocol):
+        return False
+    found = tls.tls_error(error)
+    if found is not None:
+        # Says nothing about anybody's certificate.
+        return isinstance(found, _CUT_SHORT) or "timed out" in str(found)
+    if isinstance(error, amqp.exceptions.AMQPError):
+        if "connection limit (" in str(error):
+            # As many connections as virtual host, user or node admit: told as a refusal, and gone when one closes.
+            return True
+        code: int = getattr(error, "reply_code", 0)
+        # What py-amqp says itself has none, and what is worth another try is of a class of its own.
+        named = code != 0 or isinstance(error, amqp.exceptions.RecoverableConnectionError)
+        return named and code not in _REFUSALS
+    if isinstance(error, FileNotFoundError):
+        return False
+    return isinstance(error, OSError) or _redis_may_pass(error)
+
+
+def _redis_may_pass(error: BaseException) -> bool:
+    errors: Any = sys.modules.get("redis.exceptions")
+    return (
+        errors is not None
+        and isinstance(error, errors.RedisError)
+        # The plain one is an answer to what we asked for: a database that is not there. Its kinds have names.
+        and type(error) is not errors.ResponseError
+        and not isinstance(
+            error,
+            errors.AuthenticationError
+            | errors.AuthorizationError
+            | errors.NoPermissionError
+            | errors.AuthenticationWrongNumberOfArgsError,
+        )
+    )

@@ -1,0 +1,322 @@
+"""How the engine opens, checks and closes connections of kombu."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import kombu
+from amqp import spec
+from kombu.exceptions import OperationalError
+
+from ..engine.errors import ErrorFamily
+from ..errors import (
+    BrokerBlocked,
+    BrokerUnreachable,
+    ConnectTimeout,
+    LeaseError,
+    PoolClosed,
+    PoolExhausted,
+    PoolFull,
+    PoolReentered,
+    PoolSuspended,
+    PoolTimeout,
+)
+from . import connecting, liveness, redis_sockets
+from .confirms import CONFIRM_TIMEOUT, Confirms, default_channel
+from .identity import with_host
+from .views import INHERITED, ended_state
+from .wire import Wire
+
+if TYPE_CHECKING:
+    from kombu.connection import ConnectionPool as KombuConnectionPool
+
+__all__ = ["ConnectionDriver", "ForeignDriver", "OpenConnection", "errors_for"]
+
+#: Seconds that a peer gets to answer a goodbye. It answers within a millisecond or never.
+CLOSE_TIMEOUT = 1.0
+#: Seconds for writing it alone: its 30 bytes go into the socket's buffer, unless that is full.
+ANNOUNCE_TIMEOUT = 0.01
+
+_UNBOUND = contextlib.nullcontext()
+
+
+class OpenConnection(kombu.Connection):
+    """A connection as the pool keeps it; borrowers see it through a lease's own view."""
+
+    #: The transport's connection as it was opened: another one means that it was repaired in place.
+    established: Any = None
+    #: What is below it, where py-amqp carries it.
+    wire: Wire | None = None
+    #: The same for Redis.
+    bounds: redis_sockets.Bounds | None = None
+    #: Seconds that Redis gets for an answer.
+    answer_timeout: float = redis_sockets.ANSWER_TIMEOUT
+    #: Seconds for connecting, where it must not take as long as it may.
+    at_most: float | None = None
+    #: Whether the goodbye has been sent already.
+    announced = False
+    #: The producers bound to it, by their pool.
+    pooled_producers: dict[Any, Any]
+    #: Who counts what is published on the default channel, where that is in confirm mode.
+    confirms: Confirms | None = None
+    #: Seconds for a publish on that channel by somebody without a bound of his own.
+    confirm_timeout: float = CONFIRM_TIMEOUT
+
+    @property
+    def default_channel(self) -> Any:
+        """Kombu's; with AMQP it never connects anew, and its publishes are counted."""
+        return super().default_channel if self.wire is None else default_channel(self)
+
+    def within(self, deadline: float | None) -> contextlib.AbstractContextManager[None]:
+        """Within, every read and write has ended by *deadline*, with a :class:`TimeoutError`; AMQP and Redis only.
+
+        :param deadline: in seconds of ``time.monotonic``; ``None`` sets none. Of nested ones the earlier holds.
+        """
+        bounded = self.wire or self.bounds
+        return _UNBOUND if bounded is None else bounded.within(deadline)
+
+    def create_transport(self) -> Any:
+        """A transport, which keeps to this connection's bounds."""
+        transport = super().create_transport()
+        self.bounds = redis_sockets.bound(transport)
+        return transport
+
+    def _establish_connection(self) -> Any:
+        return connecting.establish(self)
+
+    def clone(self, **kwargs: Any) -> kombu.Connection:
+        """A plain connection with the same settings."""
+        return kombu.Connection(**{**dict(self._info(resolve=False)), **kwargs})
+
+    def __reduce__(self) -> Any:
+        return kombu.Connection, tuple(self.info().values()), None
+
+
+class ConnectionDriver:
+    """Opens connections like *origin*, which stays unconnected.
+
+    :param make_origin: returns a new, unconnected connection with the pool's settings.
+    :param name: returns the pool's name, for the log.
+    :param answer_timeout: seconds that Redis gets for each answer, unless the connection's own options say it.
+    :param on_blocked: is told of each connection on which the broker takes no messages for a while, and why.
+    :param on_unblocked: is told when it takes them again.
+    """
+
+    def __init__(
+        self,
+        make_origin: Callable[[], kombu.Connection],
+        name: Callable[[], str] = str,
+        *,
+        answer_timeout: float = redis_sockets.ANSWER_TIMEOUT,
+        on_blocked: Callable[[OpenConnection, str], object] | None = None,
+        on_unblocked: Callable[[OpenConnection], object] | None = None,
+    ) -> None:
+        self._make_origin = make_origin
+        self._name = name
+        self._answer_timeout = answer_timeout
+        self._connector = connecting.Connector(self.new)
+        self._on_blocked = on_blocked
+        self._on_unblocked = on_unblocked
+
+    def new(self) -> OpenConnection:
+        """A connection with the pool's settings, not connected."""
+        settings = dict(with_host(self._make_origin())._info(resolve=False))
+        for name in ("transport_options", "ssl"):
+            # kombu writes into both: retry policies into the one, a server name into the other.
+            if isinstance(settings[name], dict):
+                settings[name] = dict(settings[name])
+        settings["alternates"] = list(settings["alternates"] or ())
+        connection = OpenConnection(**settings)
+        connection.pooled_producers = {}
+        connection.answer_timeout = self._answer_timeout
+        return connection
+
+    def open(self) -> OpenConnection:
+        """Connect, as :meth:`connecting.Connector.open` does."""
+        connection = self._connector.open()
+        connection.established = connection._connection
+        self.settle_in(connection)
+        return connection
+
+    def settle_in(self, item: OpenConnection) -> None:
+        """Put what the pool needs to know and to do below a connection that has just been established."""
+        if not liveness.is_amqp(item):
+            return
+        established = item.established
+        item.wire = Wire(established)
+        if self._on_blocked is not None:
+            established.on_blocked = partial(self._on_blocked, item)
+        if self._on_unblocked is not None:
+            established.on_unblocked = partial(self._on_unblocked, item)
+
+    def check(self, item: OpenConnection) -> bool:
+        """Whether *item* may be lent."""
+        return liveness.check(item, self._name())
+
+    def keep_alive_every(self, item: OpenConnection) -> float | None:
+        """Seconds between two calls of :meth:`keep_alive`: a third of the heartbeat that was agreed on, if any."""
+        interval = getattr(item.established, "heartbeat", 0) if item.wire is not None else 0
+        return interval / liveness.LOOKS if interval else None
+
+    def keep_alive(self, item: OpenConnection, *, lent: bool) -> bool:
+        """Say a heartbeat, and whether *item* is alive. Never dials, never waits for the peer.
+
+        :param lent: a borrower may be using it at this moment, so nothing is read, and it is he who will notice.
+        """
+        if not lent:
+            return liveness.keep_alive(item, self._name())
+        if self.keep_alive_every(item) is not None and item.wire is not None:
+            item.wire.beat()
+        return True
+
+    def may_pass(self, error: BaseException) -> bool:
+        """Whether an opening that failed with *error* may succeed later, without anybody's doing."""
+        return connecting.may_pass(error)
+
+    def close(self, item: OpenConnection, *, broken: bool, timeout: float | None = None) -> None:
+        """Say goodbye, within *timeout* seconds; not a word if it is *broken*."""
+        seconds = CLOSE_TIMEOUT if timeout is None else timeout
+        established = item._connection
+        sock = getattr(getattr(established, "_transport", None), "sock", None)
+        if sock is not None:
+            # Bounds TLS's own goodbye, within close(); and that of transports without a wire.
+            with contextlib.suppress(OSError):
+                sock.settimeout(ANNOUNCE_TIMEOUT if broken else seconds)
+        if item.wire is not None:
+            # The connection's goodbye covers its channels: no round trip for each.
+            item._default_channel = None
+            broken = broken or item.wire.torn
+        with item.within(time.monotonic() + seconds):
+            if item.announced:
+                if not broken:
+                    # The answer alone: a second goodbye might find the broker gone, which would log that we were.
+                    with contextlib.suppress(Exception):
+                        item._connection.wait(spec.Connection.CloseOk)
+                broken = True
+            if broken:
+                item.collect()
+            else:
+                item._close()
+                if item.wire is not None and established is not None:
+                    # What came in the answer's place, such as the end of a consumer, has kept it open.
+                    established.collect()
+        item.pooled_producers = {}
+
+    def announce_close(self, item: OpenConnection) -> None:
+        """Send the goodbye, whose answer :meth:`close` reads: the broker then knows it even if nobody waits."""
+        if item.wire is not None:
+            item.announced = True
+            established = item._connection
+            established._transport.sock.settimeout(ANNOUNCE_TIMEOUT)
+            established.send_method(spec.Connection.Close, "BsBB", (0, "the process ends", 0, 0))
+
+    def abandon(self, item: OpenConnection) -> None:
+        """In a forked child: close the descriptors, and make every use of *item* an error."""
+        liveness.abandon(item)
+        # The lease's view shares this state: from now on, whatever it is asked for, it says so.
+        for producer in item.pooled_producers.values():
+            producer.__dict__.clear()
+            producer.__dict__.update(ended_state(INHERITED))
+        item.__dict__.clear()
+        item.__dict__.update(ended_state(INHERITED))
+
+
+class ForeignDriver:
+    """Draws on a pool that is not ours: kombu's own, or anything with its interface."""
+
+    def __init__(self, connections: KombuConnectionPool) -> None:
+        self._connections = connections
+        # What a borrower who does not wait has taken already, for the opening that it causes.
+        self._offered: deque[Any] = deque()
+
+    @contextlib.contextmanager
+    def not_waiting(self) -> Iterator[None]:
+        """Within, there is a connection of the other pool to open.
+
+        :raises LimitExceeded: if the other pool has none.
+        """
+        connection = self._connections.acquire()
+        self._offered.append(connection)
+        try:
+            yield
+        finally:
+            try:
+                self._offered.remove(connection)
+            except ValueError:
+                pass  # taken
+            else:
+                connection.release()
+
+    def open(self) -> Any:
+        """Lend a connection of the other pool; the borrower's deadline is held by the engine."""
+        try:
+            return self._offered.popleft()
+        except IndexError:
+            return self._connections.acquire(block=True)
+
+    def check(self, item: Any) -> bool:
+        """Nothing stays idle here: the other pool keeps it."""
+        return True
+
+    def keep_alive_every(self, item: Any) -> float | None:
+        """Never: the other pool keeps its own."""
+        return None
+
+    def keep_alive(self, item: Any, *, lent: bool) -> bool:
+        """Nothing, for the same reason."""
+        return True
+
+    def may_pass(self, error: BaseException) -> bool:
+        """Whether an opening that failed with *error* may succeed later, without anybody's doing."""
+        return connecting.may_pass(error)
+
+    def close(self, item: Any, *, broken: bool, timeout: float | None = None) -> None:
+        """Give *item* back to its own pool."""
+        if broken:
+            item.collect()
+        item.release()
+
+    def announce_close(self, item: Any) -> None:
+        """Nothing: the other pool closes its own."""
+
+    def abandon(self, item: Any) -> None:
+        """In a forked child: the other pool takes care of its own."""
+
+
+class KombuErrors(ErrorFamily):
+    """The library's errors; what kombu itself would let through stays as it is, with the pool's name as a note."""
+
+    def failed_opening(self, message: str, cause: BaseException) -> Exception:
+        """Unreachable, or not a matter of reaching: wrong credentials, a missing virtual host, a bug."""
+        if isinstance(cause, OperationalError | TimeoutError):
+            return super().failed_opening(message, cause.__cause__ or cause)
+        if not isinstance(cause, Exception):
+            return super().failed_opening(message, cause)
+        # One of the same class, for each caller his own: raised in many threads, one would gather their tracebacks.
+        kind = type(cause)
+        error = kind.__new__(kind, *cause.args)
+        error.__dict__.update(cause.__dict__)
+        error.__notes__ = [*getattr(cause, "__notes__", ()), message]
+        error.__cause__ = cause.__cause__
+        return error
+
+
+def errors_for() -> ErrorFamily:
+    """The error family of every pool of this library."""
+    return KombuErrors(
+        exhausted=PoolExhausted,
+        timeout=PoolTimeout,
+        connect_timeout=ConnectTimeout,
+        full=PoolFull,
+        blocked=BrokerBlocked,
+        suspended=PoolSuspended,
+        closed=PoolClosed,
+        reentered=PoolReentered,
+        open_failed=BrokerUnreachable,
+        lease=LeaseError,
+    )

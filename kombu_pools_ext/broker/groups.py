@@ -1,0 +1,273 @@
+"""The two groups of pools that everybody shares, and what governs every group: limit and reset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from functools import partial
+from typing import Any
+
+import kombu
+from kombu.resource import Resource
+
+from .. import events
+from ..engine import fork
+from ..engine.counters import Drained
+from ..errors import UnknownAlias
+from ..settings import PoolSettings
+from .connections import ConnectionPool, PoolFace
+from .identity import PoolKey, key_of
+from .pool_group import PoolGroup, get_limit, global_limit, use_global_limit
+from .producers import ProducerPool
+from .validate import valid_limit
+
+__all__ = [
+    "Connections",
+    "PoolGroup",
+    "Producers",
+    "connections",
+    "get_limit",
+    "name_aliases",
+    "producers",
+    "register_group",
+    "registered_groups",
+    "reset",
+    "set_limit",
+    "use_global_limit",
+]
+
+_groups: list[Any] = []
+#: Aliases of plain Python, by :func:`kombu_pools_ext.configure`.
+_aliases: dict[str, PoolSettings] = {}
+
+
+def name_aliases(settings: Mapping[str, PoolSettings]) -> None:
+    """Have the groups understand these aliases, instead of those they understood until now."""
+    global _aliases
+    # In one step: a look-up in another thread finds the old ones or the new ones, never none.
+    _aliases = dict(settings)
+    for group in _groups:
+        if isinstance(group, PoolGroup):
+            group.forget_names()
+
+
+def unknown_alias(alias: str, known: Mapping[str, Any]) -> UnknownAlias:
+    """The error for *alias*, with the known ones and the nearest."""
+    near = get_close_matches(alias, known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    names = ", ".join(map(repr, known)) or "none"
+    return UnknownAlias(
+        f"no broker pool is configured under {alias!r}{hint} (configured: {names}); a URL has '://' in it"
+    )
+
+
+class _BrokerGroup(PoolGroup):
+    """A group keyed by a connection, a URL, a list of URLs, a configured alias, or settings."""
+
+    def resolve(self, resource: Any) -> Any:
+        if isinstance(resource, str):
+            if resource in _aliases:
+                return _aliases[resource]
+            if "://" not in resource:
+                raise unknown_alias(resource, _aliases)
+            return kombu.Connection(resource)
+        if isinstance(resource, list | tuple):
+            if not resource:
+                raise ValueError("a pool is looked up by a list of URLs with at least one in it")
+            # A list of one has no alternates: it is the same pool as its URL's.
+            return kombu.Connection(resource[0] if len(resource) == 1 else list(resource))
+        if isinstance(resource, kombu.Connection | PoolSettings):
+            return resource
+        raise TypeError(
+            f"a pool is looked up by a kombu.Connection, a URL, a list of URLs or an alias, not {resource!r}"
+        )
+
+    def key(self, resource: Any) -> Any:
+        if isinstance(resource, PoolSettings):
+            return key_of(resource.connection(), options=resource.identity)
+        return key_of(resource)
+
+    def _note_limit(self, pool: Any, resource: Any) -> None:
+        super()._note_limit(pool, resource)
+        if isinstance(resource, PoolSettings) and not resource.uses_global_limit:
+            pool.follows_global_limit = False
+
+
+class Connections(_BrokerGroup):
+    """Connection pools, by broker."""
+
+    def create(  # pyright: ignore[reportIncompatibleMethodOverride]  # kombu's name for it
+        self, connection: Any, limit: int | None
+    ) -> ConnectionPool:
+        """Make the pool for *connection*, which may be :class:`~.PoolSettings`."""
+        if not isinstance(connection, PoolSettings):
+            return ConnectionPool(connection, limit=limit)
+        settings = connection
+        return ConnectionPool(
+            settings.connection(),
+            limit=settings.own_limit(limit),
+            options=settings.options,
+            name=settings.uri,
+            confirm_timeout=settings.confirm_timeout,
+        )
+
+
+class Producers(_BrokerGroup):
+    """Producer pools, by broker, each on the connection pool of the same broker in :data:`connections`."""
+
+    def create(  # pyright: ignore[reportIncompatibleMethodOverride]  # kombu's name for it
+        self, connection: Any, limit: int | None
+    ) -> ProducerPool:
+        """Make the pool for *connection*, which may be :class:`~.PoolSettings`."""
+        if not isinstance(connection, PoolSettings):
+            return ProducerPool(connections[connection], limit=limit)
+        settings = connection
+        return ProducerPool(
+            connections[settings],
+            limit=settings.own_limit(limit),
+            Producer=partial(
+                ProducerPool.Producer,
+                serializer=settings.serializer,
+                compression=settings.compression,
+            ),
+            retry=settings.retry,
+            confirm_timeout=settings.confirm_timeout,
+        )
+
+    def key(self, resource: Any) -> Any:
+        """As for connections; producers with other defaults are another pool on the same connections."""
+        key = super().key(resource)
+        if not isinstance(resource, PoolSettings):
+            return key
+        own = (
+            resource.serializer,
+            resource.compression,
+            resource.retry,
+            resource.confirm_timeout,
+        )
+        return PoolKey((key, *own), key.text)
+
+
+def register_group(group: Any) -> Any:
+    """Have :func:`reset` and :func:`set_limit` reach *group*; a function, and a decorator of instances' makers.
+
+    :returns: *group*.
+    """
+    _groups.append(group)
+    return group
+
+
+def registered_groups() -> tuple[Any, ...]:
+    """All groups registered."""
+    return tuple(_groups)
+
+
+#: The connection pools of this process: one for each broker and its settings.
+connections: Connections = register_group(Connections(limit=use_global_limit))
+#: The producer pools of this process, on the connections of :data:`connections`.
+producers: Producers = register_group(Producers(limit=use_global_limit))
+
+
+def _all_pools() -> Iterator[tuple[Any, Any]]:
+    for group in _groups:
+        for pool in group.all_pools() if isinstance(group, PoolGroup) else list(group.values()):
+            yield group, pool
+
+
+def set_limit(
+    limit: int | None,
+    force: bool = False,
+    reset_after: bool = False,
+    ignore_errors: bool = False,
+) -> int:
+    """Set the limit of every pool that follows the global one, and of no other.
+
+    :param limit: most connections a pool; 0 or ``None`` is unlimited.
+    :param force: go below what is lent; what is over the limit is closed as it comes back.
+    :param reset_after: close the old connections too, the lent ones as they come back.
+    :param ignore_errors: as *force*.
+    :returns: the limit; 0 is unlimited.
+    :raises TypeError, ValueError: for a limit that is none.
+    :raises RuntimeError: if a pool lends more than *limit* now; then nothing has changed, anywhere.
+    :raises Exception: what the pool of a group of your own raises, after all others have the limit.
+    """
+    new = valid_limit(limit)
+    followers = [
+        pool
+        for group, pool in _all_pools()
+        if (
+            group.follows_global_limit(pool)
+            if isinstance(group, PoolGroup)
+            else getattr(group, "limit", None) is use_global_limit
+        )
+    ]
+    if new is not None and not (force or ignore_errors):
+        for pool in followers:
+            lent = pool.lent if isinstance(pool, PoolFace) else len(getattr(pool, "_dirty", ()))
+            if lent > new:
+                raise RuntimeError(
+                    f"can't shrink pool when in use: {pool!r} lends {lent}, the limit would be {new}; pass "
+                    "force=True to close the rest as it comes back; nothing has changed"
+                )
+    global_limit.value = new
+    failures: list[Exception] = []
+    for pool in followers:
+        if isinstance(pool, PoolFace):
+            pool._resize(new, force=True)
+            if reset_after:
+                pool.force_close_all(close_pool=False)
+            continue
+        try:
+            # kombu's pools refuse to shrink while anything is lent, be it ever so little, and `force` breaks what is
+            # lent: that is for the caller to ask for.
+            pool.resize(
+                new or 0, force=force, ignore_errors=ignore_errors or not force, reset=reset_after
+            )
+        except Exception as error:
+            # The pool of somebody else: it must not save the others from the new limit.
+            failures.append(error)
+    if failures:
+        raise failures[0]
+    return new or 0
+
+
+def _start_anew(pool: Any) -> Any:
+    """Close what *pool* holds, and leave it usable where that is known how."""
+    if isinstance(pool, PoolFace):
+        return pool.force_close_all(close_pool=False)
+    if not isinstance(pool, Resource):
+        return pool.force_close_all()
+    pool.force_close_all(close_pool=False)
+    # kombu leaves the pool without a place to wait for: acquire(block=True) would hang.
+    pool.setup()
+    return None
+
+
+def reset(*args: Any, reason: str = "api", **kwargs: Any) -> Drained:
+    """Close what is idle now and what is lent when it comes back, and empty the groups.
+
+    Whoever holds a pool can go on using it, its limit still holding: it opens new connections.
+
+    :param reason: sent with :data:`kombu_pools_ext.events.pools_reset`. Other arguments are ignored, as in kombu.
+    :returns: how many connections were closed, and how many are still lent.
+    """
+    closed = lent = 0
+    for group, pool in _all_pools():
+        try:
+            done = _start_anew(pool)
+        except Exception:
+            # A group may hold pools of others; one that fails must not save the rest from the reset.
+            events.logger.exception("%r of %r could not be reset", pool, group)
+            continue
+        # Connection and producer pool share their connections: count them once.
+        if isinstance(done, Drained) and not (
+            isinstance(pool, ProducerPool) and isinstance(pool.connections, ConnectionPool)
+        ):
+            closed, lent = closed + done.closed, lent + done.lent
+    for group in _groups:
+        group.clear()
+    events.pools_reset.send(reason=reason)
+    return Drained(closed, lent)
+
+
+fork.on_fork(lambda: events.pools_reset.send(reason="fork"))

@@ -1,0 +1,263 @@
+"""Making one AMQP connection, bounded as a whole.
+
+py-amqp bounds each step by ``connect_timeout``, never their sum: each address of a name, each byte that comes, TLS's
+goodbye after a failure. And of whatever comes first it takes the seven bytes for a frame's header: of the greeting of
+an HTTP server it would wait for a frame of a gigabyte. Until the connection is open, a :class:`Handshake` stands
+between py-amqp and its socket; then it lets go, and nothing of it stays.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from typing import Any
+
+import amqp
+from amqp.transport import SSLTransport
+
+__all__ = ["CONNECT_TIMEOUT", "Handshake", "WrongProtocol"]
+
+#: Seconds for a connection that names none, or 0: kombu's default.
+CONNECT_TIMEOUT = 5.0
+
+#: Bytes read at once: no frame of a handshake is longer.
+MOST_AT_ONCE = 131072 + 8
+
+#: The type of a frame that carries a method, which a broker's first word is.
+METHOD = b"\x01"
+
+#: What a server says first, or answers to ``AMQP\0\0\x09\x01``, and what it is then.
+_SPEAKERS = (
+    (b"HTTP", "an HTTP server"),
+    (b"<htm", "an HTTP server"),
+    (b"<!DO", "an HTTP server"),
+    (b"SSH-", "an SSH server"),
+    (b"-ERR", "a Redis server"),
+    (b"-NOA", "a Redis server"),
+    (b"-DEN", "a Redis server"),
+    (b"220 ", "a mail or FTP server"),
+    (b"\x15\x03", "a server that speaks TLS; write amqps://, or set SSL"),
+)
+
+#: What py-amqp makes of frames that are none.
+_GARBLED = (
+    struct.error,
+    LookupError,
+    ValueError,
+    OverflowError,
+    MemoryError,
+    amqp.exceptions.FrameError,
+    amqp.exceptions.FrameSyntaxError,
+    amqp.exceptions.UnexpectedFrame,
+    amqp.exceptions.AMQPNotImplementedError,
+)
+
+
+#: What of py-amqp's transport is taken for as long as it lasts.
+_TAKEN = ("_connect", "_setup_transport", "_shutdown_transport", "_get_tcp_socket_defaults")
+
+
+class WrongProtocol(ConnectionError):
+    """What answers is no AMQP 0-9-1 broker; it will not be one when asked again."""
+
+
+def _nothing() -> None:
+    """In place of TLS's goodbye, which would wait for the peer's."""
+
+
+class Handshake:
+    """Within its ``with`` block, *transport* connects by a deadline, or raises and leaves no descriptor behind.
+
+    :param transport: kombu's, for py-amqp.
+    :param seconds: at most this long, even if the connection's own time-out is longer.
+    """
+
+    def __init__(self, transport: Any, seconds: float | None = None) -> None:
+        self._kombu = transport
+        self._most = seconds
+        self._seconds = seconds or CONNECT_TIMEOUT
+        self._deadline = 0.0
+        self._phase = ""
+        self._head: bytes | None = b""
+        # The real ones, while their places are taken.
+        self._established: Any = None
+        self._wire: Any = None
+        self._make_wire: Any = None
+        self._set_up_wire: Any = None
+        self._read_options: Any = None
+        self._recv: Any = None
+        self._send: Any = None
+        self._own_send = False
+
+    def __enter__(self) -> None:
+        self._kombu.Connection = self._make
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        del self._kombu.Connection
+        if error is None:
+            self._let_go()
+            return
+        self._give_up()
+        # A certificate's error is a ValueError too.
+        garbled = isinstance(error, _GARBLED) and not isinstance(error, OSError)
+        if garbled and self._recv is not None:
+            raise WrongProtocol(f"{self._where} sends what is no AMQP: {error!r}") from error
+
+    # -- what py-amqp calls in place of its own --------------------------------------------------------
+
+    def _make(self, **options: Any) -> Any:
+        # The class's own, which the instance's attribute hides.
+        established = self._established = type(self._kombu).Connection(**options)
+        seconds = established.connect_timeout or CONNECT_TIMEOUT
+        self._seconds = seconds if self._most is None else min(seconds, self._most)
+        self._deadline = time.monotonic() + self._seconds
+        self._make_wire, established.Transport = established.Transport, self._make_transport
+        return established
+
+    def _make_transport(self, *args: Any, **options: Any) -> Any:
+        wire = self._wire = self._make_wire(*args, **options)
+        self._set_up_wire = wire._setup_transport
+        wire._connect, wire._setup_transport = self._connect, self._set_up
+        wire._shutdown_transport = _nothing
+        self._read_options = wire._get_tcp_socket_defaults
+        wire._get_tcp_socket_defaults = self._options
+        return wire
+
+    def _options(self, sock: Any) -> dict[Any, Any]:
+        # py-amqp writes back what it reads. Linux does not take the segment size of its own loopback, once the peer has
+        # spoken.
+        options: dict[Any, Any] = self._read_options(sock)
+        options.pop(getattr(socket, "TCP_MAXSEG", None), None)
+        return options
+
+    def _connect(self, host: str, port: int, timeout: float | None) -> None:
+        self._phase = "its name was still being looked up"
+        try:
+            found = socket.getaddrinfo(
+                host, port, socket.AF_UNSPEC, socket.SOCK_STREAM, socket.SOL_TCP
+            )
+        except UnicodeError as error:
+            raise socket.gaierror(socket.EAI_NONAME, f"{host!r} cannot be a host's name") from error
+        failed: OSError | None = None
+        for tried, (family, kind, protocol, _, address) in enumerate(found):
+            # What is left is shared out, so that an address that swallows packets leaves some for the next.
+            left = self._left() / (len(found) - tried)
+            self._phase = "it did not accept"
+            sock = socket.socket(family, kind, protocol)
+            try:
+                sock.settimeout(left)
+                sock.connect(address)
+            except BaseException as error:
+                sock.close()
+                if not isinstance(error, OSError):
+                    raise
+                failed = error
+            else:
+                self._wire.sock = sock
+                return
+        if isinstance(failed, TimeoutError):
+            raise self._late() from None
+        raise failed or OSError(f"{host!r} has no address")
+
+    def _set_up(self) -> None:
+        wire = self._wire
+        self._phase = "the TLS handshake did not end"
+        timeout, wire.connect_timeout = wire.connect_timeout, self._left()
+        try:
+            # With a context of the user's, py-amqp shakes hands while it wraps the socket.
+            wire.sock.settimeout(wire.connect_timeout)
+            self._set_up_wire()
+        except TimeoutError:
+            raise self._late() from None
+        finally:
+            wire.connect_timeout = timeout
+        self._phase = "it accepted, and said nothing"
+        self._recv, wire._quick_recv = wire._quick_recv, self._read
+        self._own_send = "_write" in wire.__dict__
+        self._send, wire._write = wire._write, self._write
+
+    def _read(self, size: int) -> bytes:
+        data = self._read_some(size)
+        while self._head is not None:
+            self._head += data[: 8 - len(self._head)]
+            if self._head.startswith(METHOD):
+                self._head = None
+                self._phase = "the AMQP handshake did not end"
+            elif len(self._head) >= 8 or not b"AMQP".startswith(self._head[:4]):
+                raise WrongProtocol(f"{self._where} is {self._speaker(self._head)}")
+            else:
+                data = self._read_some(8 - len(self._head))
+        return data
+
+    def _read_some(self, size: int) -> bytes:
+        try:
+            self._wire.sock.settimeout(self._left())
+            data: bytes = self._recv(min(size, MOST_AT_ONCE))
+        except TimeoutError:
+            raise self._late() from None
+        if not data:
+            raise ConnectionResetError(f"{self._where} closed the connection in the handshake")
+        return data
+
+    def _write(self, data: Any) -> None:
+        self._wire.sock.settimeout(self._left())
+        try:
+            self._send(data)
+        except TimeoutError:
+            raise self._late() from None
+        except OSError:
+            # Before it hung up, the peer may have said why: TLS's word on our certificate comes after the handshake.
+            self._read_some(1)
+            raise
+
+    # -- its end -----------------------------------------------------------------------------------------
+
+    def _let_go(self) -> None:
+        wire, established = self._wire, self._established
+        if wire is None:
+            return
+        wire._quick_recv = self._recv
+        if self._own_send:
+            wire._write = self._send
+        else:
+            del wire._write
+        for name in _TAKEN:
+            wire.__dict__.pop(name, None)
+        # As py-amqp leaves it: TCP blocks, TLS keeps the time-out.
+        wire.sock.settimeout(wire.connect_timeout if isinstance(wire, SSLTransport) else None)
+        del established.Transport
+
+    def _give_up(self) -> None:
+        # py-amqp closes the socket after an OSError alone, not after the broker's refusal, say.
+        if self._wire is not None:
+            self._wire.close()
+        if self._established is not None:
+            self._established.collect()
+
+    # -- what went wrong ---------------------------------------------------------------------------------
+
+    @property
+    def _where(self) -> str:
+        return f"{self._wire.host}:{self._wire.port}"
+
+    def _left(self) -> float:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise self._late()
+        return left
+
+    def _late(self) -> TimeoutError:
+        return TimeoutError(
+            f"no connection to {self._where} within {self._seconds:g} s: {self._phase}"
+        )
+
+    @staticmethod
+    def _speaker(head: bytes) -> str:
+        if head.startswith(b"AMQP"):
+            version = "-".join(map(str, head[4:]))
+            return f"a server that speaks another version of AMQP ({version}), and refuses 0-9-1"
+        for beginning, name in _SPEAKERS:
+            if head.startswith(beginning[: len(head)]):
+                return f"no AMQP broker, but {name}"
+        return f"no AMQP broker: it begins with {head!r}"

@@ -1,0 +1,170 @@
+"""A group of pools: what a pool is looked up by, and how long it stays."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import kombu
+import kombu.pools
+from kombu.pools import PoolGroup as KombuPoolGroup
+
+from ..errors import UnknownAlias
+from .connections import PoolFace
+from .identity import PoolKey, key_of
+
+__all__ = ["PoolGroup", "get_limit", "global_limit", "use_global_limit"]
+
+#: ``PoolGroup(limit=use_global_limit)`` follows the global limit. kombu's own, for groups written for kombu.
+use_global_limit: object = kombu.pools.use_global_limit
+
+
+class _GlobalLimit:
+    """The one limit of all pools that have none of their own."""
+
+    #: Most connections a pool; ``None`` is unlimited.
+    value: int | None = 10
+
+
+#: Changed by :func:`kombu_pools_ext.set_limit` alone.
+global_limit = _GlobalLimit()
+
+
+def get_limit() -> int:
+    """The global limit; 0 is unlimited, as in kombu."""
+    return global_limit.value or 0
+
+
+class PoolGroup(KombuPoolGroup):
+    """Pools by what they are for: looked up, and made when first asked for.
+
+    A group of your own overrides :meth:`create`; in a race of two first look-ups it may be called twice, and
+    one of the two pools is dropped unused, so it must only make a pool, not open anything.
+
+    :param limit: of the pools made; ``None`` is unlimited, ``use_global_limit`` follows :func:`set_limit`.
+    :param close_after_fork: kombu's; every pool of this library survives a fork.
+    """
+
+    def __init__(self, limit: Any = None, close_after_fork: bool = True) -> None:
+        # Not kombu's __init__: it registers a fork hook that empties the group under its users.
+        self.limit = limit
+        self.close_after_fork = close_after_fork
+        # Pools that a reset took out of the group while somebody holds them: asked for again, they come back.
+        self._former: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
+        self._by_name: dict[str, Any] = {}
+
+    def create(self, resource: Any, limit: int | None) -> Any:
+        """Make the pool for *resource*."""
+        raise NotImplementedError("PoolGroups must define ``create``")
+
+    def key(self, resource: Any) -> Any:
+        """What identifies the pool for *resource* in this group."""
+        if isinstance(resource, kombu.Connection):
+            return key_of(resource)
+        # kombu's protocol for things that are not equal, and mean the same.
+        own_key = getattr(resource, "__eqhash__", None)
+        return resource if own_key is None else own_key()
+
+    def resolve(self, resource: Any) -> Any:
+        """What to hand to :meth:`create` for what was asked for."""
+        return resource
+
+    def __getitem__(self, resource: Any) -> Any:
+        # Taken now: what is looked up while names are forgotten is noted in the old dict, which nobody reads any more.
+        names = self._by_name
+        if isinstance(resource, str):
+            known = names.get(resource)
+            if known is not None:
+                return known
+        pool = dict.get(self, self._key_for(resource))
+        if pool is None:
+            pool = self.__missing__(resource)
+        if isinstance(resource, str):
+            names[resource] = pool
+        return pool
+
+    def _key_for(self, resource: Any) -> Any:
+        """The key of whatever a pool may be asked for by; iterating gives keys, so they are among it."""
+        return resource if isinstance(resource, PoolKey) else self.key(self.resolve(resource))
+
+    def _adopt(self, key: Any, resource: Any) -> Any:
+        pool = self._former.get(key)
+        if pool is None or (isinstance(pool, PoolFace) and (pool._closed or pool.engine.closed)):
+            limit = get_limit() if self.limit is use_global_limit else self.limit
+            pool = self.create(resource, limit)
+            self._note_limit(pool, resource)
+        # Atomic: of two threads that come this way at once both get the one that was first.
+        pool = dict.setdefault(self, key, pool)
+        try:
+            self._former[key] = pool
+        except TypeError:
+            # A group may hold anything, also what cannot be referred to weakly.
+            pass
+        return pool
+
+    def _note_limit(self, pool: Any, resource: Any) -> None:
+        if isinstance(pool, PoolFace):
+            pool.follows_global_limit = self.limit is use_global_limit
+
+    def __missing__(self, resource: Any) -> Any:
+        if isinstance(resource, PoolKey):
+            raise KeyError(resource)
+        resolved = self.resolve(resource)
+        return self._adopt(self.key(resolved), resolved)
+
+    # Names are forgotten after each change: before it, a look-up could note once more what is about to go.
+
+    def __setitem__(self, resource: Any, pool: Any) -> None:
+        key = self._key_for(resource)
+        dict.__setitem__(self, key, pool)
+        self._former.pop(key, None)
+        self.forget_names()
+
+    def __delitem__(self, resource: Any) -> None:
+        key = self._key_for(resource)
+        dict.__delitem__(self, key)
+        self._former.pop(key, None)
+        self.forget_names()
+
+    def __contains__(self, resource: Any) -> bool:
+        try:
+            return dict.__contains__(self, self._key_for(resource))
+        except UnknownAlias:
+            return False
+
+    def get(self, resource: Any, default: Any = None) -> Any:
+        """The pool for *resource* if there is one already, else *default*."""
+        try:
+            return dict.get(self, self._key_for(resource), default)
+        except UnknownAlias:
+            return default
+
+    def clear(self) -> None:
+        """Take all pools out of the group; a pool that somebody holds comes back when it is asked for again."""
+        dict.clear(self)
+        self.forget_names()
+
+    def all_pools(self) -> list[Any]:
+        """The pools in the group, and those that a reset took out of it while somebody holds them."""
+        pools = list(self.values())
+        known = set(map(id, pools))
+        former = [reference() for reference in self._former.valuerefs()]
+        return pools + [one for one in former if one is not None and id(one) not in known]
+
+    def discard(self, resource: Any) -> None:
+        """Take one pool out of the group, if it is there; it comes back as after :meth:`clear`."""
+        dict.pop(self, self._key_for(resource), None)
+        self.forget_names()
+
+    def forget_names(self) -> None:
+        """Look every string up anew: what it stands for may have changed."""
+        self._by_name = {}
+
+    def follows_global_limit(self, pool: Any) -> bool:
+        """Whether :func:`set_limit` governs *pool*."""
+        if isinstance(pool, PoolFace):
+            return pool.follows_global_limit
+        return self.limit is use_global_limit
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {', '.join(map(repr, self.values()))}>"

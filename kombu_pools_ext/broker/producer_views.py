@@ -1,0 +1,270 @@
+"""What the borrower of a producer holds: a producer of kombu's, or of a class of his own, whose identity is a lease."""
+
+from __future__ import annotations
+
+import inspect
+from time import monotonic
+from typing import TYPE_CHECKING, Any, cast
+
+import kombu
+
+from ..engine import Lease
+from .batch import DEFAULT_SIZE, Batch, BoundedBatch, checked_size
+from .confirms import new_message_id
+from .retrying import carry_on, named
+from .views import ConnectionView, verdict_on
+
+if TYPE_CHECKING:
+    from .producers import ProducerPool
+
+__all__ = ["ProducerView", "new_producer_view"]
+
+
+class ProducerView:
+    """Mixed into a producer class: its ``release`` ends a lease, its ``publish`` notes what broke."""
+
+    __slots__ = tuple[str, ...]()
+
+    #: The lease of the connection; a view of it where the connections are a pool of ours.
+    _lease: Lease[Any]
+    _pool: ProducerPool
+    #: Whether a publish left the connection in an unknown state.
+    _broken: bool
+    #: The batch that messages go into, within its block.
+    _batch: Batch | None
+
+    def release(self) -> None:
+        """Give the producer back to its pool; the second time does nothing."""
+        self._pool._end(self, None)
+
+    close = release
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, exc_type: Any, exc_val: BaseException | None, exc_tb: Any) -> None:
+        self._pool._end(self, exc_val)
+
+    def publish(self, body: Any, *args: Any, **kwargs: Any) -> Any:
+        """:meth:`kombu.Producer.publish`, which gives the message a ``message_id`` unless it has one.
+
+        With confirms it returns when the broker has the message. If the connection breaks, and the pool or the caller
+        (``retry=True``) wants that, it is tried again on another connection, which this producer has from then on;
+        after any other failure on the wire the connection is not lent again.
+
+        :param timeout: seconds for everything, every try and the confirm included; so is ``confirm_timeout``, and
+            the pool's ``confirm_timeout`` holds besides. Over a pool of kombu's own they mean what they mean there.
+        :raises PublishNacked: if the broker refused the message.
+        :raises PublishReturned: if it is ``mandatory``, and no queue wanted it.
+        :raises PublishUnknown: if it was sent, and the connection broke or the time was up before the confirm came.
+        :raises LeaseError: if the producer was released, or belongs to another process.
+        :raises Exception: the transport's own, if the message could not be sent, or its exchange is not there.
+        """
+        item = self._lease.item
+        if len(args) > 11:
+            args = named(args, kwargs)
+        if kwargs.get("message_id") is None:
+            self._name(kwargs)
+        retry, policy = kwargs.pop("retry", None), kwargs.pop("retry_policy", None)
+        batch = self._batch
+        if batch is not None and batch.pipelines():
+            # A producer class stands behind this mix-in.
+            return batch.publish(super().publish, body, args, kwargs)  # type: ignore[misc]
+        pool = self._pool
+        seconds = pool.confirm_timeout
+        if "timeout" in kwargs or "confirm_timeout" in kwargs:
+            seconds = self._seconds(kwargs)
+        deadline = monotonic() + seconds
+        if pool.foreign and "message_id" in kwargs:
+            # py-amqp's own bound: for each read, not for all of it.
+            kwargs.setdefault("confirm_timeout", seconds)
+        try:
+            return self._publish_once(body, args, kwargs, deadline)
+        except BaseException as error:
+            return carry_on(
+                self,
+                item,
+                error,
+                lambda: self._publish_once(body, args, kwargs, deadline),
+                retry=retry,
+                retry_policy=policy,
+                deadline=deadline,
+                kwargs=kwargs,
+            )
+
+    def _name(self, kwargs: dict[str, Any]) -> None:
+        kwargs["message_id"] = new_message_id()
+
+    def message_id_of(self, kwargs: dict[str, Any]) -> str:
+        """The ``message_id`` of what is being published."""
+        message_id: str = kwargs["message_id"]
+        return message_id
+
+    def _publish_once(
+        self, body: Any, args: tuple[Any, ...], kwargs: dict[str, Any], deadline: float
+    ) -> Any:
+        item = self._lease.item
+        try:
+            # Redis's sockets have bounds in place of a wire.
+            bounded = getattr(item, "wire", None) or getattr(item, "bounds", None)
+            if bounded is None:
+                return super().publish(body, *args, **kwargs)  # type: ignore[misc]  # as in publish()
+            with bounded.within(deadline):
+                return super().publish(body, *args, **kwargs)  # type: ignore[misc]  # as in publish()
+        except BaseException as error:
+            self._note(item, error)
+            raise
+
+    def _note(self, item: Any, error: BaseException) -> None:
+        # Noted when it is raised, because the caller may swallow it: half a frame may be on the wire.
+        if verdict_on(item, error) is not None:
+            self._broken = True
+            self._pool.reads_no_more(item)
+
+    def _seconds(self, kwargs: dict[str, Any]) -> float:
+        """What a publish may take."""
+        seconds = self._pool.confirm_timeout
+        for name in ("timeout", "confirm_timeout"):
+            given = kwargs.get(name)
+            if given is not None and given < seconds:
+                seconds = given
+        return seconds
+
+    @property
+    def supports_batch_publish(self) -> bool:
+        """Whether :meth:`batch` does more than to publish one message after the other."""
+        return self._pipelines() or bool(getattr(super(), "supports_batch_publish", False))
+
+    def batch(self, max_size: int = DEFAULT_SIZE) -> Any:
+        """Publish many messages in one block, without waiting for the confirm of each.
+
+        ::
+
+            with producer.batch() as batch:
+                for order in orders:
+                    producer.publish(order, routing_key="orders")
+
+        With confirms, the end of the block waits for those that are missing, for ``confirm_timeout`` seconds at most.
+        On Redis it is kombu's own batch, from kombu 5.7 on; elsewhere each message is published at once.
+
+        :param max_size: messages that may be without their confirm; 1,000 at most. On Redis, those sent together.
+        :returns: a context manager with ``flush()``, which waits now; within another one of this producer it joins
+            that.
+        :raises BatchFailed: from the block's end, from ``flush()`` and from a ``publish`` within, if not all messages
+            were confirmed.
+        :raises ValueError: if *max_size* is no whole number above 0.
+        :raises LeaseError: if the producer was released, or belongs to another process.
+        """
+        max_size = checked_size(max_size)
+        pipelined = self._pipelines()
+        if not pipelined and hasattr(super(), "batch"):
+            kombus = super().batch(max_size)  # type: ignore[misc]  # kombu's own
+            item = self._lease.item
+            bounded = getattr(item, "bounds", None) is not None
+            return BoundedBatch(kombus, item, self._pool.confirm_timeout) if bounded else kombus
+        return Batch(self, max_size, pipelined=pipelined)
+
+    def _pipelines(self) -> bool:
+        item = self._lease.item
+        return getattr(item, "wire", None) is not None and item.established.confirm_publish
+
+    @property
+    def released(self) -> bool:
+        """Whether the lease has ended: released, or another process's."""
+        return self._lease.ended
+
+    @property
+    def broken(self) -> bool:
+        """Whether a publish failed on the wire: the connection is closed at the release, and of no use until then."""
+        return self._broken
+
+    @property
+    def connection(self) -> Any:
+        """The connection that the producer publishes on; releasing it ends this lease too."""
+        lease = self._lease
+        return lease if isinstance(lease, ConnectionView) else lease.item
+
+    def __repr__(self) -> str:
+        state = "released" if self._lease.ended else self._lease.item.as_uri()
+        return f"<{type(self).__name__}: {state} at {id(self):#x}>"
+
+
+class _OwnPublish(ProducerView):
+    """For a producer class with a ``publish`` of its own that takes no properties: each message is named below it."""
+
+    __slots__ = tuple[str, ...]()
+
+    #: The names of the messages of one ``publish``, in their order: a retry gives each its own again.
+    _names: list[str]
+    #: How many of them this try has given.
+    _given: int
+
+    def publish(self, body: Any, *args: Any, **kwargs: Any) -> Any:
+        self._names, self._given = [], 0
+        return super().publish(body, *args, **kwargs)
+
+    def _publish_once(
+        self, body: Any, args: tuple[Any, ...], kwargs: dict[str, Any], deadline: float
+    ) -> Any:
+        self._given = 0
+        return super()._publish_once(body, args, kwargs, deadline)
+
+    def _name(self, kwargs: dict[str, Any]) -> None:
+        pass
+
+    def message_id_of(self, kwargs: dict[str, Any]) -> str:
+        return self._names[0] if self._names else "(without a message_id)"
+
+    def _publish(
+        self,
+        body: Any,
+        priority: Any,
+        content_type: Any,
+        content_encoding: Any,
+        headers: Any,
+        properties: dict[str, Any],
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        if self._given == len(self._names):
+            self._names.append(properties.get("message_id") or new_message_id())
+        properties.setdefault("message_id", self._names[self._given])
+        self._given += 1
+        # A producer class stands behind this mix-in.
+        return super()._publish(  # type: ignore[misc]
+            body, priority, content_type, content_encoding, headers, properties, *args, **kwargs
+        )
+
+
+def _takes_properties(producer_class: type[Any]) -> bool:
+    """Whether its ``publish`` passes a ``message_id`` on, as kombu's does."""
+    if producer_class.publish is kombu.Producer.publish:
+        return True
+    parameters = inspect.signature(producer_class.publish).parameters
+    return "message_id" in parameters or any(
+        one.kind is one.VAR_KEYWORD for one in parameters.values()
+    )
+
+
+_view_types: dict[type[Any], type[Any]] = {}
+
+
+def new_producer_view(producer_class: type[Any]) -> ProducerView:
+    """An empty view, of a subclass of *producer_class*: so ``isinstance`` holds."""
+    try:
+        view_type = _view_types[producer_class]
+    except KeyError:
+        usual = _takes_properties(producer_class)
+        view_type = _view_types[producer_class] = type(
+            producer_class.__name__,
+            (ProducerView if usual else _OwnPublish, producer_class),
+            {
+                "__slots__": (
+                    *("_lease", "_pool", "_broken", "_batch"),
+                    *(() if usual else ("_names", "_given")),
+                ),
+                "__module__": producer_class.__module__,
+                "__doc__": producer_class.__doc__,
+            },
+        )
+    return cast("ProducerView", object.__new__(view_type))

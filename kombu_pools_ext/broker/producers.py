@@ -1,0 +1,303 @@
+"""The pool of producers: each is a face of a pooled connection."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import kombu
+from kombu.pools import ProducerPool as KombuProducerPool
+from kombu.utils.functional import lazy
+
+from ..engine import Lease, Pool, PoolOptions, Share
+from ..engine.counters import Drained
+from ..engine.lease import MakeLease
+from ..errors import LeaseError, PoolClosed
+from ..settings import RetryPolicy
+from .confirms import CONFIRM_TIMEOUT
+from .connections import ConnectionPool, PoolFace
+from .driver import ForeignDriver, errors_for
+from .producer_views import ProducerView, new_producer_view
+from .validate import valid_limit, valid_timeout
+from .views import RELEASED_STATE, ConnectionView, verdict_on
+
+__all__ = ["ProducerPool"]
+
+
+class ProducerPool(PoolFace, KombuProducerPool):
+    """A pool of producers on the connections of another pool.
+
+    Leasing a producer takes one lease of *connections*, whose limit bounds both; the producer and its channel
+    stay with the connection between leases.
+
+    :param connections: a :class:`ConnectionPool`, or kombu's own ``Connection(url).Pool(limit=…)``.
+    :param limit: most producers at a time; ``None`` or 0 leaves it to *connections*.
+    :param Producer: the class to make, by default :class:`kombu.Producer`.
+    :param retry: when a publish whose connection broke is tried again on another one; ``None`` is never, unless it
+        asks for that itself, as kombu's ``publish(retry=True)`` does.
+    :param confirm_timeout: seconds for a publish with all its tries; by default those of *connections*.
+    """
+
+    Producer: Any = kombu.Producer
+    close_after_fork = True
+
+    def __init__(
+        self,
+        connections: Any,
+        limit: int | None = None,
+        preload: Any = None,
+        close_after_fork: Any = None,
+        *,
+        Producer: Any = None,  # noqa: N803  # kombu's name
+        retry: RetryPolicy | None = None,
+        confirm_timeout: float | None = None,
+    ) -> None:
+        # Not kombu's __init__: it registers a fork hook that shuts the parent's sockets down.
+        PoolFace.__init__(self, preload, close_after_fork)
+        self.connections = connections
+        self.Producer = Producer or self.Producer
+        # Whether nobody overrode prepare(), which is then needed for new producers only.
+        self._plain = type(self).prepare is ProducerPool.prepare
+        # Whether nobody overrode release(), which producers call then when they are released.
+        self._plain_release = type(self).release is ProducerPool.release
+        #: When a publish whose connection broke is tried again on another one.
+        self.retry = retry
+        #: Seconds that a publish takes at most: all tries, and the broker's confirm.
+        self.confirm_timeout: float = (
+            confirm_timeout or getattr(connections, "confirm_timeout", None) or CONFIRM_TIMEOUT
+        )
+        #: Whether the connections are a pool of somebody else.
+        self.foreign = not isinstance(connections, ConnectionPool)
+        self._closed = False
+        #: Producers that close_resource() is looking at: it may release them itself.
+        self._leaving: set[ProducerView] = set()
+        limit = valid_limit(limit)
+        self._share: Share | None
+        self._foreign: ForeignDriver | None = None
+        # By thread that is in acquire(), the lease for create_producer() to use.
+        self._pending: dict[int, Any]
+        if not self.foreign:
+            self._pending = connections.pending
+            self._make_lease: MakeLease = connections.make_view
+            self.engine = connections.engine
+            self._share = Share(limit, connections.publishing)
+        else:
+            self._pending = {}
+            self._make_lease = Lease
+            self._share = None
+            self._foreign = ForeignDriver(connections)
+            self.engine = Pool(
+                self._foreign,
+                name=f"producers of {connections!r}",
+                limit=limit,
+                options=PoolOptions(keep=False),
+                errors=errors_for(),
+            )
+
+    # -- the limit: a share of the connection pool's ----------------------------------------------------
+
+    def _get_limit(self) -> int | None:
+        return self.engine.limit if self._share is None else self._share.limit
+
+    def _resize(self, limit: int | None, *, force: bool) -> None:
+        if self._share is None:
+            self.engine.resize(limit, force=force)
+            return
+        if limit is not None and self.lent > limit and not force:
+            raise RuntimeError(
+                f"pool {self.name!r}: can't shrink producer pool when in use: was={self._share.limit} "
+                f"now={limit}, {self.lent} lent; pass force=True"
+            )
+        self.engine.resize_share(self._share, limit)
+
+    @property
+    def lent(self) -> int:
+        """Producers out at the moment."""
+        return self.engine.lent if self._share is None else len(self._share.lent)
+
+    # -- acquire and release ----------------------------------------------------------------------------
+
+    def acquire(self, block: bool = False, timeout: float | None = None) -> Any:
+        """Lend a producer; to be given back with ``release()``, or by leaving its ``with`` block.
+
+        :param block: wait without end, unless there is a *timeout*.
+        :param timeout: seconds for everything together: waiting, connecting, checking. Implies waiting.
+        :raises LimitExceeded: :class:`~.PoolExhausted`, :class:`~.PoolTimeout`, :class:`~.PoolFull`.
+        :raises RuntimeError: :class:`~.PoolClosed`, after :meth:`force_close_all`.
+        :raises OperationalError: :class:`~.BrokerUnreachable`.
+        :raises TypeError, ValueError: for a *timeout* that is none.
+        """
+        if self._closed:
+            raise PoolClosed(f"pool {self.name!r}: acquire on closed pool")
+        if timeout is not None:
+            timeout = valid_timeout(timeout)
+        if self._foreign is None or block or timeout is not None:
+            lease = self.engine.acquire(block, timeout, self._share, self._make_lease)
+        else:
+            # The other pool is asked here: an opening in the background would wait for it.
+            with self._foreign.not_waiting():
+                lease = self.engine.acquire(block, timeout, self._share, self._make_lease)
+        try:
+            producer = self._producer_on(lease)
+            view = new_producer_view(type(producer))
+        except BaseException as error:
+            lease.end(verdict_on(lease.item, error))
+            raise
+        view.__dict__ = producer.__dict__
+        view._lease = lease
+        view._pool = self
+        view._broken = False
+        view._batch = None
+        return view
+
+    def give_up(self, view: ProducerView) -> None:
+        """Take the connection of *view* away and close it; the view itself may get another one."""
+        self._take_back(view, "broken")
+
+    def renew(self, view: ProducerView, timeout: float) -> None:
+        """Lend another connection to *view*, which was given up.
+
+        :param timeout: seconds for everything together, as in :meth:`acquire`, whose errors it raises.
+        """
+        if self._closed:
+            raise PoolClosed(f"pool {self.name!r}: acquire on closed pool")
+        lease = self.engine.acquire(False, max(0.0, timeout), self._share, self._make_lease)
+        try:
+            producer = self._producer_on(lease)
+        except BaseException as error:
+            lease.end(verdict_on(lease.item, error))
+            raise
+        view.__dict__ = producer.__dict__
+        view._lease = lease
+        view._broken = False
+
+    def reads_no_more(self, item: Any) -> None:
+        """Called by a producer whose connection is of no use until its release.
+
+        Nobody will read there that the broker takes messages again, so it must not keep the others waiting for that.
+        """
+        if not self.foreign and self.connections.publishing.reason is not None:
+            self.connections.publishing_unblocked(item)
+
+    def _producer_on(self, lease: Lease[Any]) -> Any:
+        """The producer that stays with the lent connection; made at the first lease."""
+        item = lease.item
+        producers = getattr(item, "pooled_producers", None)
+        producer = None if producers is None else producers.get(self)
+        if producer is not None and self._plain and producer._channel is not None:
+            return producer
+        with self._lending(lease):
+            if producer is None:
+                producer = self.create_producer()
+            producer = self.prepare(producer)
+        if producer.__connection__ is not item:
+            # A subclass acquired the connection itself: same lease, but a view of it, which ends with it.
+            producer.revive(item)
+        if producers is not None:
+            producers[self] = producer
+            # For whoever publishes on its channel by himself.
+            item.confirm_timeout = self.confirm_timeout
+        return producer
+
+    @contextmanager
+    def _lending(self, lease: Lease[Any]) -> Iterator[None]:
+        """Within, this thread's ``connections.acquire()`` gives what has been lent already, not a second one."""
+        me = threading.get_ident()
+        self._pending[me] = lease
+        try:
+            yield
+        finally:
+            del self._pending[me]
+
+    def _acquire_connection(self) -> Any:
+        lease = self._pending.get(threading.get_ident())
+        if lease is None:
+            return self.connections.acquire(block=True)
+        return lease if isinstance(lease, ConnectionView) else lease.item
+
+    def create_producer(self) -> Any:
+        """Make a producer on a connection; to be overridden by subclasses that want another one.
+
+        Called by :meth:`acquire` it uses the connection just lent; called from elsewhere it acquires one.
+        """
+        return self.Producer(self._acquire_connection())
+
+    def prepare(self, p: Any) -> Any:
+        """Make *p* ready for its borrower; called at every acquire."""
+        if callable(p):
+            p = p()
+        if p._channel is None:
+            p.revive(self._acquire_connection())
+        return p
+
+    def release(self, resource: Any) -> None:
+        """Take a producer back; the second time does nothing.
+
+        :raises LeaseError: if it is not a lease of this pool.
+        """
+        view = self._own(resource)
+        self._take_back(view, self._verdict(view, None))
+
+    def replace(self, resource: Any) -> None:
+        """Take a producer back and close its connection: the next borrower gets another one.
+
+        :raises LeaseError: if it is not a lease of this pool.
+        """
+        self._take_back(self._own(resource), "replaced")
+
+    def _own(self, resource: Any) -> ProducerView:
+        if not isinstance(resource, ProducerView) or resource._pool is not self:
+            raise LeaseError(
+                f"pool {self.name!r}: cannot take {resource!r}, it is no lease of this pool; call its own release()"
+            )
+        return resource
+
+    def _end(self, view: ProducerView, error: BaseException | None) -> None:
+        """Called by a producer that is released, and left with *error*."""
+        verdict = self._verdict(view, error)
+        if self._plain_release:
+            self._take_back(view, verdict)
+        elif not view._lease.ended:
+            view._broken = verdict is not None
+            self.release(view)
+
+    def _verdict(self, view: ProducerView, error: BaseException | None) -> str | None:
+        entry = view._lease._entry
+        if entry is None or entry.inherited:
+            return None
+        return "broken" if view._broken else verdict_on(entry.item, error)
+
+    def _take_back(self, view: ProducerView, verdict: str | None) -> None:
+        lease = view._lease
+        if lease.ended or view in self._leaving:
+            return
+        try:
+            if verdict is not None:
+                self._leaving.add(view)
+                self.close_resource(view)
+        finally:
+            self._leaving.discard(view)
+            view.__dict__ = RELEASED_STATE
+            lease.end(verdict)
+
+    def close_resource(self, resource: Any) -> None:
+        """Called with a producer that will not be lent again; does nothing, and is there to be overridden."""
+
+    # kombu's hooks around its queue, which is not there: they are called by nobody.
+    def setup(self) -> None:
+        """Kombu's; does nothing."""
+
+    def new(self) -> Any:
+        """Kombu's; makes a producer on a connection of its own when it is called."""
+        return lazy(self.create_producer)
+
+    def force_close_all(self, close_pool: bool = True) -> Drained:
+        """Close the connections under the producers: the idle ones now, the lent ones as they come back.
+
+        :param close_pool: refuse every later acquire of a producer; the connection pool stays usable.
+        :returns: how many were closed, and how many are still lent.
+        """
+        self._closed = self._closed or close_pool
+        return self.engine.drain()

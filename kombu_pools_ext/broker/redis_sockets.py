@@ -1,0 +1,202 @@
+"""Bounds for the sockets of kombu's Redis transport, which has none of its own.
+
+Left to itself, a client waits for a silent Redis without end. Here every answer has a time-out, connecting has one as
+a whole, and so has whatever runs within a deadline; and a look at the idle sockets tells which of them have died.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from .sockets import GONE, Within, original_poll
+
+__all__ = ["ANSWER_TIMEOUT", "Bounds", "alive", "bound", "connecting", "sockets_of"]
+
+#: Seconds that Redis gets for an answer, where nobody said how long: what CONFIRM_TIMEOUT is by default.
+ANSWER_TIMEOUT = 10.0
+
+_monotonic = time.monotonic
+
+#: redis-py's names for taking any certificate.
+_NOT_VERIFIED = (None, "none", ssl.CERT_NONE)
+
+
+class Bounds:
+    """The deadline of one connection's sockets, for as long as a ``with`` block lasts."""
+
+    __slots__ = ("deadline",)
+
+    def __init__(self) -> None:
+        #: In seconds of ``time.monotonic``; ``None`` is never.
+        self.deadline: float | None = None
+
+    def within(self, deadline: float | None) -> contextlib.AbstractContextManager[None]:
+        """Within, every read and write has ended by *deadline*, in total. Of nested ones the earlier holds.
+
+        :param deadline: in seconds of ``time.monotonic``; ``None`` sets none.
+        """
+        return Within(self, deadline)
+
+    def shorten(self, timeout: float | None) -> float | None:
+        """*timeout*, or what is left.
+
+        :raises TimeoutError: if nothing is.
+        """
+        if self.deadline is None:
+            return timeout
+        left = self.deadline - _monotonic()
+        if left <= 0:
+            raise TimeoutError("no time is left")
+        return left if timeout is None else min(timeout, left)
+
+
+class BoundedSocket:
+    """A socket of redis-py's whose reads and writes keep to a deadline besides its own time-out."""
+
+    __slots__ = ("__weakref__", "_bounds", "_sock")
+
+    def __init__(self, sock: Any, bounds: Bounds) -> None:
+        self._sock = sock
+        self._bounds = bounds
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def recv(self, *arguments: Any) -> bytes:
+        """As a socket's."""
+        received: bytes = self._within("recv", arguments)
+        return received
+
+    def recv_into(self, *arguments: Any) -> int:
+        """As a socket's."""
+        received: int = self._within("recv_into", arguments)
+        return received
+
+    def sendall(self, *arguments: Any) -> None:
+        """As a socket's."""
+        self._within("sendall", arguments)
+
+    def _within(self, name: str, arguments: tuple[Any, ...]) -> Any:
+        sock = self._sock
+        if self._bounds.deadline is None:
+            return getattr(sock, name)(*arguments)
+        patience = sock.gettimeout()
+        if patience == 0:
+            return getattr(sock, name)(*arguments)
+        sock.settimeout(self._bounds.shorten(patience))
+        try:
+            return getattr(sock, name)(*arguments)
+        finally:
+            sock.settimeout(patience)
+
+
+class _Connecting:
+    """Mixed into redis-py's connection classes: connects within the deadline."""
+
+    bounds: Bounds
+    socket_timeout: Any
+    socket_connect_timeout: Any
+
+    def _connect(self) -> BoundedSocket:
+        own = self.socket_timeout, self.socket_connect_timeout
+        try:
+            # For TLS's handshake the one, for TCP's the other.
+            self.socket_timeout = self.bounds.shorten(own[0])
+            self.socket_connect_timeout = self.bounds.shorten(own[1])
+            # A connection class of redis-py stands behind this mix-in.
+            sock = super()._connect()  # type: ignore[misc]
+        finally:
+            self.socket_timeout, self.socket_connect_timeout = own
+        sock.settimeout(own[0])
+        return BoundedSocket(sock, self.bounds)
+
+
+class _Channel:
+    """Mixed into the transport's channel class: its connections have time-outs."""
+
+    connection: Any
+
+    def _connparams(self, *arguments: Any, **options: Any) -> dict[str, Any]:
+        # A channel class of kombu stands behind this mix-in.
+        parameters: dict[str, Any] = super()._connparams(*arguments, **options)  # type: ignore[misc]
+        client = self.connection.client
+        if parameters.get("socket_timeout") is None:
+            parameters["socket_timeout"] = client.answer_timeout
+        if parameters.get("socket_connect_timeout", 0) is None:
+            parameters["socket_connect_timeout"] = client.connect_timeout or ANSWER_TIMEOUT
+        if client.ssl:
+            # Older redis-pys compare names only if they are told to; and cannot do so where they verify nothing.
+            verifies = parameters.get("ssl_cert_reqs", "required") not in _NOT_VERIFIED
+            parameters.setdefault("ssl_check_hostname", verifies)
+        kind = parameters["connection_class"]
+        parameters["connection_class"] = type(
+            kind.__name__, (_Connecting, kind), {"bounds": client.bounds}
+        )
+        return parameters
+
+
+_channel_classes: dict[type[Any], type[Any]] = {}
+
+
+def bound(transport: Any) -> Bounds | None:
+    """Have the channels that *transport* makes keep to bounds, those of its client; ``None`` if it is not Redis's."""
+    if getattr(transport, "driver_type", None) != "redis":
+        return None
+    kind = type(transport).Channel
+    if kind not in _channel_classes:
+        _channel_classes[kind] = type(kind.__name__, (_Channel, kind), {"__doc__": kind.__doc__})
+    transport.Channel = _channel_classes[kind]
+    return Bounds()
+
+
+@contextlib.contextmanager
+def connecting(connection: Any, seconds: float) -> Iterator[None]:
+    """Within, *connection* has *seconds* to connect, handshake and first answer included; Redis only."""
+    if connection.bounds is None:
+        yield
+        return
+    with connection.bounds.within(_monotonic() + seconds):
+        try:
+            yield
+        except Exception as error:
+            if _monotonic() < connection.bounds.deadline:
+                raise
+            # redis-py's own words say neither for how long, nor that it was connecting.
+            where = f"{connection.hostname}:{connection.port or connection.transport.default_port}"
+            raise TimeoutError(
+                f"no connection to {where} within {seconds:g} s: it did not accept, or said nothing"
+            ) from error
+
+
+def sockets_of(transport: Any) -> Iterator[Any]:
+    """The idle sockets of *transport*'s channels, where it is Redis's."""
+    for channel in (*transport.channels, *transport._avail_channels):
+        for name in ("_async_pool", "_pool"):
+            pool = channel.__dict__.get(name)
+            for connection in tuple(getattr(pool, "_available_connections", ())):
+                sock = connection._sock
+                if sock is not None:
+                    yield sock
+
+
+def alive(connection: Any) -> bool:
+    """Whether no idle socket of *connection* has been hung up; costs a ``poll(0)``, and asks nobody.
+
+    redis-py looks at a socket when it takes one, and opens another in its place. That serves as long as the server is
+    there; where it is not, the borrower would get a connection that can do nothing.
+    """
+    sockets = list(sockets_of(connection.transport))
+    if not sockets:
+        return True
+    make_poller = original_poll()
+    if make_poller is None:  # pragma: no cover - platforms without poll()
+        return True
+    poller = make_poller()
+    for sock in sockets:
+        poller.register(sock.fileno(), GONE)
+    # What can be read is redis-py's to judge.
+    return not any(event & GONE for _, event in poller.poll(0))

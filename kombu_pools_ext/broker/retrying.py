@@ -1,0 +1,239 @@
+"""A publish that failed: was it sent, may it be tried again, and where?
+
+Nothing is repaired in place. A connection that broke goes back to its pool, which closes it, and the same producer goes
+on with another one, under the same bound on the pool, with the same ``message_id``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+from amqp.exceptions import MessageNacked
+from kombu.exceptions import OperationalError
+
+from ..errors import (
+    BatchFailed,
+    PublishError,
+    PublishReturned,
+    PublishUnknown,
+)
+from ..settings import RetryPolicy
+
+if TYPE_CHECKING:
+    from .producer_views import ProducerView
+
+__all__ = ["ANSWERED", "NOT_OF_THE_WIRE", "carry_on", "named"]
+
+#: What a publish ends with whose connection is as good as before. py-amqp's own confirms raise the plain
+#: MessageNacked, which it counts among the connection's errors.
+ANSWERED = (MessageNacked, PublishReturned, BatchFailed)
+
+#: An application's own troubles with files and processes, though py-amqp counts every ``OSError`` as the connection's.
+NOT_OF_THE_WIRE = (
+    FileNotFoundError,
+    FileExistsError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+    ChildProcessError,
+    ProcessLookupError,
+)
+
+_OTHERS = (*ANSWERED, *NOT_OF_THE_WIRE)
+
+#: The parameters of :meth:`kombu.Producer.publish` after the body, in their order.
+_PARAMETERS = (
+    "routing_key",
+    "delivery_mode",
+    "mandatory",
+    "immediate",
+    "priority",
+    "content_type",
+    "content_encoding",
+    "serializer",
+    "headers",
+    "compression",
+    "exchange",
+    "retry",
+    "retry_policy",
+    "declare",
+    "expiration",
+    "timeout",
+    "confirm_timeout",
+)
+#: What a borrower may set on a producer, besides its exchange.
+_ATTRIBUTES = ("routing_key", "serializer", "compression", "auto_declare", "on_return")
+
+
+def named(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """Give names in *kwargs* to arguments of ``publish``, where there are so many that ``retry`` may be among them."""
+    if len(args) > len(_PARAMETERS):
+        # kombu says what is wrong with it.
+        return args
+    for name, value in zip(_PARAMETERS, args, strict=False):
+        if name in kwargs:
+            raise TypeError(f"publish() got multiple values for argument {name!r}")
+        kwargs[name] = value
+    return ()
+
+
+class _Plan:
+    """When to try again: the pool's, or what the caller says in kombu's words."""
+
+    def __init__(self, pools: RetryPolicy | None, retry: Any, given: Mapping[str, Any]) -> None:
+        wanted = pools is not None if retry is None else bool(retry)
+        own = pools if pools is not None else RetryPolicy(max_retries=0)
+        #: Tries after the first; ``None`` is as many as the time allows.
+        self.most: int | None = 0
+        if wanted:
+            # kombu's default is to try for ever.
+            self.most = given.get("max_retries", None if pools is None else own.max_retries)
+        self.start = given.get("interval_start", own.interval_start) or 0
+        self.step = given.get("interval_step", own.interval_step) or 0
+        self.longest = given.get("interval_max", own.interval_max)
+        self.errback = given.get("errback")
+        self.on_revive = given.get("on_revive")
+        self.more_errors = tuple(given.get("retry_errors") or ())
+        self.wanted = wanted
+
+    def pause(self, tries: int) -> float | None:
+        """Seconds before try number *tries* + 2; ``None`` if there is none."""
+        if self.most is not None and tries >= self.most:
+            return None
+        pause = self.start + tries * self.step
+        return float(pause if self.longest is None else min(pause, self.longest))
+
+
+def carry_on(
+    view: ProducerView,
+    item: Any,
+    error: BaseException,
+    again: Callable[[], Any],
+    *,
+    retry: Any,
+    retry_policy: Mapping[str, Any] | None,
+    deadline: float,
+    kwargs: dict[str, Any],
+) -> Any:
+    """Try again to publish, or raise what there is to say.
+
+    :param item: the connection of the first try.
+    :param error: what the first try ended with.
+    :param again: publishes on the connection that *view* has now.
+    :param deadline: of everything, in seconds of ``time.monotonic``.
+    :param kwargs: those of ``publish``: they are bound to the new connection.
+    """
+    pool = view._pool
+    # Only on our own wire is it known that what could not be written to its end is not there.
+    certain = getattr(item, "wire", None) is not None
+    fatal = (*item.connection_errors, *item.recoverable_connection_errors, OperationalError)
+    recoverable = (*item.recoverable_connection_errors, OperationalError)
+    plan = _Plan(pool.retry, retry, retry_policy or {})
+    if getattr(getattr(view, "_batch_local", None), "current", None) is not None:
+        # What a batch of kombu's has buffered is bound to its channel.
+        plan.most = 0
+    tries, maybe_there = 0, False
+    kept: dict[str, Any] = {}
+    try:
+        while True:
+            # An older py-amqp calls a write that was cut short a channel's error.
+            torn = certain and isinstance(error, Exception) and _is_torn(view)
+            on_the_wire = torn or (isinstance(error, fatal) and not isinstance(error, _OTHERS))
+            sent = isinstance(error, PublishUnknown) or (
+                not certain and on_the_wire and not view._lease.ended
+            )
+            maybe_there = maybe_there or sent
+            pause = None
+            if isinstance(error, plan.more_errors) or (
+                on_the_wire and (torn or _may_pass(error, recoverable))
+            ):
+                pause = plan.pause(tries)
+            if pause is None or time.monotonic() + pause >= deadline:
+                break
+            tries += 1
+            if not view._lease.ended:
+                kept = _attributes(view)
+            pool.give_up(view)
+            if plan.errback is not None:
+                plan.errback(error, pause)
+            if pause:
+                time.sleep(pause)
+            try:
+                pool.renew(view, deadline - time.monotonic())
+                _rebind(view, kept, kwargs)
+                if plan.on_revive is not None:
+                    plan.on_revive(_channel_of(view, deadline))
+                return again()
+            except BaseException as newer:
+                error = newer
+        unknown = maybe_there and (certain or plan.wanted)
+        # The second: there was nowhere to send it to.
+        not_sent = certain and (on_the_wire or view._lease.ended)
+        raise _last_word(view, error, unknown, not_sent, kwargs)
+    finally:
+        # Else the error would hold its traceback, that this frame, and the frame the error.
+        del error
+
+
+def _may_pass(error: BaseException, recoverable: tuple[type[BaseException], ...]) -> bool:
+    cause = error.__cause__ if isinstance(error, PublishUnknown) else error
+    return isinstance(cause, recoverable)
+
+
+def _last_word(
+    view: ProducerView,
+    error: BaseException,
+    maybe_there: bool,
+    not_sent: bool,
+    kwargs: dict[str, Any],
+) -> BaseException:
+    """*error*, or one that says that the message may be there."""
+    message_id, name = view.message_id_of(kwargs), view._pool.name
+    if maybe_there and isinstance(error, Exception) and not isinstance(error, PublishUnknown):
+        unknown = PublishUnknown(
+            f"message {message_id} may be in the broker, or not: a try that was sent had no answer, and the last "
+            f"one failed ({type(error).__name__}: {error}); a copy is told by its message_id",
+            message_id,
+        )
+        unknown.pool, unknown.__cause__ = name, error
+        return unknown
+    if isinstance(error, PublishError):
+        error.pool = name
+    elif not_sent and isinstance(error, Exception):
+        error.add_note(f"pool {name!r}: message {message_id} was not sent; it is not in the broker")
+    return error
+
+
+def _is_torn(view: ProducerView) -> bool:
+    entry = view._lease._entry
+    wire = None if entry is None else getattr(entry.item, "wire", None)
+    return wire is not None and wire.torn
+
+
+def _channel_of(view: ProducerView, deadline: float) -> Any:
+    item = view._lease.item
+    bound = getattr(item, "within", None)
+    with nullcontext() if bound is None else bound(deadline):
+        return view.channel  # type: ignore[attr-defined]  # a producer class is mixed in
+
+
+def _attributes(view: ProducerView) -> dict[str, Any]:
+    """What the borrower has said of it."""
+    state = view.__dict__
+    return {name: state[name] for name in (*_ATTRIBUTES, "exchange") if name in state}
+
+
+def _rebind(view: ProducerView, kept: dict[str, Any], kwargs: dict[str, Any]) -> None:
+    """Go on with the same attributes, and with entities of the new connection: the old one is no place to declare."""
+    state = view.__dict__
+    channel = state["_channel"]
+    exchange = kept.get("exchange")
+    state.update(kept)
+    if exchange is not None:
+        state["exchange"] = exchange(channel)
+    declare = kwargs.get("declare")
+    if declare:
+        kwargs["declare"] = [one(channel) if one.is_bound else one for one in declare]

@@ -1,0 +1,126 @@
+"""What was sent on a channel in confirm mode and what the broker answered, by number; no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..errors import Outcome
+
+__all__ = ["Delivery", "Tally"]
+
+_ACKED, _NACKED, _RETURNED, _UNKNOWN = Outcome
+
+
+class Delivery:
+    """One message on its way."""
+
+    __slots__ = (
+        "exchange",
+        "mandatory",
+        "message_id",
+        "outcome",
+        "returned",
+        "routing_key",
+        "size",
+    )
+
+    def __init__(
+        self, message_id: str, exchange: str, routing_key: str, mandatory: bool, size: int
+    ) -> None:
+        self.message_id = message_id
+        self.exchange = exchange
+        self.routing_key = routing_key
+        self.mandatory = mandatory
+        self.size = size
+        #: Reply code and text, if it came back. Its ack comes after that.
+        self.returned: tuple[int, str] | None = None
+        #: ``None`` as long as it is on its way.
+        self.outcome: Outcome | None = None
+
+
+class Tally:
+    """Numbers the messages of a channel as the broker does, and notes its answers. It does no I/O.
+
+    :param settled: called with each message that has its outcome.
+    """
+
+    __slots__ = ("losses", "pending", "returnable", "sent", "settled")
+
+    def __init__(self, settled: Callable[[Delivery], None] | None = None) -> None:
+        self.settled = settled
+        #: How often the answers ended before their time.
+        self.losses = 0
+        #: Messages since confirm mode began: the number of the last one.
+        self.sent = 0
+        #: Those without an answer, by their number, in the order of sending.
+        self.pending: dict[int, Delivery] = {}
+        #: Bytes of those among them that may come back.
+        self.returnable = 0
+
+    def add(self, delivery: Delivery) -> None:
+        """Number *delivery*, which is about to be sent."""
+        self.sent += 1
+        self.pending[self.sent] = delivery
+        if delivery.mandatory:
+            self.returnable += delivery.size
+
+    def ack(self, tag: int, multiple: bool) -> None:
+        """The broker has number *tag*, or all up to it."""
+        self._answer(tag, multiple, _ACKED)
+
+    def nack(self, tag: int, multiple: bool) -> None:
+        """The broker refused number *tag*, or all up to it."""
+        self._answer(tag, multiple, _NACKED)
+
+    def back(
+        self, code: int, text: str, exchange: str, routing_key: str, message_id: str | None
+    ) -> None:
+        """A message came back. That says no number, and comes before the ack of the message."""
+        for one in self.pending.values():
+            if (
+                one.message_id == message_id
+                and one.mandatory
+                and one.returned is None
+                and one.exchange == exchange
+                and one.routing_key == routing_key
+            ):
+                one.returned = code, text
+                return
+
+    def lose(self) -> None:
+        """There will be no more answers, and the count begins anew."""
+        pending, self.pending, self.sent, self.returnable = self.pending, {}, 0, 0
+        self.losses += 1
+        for one in pending.values():
+            self._settle(one, _UNKNOWN)
+
+    def _answer(self, tag: int, multiple: bool, outcome: Outcome) -> None:
+        pending = self.pending
+        answered: tuple[Delivery, ...]
+        if not multiple:
+            # None: an answer to nothing that was sent, which is no news of anything else.
+            one = pending.pop(tag, None)
+            answered = () if one is None else (one,)
+        elif tag:
+            answered = tuple(pending.pop(number) for number in _up_to(tag, pending))
+        else:
+            # The specification's way to say "all".
+            answered, self.pending = tuple(pending.values()), {}
+        for one in answered:
+            if one.mandatory:
+                self.returnable -= one.size
+            self._settle(one, _RETURNED if one.returned and outcome is _ACKED else outcome)
+
+    def _settle(self, delivery: Delivery, outcome: Outcome) -> None:
+        delivery.outcome = outcome
+        if self.settled is not None:
+            self.settled(delivery)
+
+
+def _up_to(tag: int, pending: dict[int, Delivery]) -> list[int]:
+    numbers = []
+    for number in pending:
+        if number > tag:
+            break
+        numbers.append(number)
+    return numbers

@@ -1,0 +1,104 @@
+"""TLS: the name that a certificate must be made out to, and what to do when it is not accepted.
+
+Left to itself, py-amqp takes any certificate that a known authority signed, whoever's it is: it compares names only if
+it is given one.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+__all__ = ["chain", "for_host", "remedy", "tls_error"]
+
+#: OpenSSL's ``X509_V_ERR_…``.
+_WRONG_NAME = {62, 64}
+_WRONG_TIME = {9, 10}
+_UNKNOWN_SIGNER = {2, 18, 19, 20, 21}
+
+#: Options of py-amqp's that are files; redis-py's own error names them.
+_FILES = ("ca_certs", "certfile", "keyfile")
+
+#: OpenSSL's reasons where the peer speaks something else.
+_NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
+
+
+def for_host(options: Any, host: str | None) -> Any:
+    """kombu's ``ssl`` for one AMQP broker: *options*, with the check of the host's name unless they turn it off.
+
+    It is off with ``cert_reqs=ssl.CERT_NONE`` and with ``check_hostname=False``.
+
+    :param options: ``False``, ``True`` or a dict for py-amqp; is not changed.
+    :param host: as it stands in the URL.
+    """
+    if not options:
+        return options
+    wanted = dict(options) if isinstance(options, Mapping) else {}
+    checks = wanted.pop("check_hostname", True)
+    context = wanted.get("context")
+    if isinstance(context, Mapping) and context:
+        wanted["context"] = context = {"check_hostname": checks, **context}
+        checks = context["check_hostname"]
+        # Else hands are shaken while the socket is wrapped, and eventlet forgets one whose handshake fails.
+        wanted.setdefault("do_handshake_on_connect", False)
+    if checks and wanted.get("cert_reqs") != ssl.CERT_NONE:
+        if wanted.get("server_hostname") is None:
+            wanted["server_hostname"] = host
+    else:
+        # py-amqp would check it, only because it is there.
+        wanted.pop("server_hostname", None)
+    # Never an empty dict: that would be no TLS.
+    return wanted or True
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """*error*, and what it was raised from or while handling; each once."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def tls_error(error: BaseException | None) -> ssl.SSLError | None:
+    """TLS's own error in *error*, which a driver may have wrapped."""
+    return next((one for one in chain(error) if isinstance(one, ssl.SSLError)), None)
+
+
+def remedy(error: BaseException, host: str | None, options: Any, *, redis: bool) -> str:
+    """What to do about *error*, where TLS has to do with it; else nothing.
+
+    :param host: the broker's, as it stands in the URL.
+    :param options: kombu's ``ssl``.
+    """
+    prefix = "ssl_" if redis else ""
+    if isinstance(error, FileNotFoundError) and isinstance(options, Mapping):
+        # Python's own words do not say which.
+        missing = [one for name in _FILES if (one := options.get(name)) and not os.path.exists(one)]
+        return "; ".join(f"{str(one)!r} is not there" for one in missing)
+    found = tls_error(error)
+    if isinstance(found, ssl.SSLCertVerificationError):
+        code = getattr(found, "verify_code", 0)
+        if code in _WRONG_NAME:
+            name = "ssl_check_hostname=False" if redis else "server_hostname"
+            return f"the certificate is not made out to {host!r}: use a name that is in it, or set SSL's {name!r}"
+        if code in _WRONG_TIME:
+            return f"the certificate of {host!r} has expired, or is not valid yet: renew it, or set the clock"
+        if code in _UNKNOWN_SIGNER:
+            return (
+                f"nobody known has signed the certificate of {host!r}: name its authority in SSL's "
+                f"'{prefix}ca_certs'"
+            )
+        return f"the certificate of {host!r} is not accepted: renew it"
+    if found is not None and any(part in (found.reason or "") for part in _NO_TLS):
+        return f"{host!r} does not speak TLS at this port"
+    hung_up = any(isinstance(one, ConnectionError | ssl.SSLError) for one in chain(error))
+    if options and hung_up and not isinstance(error, ConnectionRefusedError):
+        # With TLS 1.3 it is often all that one sees.
+        return (
+            f"if {host!r} asks for a client's certificate, set SSL's '{prefix}certfile' and '{prefix}keyfile' "
+            "to one that it accepts"
+        )
+    return ""

@@ -1,0 +1,49 @@
+"""Arguments that callers get wrong, refused with their name before anything happens."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+__all__ = ["valid_limit", "valid_seconds", "valid_timeout"]
+
+
+def valid_timeout(timeout: Any) -> float | None:
+    """*timeout* in seconds, or ``None``.
+
+    :raises TypeError: if it is no number, or a ``bool``.
+    :raises ValueError: if it is negative or not a number of seconds (NaN); infinity means ``None``.
+    """
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise TypeError(f"timeout must be a number of seconds or None, not {timeout!r}")
+    if math.isnan(timeout) or timeout < 0:
+        raise ValueError(f"timeout must be 0 or more seconds, not {timeout!r}")
+    return None if math.isinf(timeout) else float(timeout)
+
+
+def valid_seconds(timeout: Any) -> float:
+    """*timeout* in seconds, where there has to be an end.
+
+    :raises TypeError, ValueError: as :func:`valid_timeout`, and for ``None`` and infinity.
+    """
+    seconds = valid_timeout(timeout)
+    if seconds is None:
+        raise ValueError(f"timeout must be a number of seconds, not {timeout!r}")
+    return seconds
+
+
+def valid_limit(limit: Any) -> int | None:
+    """*limit* as the engine has it: ``None`` is unlimited, and 0 means the same, as in kombu.
+
+    :raises TypeError: if it is no whole number, or a ``bool``.
+    :raises ValueError: if it is negative.
+    """
+    if limit is None:
+        return None
+    if isinstance(limit, bool) or not isinstance(limit, int):
+        raise TypeError(f"limit must be a whole number or None, not {limit!r}")
+    if limit < 0:
+        raise ValueError(f"limit must be 0 (unlimited) or more, not {limit!r}")
+    return limit or None

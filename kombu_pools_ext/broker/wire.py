@@ -1,0 +1,383 @@
+"""The socket under an AMQP connection, with what py-amqp's transport lacks: one writer at a time, and deadlines.
+
+py-amqp bounds each ``recv`` and each ``send``, never the sum of them: a peer that sends one byte a second keeps a
+reader for as long as it likes. And it knows one thread: a heartbeat sent by another one could come to lie inside a
+frame. A :class:`Wire` puts itself into the transport, below the frames, and mends both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import socket
+import ssl
+import threading
+import time
+
+# The system's own, whoever patched `socket`: only it understands MSG_DONTWAIT. A green one would wait all the same.
+from _socket import socket as native_socket
+from collections.abc import Callable
+from typing import Any
+
+from amqp.transport import SSLTransport
+
+from .sockets import GONE, Within, original_poll
+
+__all__ = ["HEARTBEAT", "Wire"]
+
+#: A heartbeat frame: type 8, channel 0, no payload.
+HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
+#: Seconds that a close waits: for a heartbeat that another thread is writing, 8 bytes, into a buffer with room; and for
+#: the answer to TLS's goodbye.
+LAST_WORD = 1.0
+
+_monotonic = time.monotonic
+_AT_ONCE = getattr(socket, "MSG_DONTWAIT", None)
+#: What a non-blocking operation of TLS raises instead of waiting.
+_WANTS = (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError)
+
+
+def _await(sock: Any, *, writable: bool, seconds: float | None) -> bool:
+    """Whether *sock* gets ready within so many seconds; other greenlets run meanwhile."""
+    # Looked up now: gevent's while it is patched, and eventlet leaves only select(), which is its own then.
+    make_poller = getattr(select, "poll", None)
+    if make_poller is None:
+        asked = [sock]
+        ready = select.select([] if writable else asked, asked if writable else [], asked, seconds)
+        return any(ready)
+    poller = make_poller()
+    poller.register(sock.fileno(), select.POLLOUT if writable else select.POLLIN)
+    return bool(poller.poll(None if seconds is None else seconds * 1000))
+
+
+class Wire:
+    """Installs itself in the transport of *established*, an ``amqp.Connection`` that has shaken hands.
+
+    Reads belong to whoever holds the connection, and so does :attr:`deadline`. Writes are his as well, but for
+    :meth:`beat`, which any thread may call at any time.
+    """
+
+    __slots__ = (
+        "_ended",
+        "_frame_max",
+        "_lock",
+        "_native",
+        "_poll",
+        "_recv",
+        "_send",
+        "_sendall",
+        "_sock",
+        "_tls",
+        "_transport",
+        "beaten",
+        "deadline",
+        "heard",
+        "interrupted",
+        "spoken",
+        "torn",
+    )
+
+    def __init__(self, established: Any) -> None:
+        transport = established._transport
+        sock = transport.sock
+        self._transport, self._sock = transport, sock
+        #: Whether a write was cut short, so that half a frame may be out: the connection is of no use then.
+        self.torn = False
+        #: Whether a read was broken off by something that is no error of the socket's, a signal handler's exception or
+        #: gevent's time-out: the answer, or the rest of a frame, is still to come, and nothing for another borrower.
+        self.interrupted = False
+        #: Set by whoever holds the connection to ``False``; ``True`` once something was, or may have been, written.
+        self.spoken = False
+        #: When all of it must have ended, in seconds of ``time.monotonic``; ``None`` is never.
+        self.deadline: float | None = None
+        #: When the last heartbeat was sent, in seconds of ``time.monotonic``.
+        self.beaten = _monotonic()
+        #: When something had come since the last look, and how many frames had come by then.
+        self.heard = self.beaten, established.bytes_recv
+        self._ended = False
+        # Made now, not at import: whoever patches threads may have done it in between.
+        self._lock = threading.Lock()
+        self._frame_max: int = established.frame_max
+        self._native = isinstance(transport.sock, native_socket) and _AT_ONCE is not None
+        self._recv: Callable[..., bytes] = transport._quick_recv
+        self._tls = isinstance(transport, SSLTransport)
+        # gevent's send() of TLS returns 0 where it would wait.
+        self._send: Callable[..., int] = sock.write if self._tls else sock.send
+        self._sendall: Callable[[Any], Any] = sock.sendall
+        # Kept: whatever is patched later, this one asks the system.
+        self._poll: Callable[[int], Any] | None = None
+        make_poller = original_poll()
+        if make_poller is not None:
+            poller = make_poller()
+            poller.register(sock.fileno(), select.POLLIN | GONE)
+            self._poll = poller.poll
+        if self._tls:
+            transport._quick_recv, transport._write = self._read_tls, self._write_tls
+        else:
+            transport._quick_recv, transport._write = self._read, self._write
+        transport.close = self._close
+
+    def __repr__(self) -> str:
+        state = "torn" if self.torn else "ended" if self._ended else "whole"
+        return f"<Wire: {state}, descriptor {self._sock.fileno()}>"
+
+    def carries(self, established: Any) -> bool:
+        """Whether this is still what *established* talks through, and has not been found gone."""
+        transport = self._transport
+        return (
+            established._transport is transport
+            and transport.connected
+            and transport.sock is not None
+        )
+
+    def look(self) -> str | None:
+        """``None`` if nothing came, ``"readable"`` if something did, ``"gone"`` if the peer hung up.
+
+        For whoever holds the connection, like reading.
+        """
+        if self._poll is None:  # pragma: no cover - platforms without poll()
+            events: Any = select.select([self._sock], [], [], 0)[0]
+        else:
+            events = self._poll(0)
+            if events and events[0][1] & GONE:
+                return "gone"
+        if events or self._transport._read_buffer or (self._tls and self._sock.pending()):
+            return "readable"
+        return None
+
+    def within(self, deadline: float | None) -> contextlib.AbstractContextManager[None]:
+        """Within, every read and write has ended by *deadline*, in total, with a :class:`TimeoutError`.
+
+        :param deadline: in seconds of ``time.monotonic``; ``None`` sets none. Of nested ones the earlier holds.
+        """
+        return Within(self, deadline)
+
+    def beat(self) -> bool:
+        """Send a heartbeat, from any thread, without waiting; whether it was sent.
+
+        It is not if somebody is writing at this moment, which is as good as a heartbeat, or if nothing more fits
+        into the socket's buffer.
+        """
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            if self._ended or self.torn or not self._has_room():
+                return False
+            # Not by py-amqp's frame writer, which packs all frames into one buffer.
+            if self._send(HEARTBEAT) != len(HEARTBEAT):
+                self._tear()
+                return False
+            self.beaten = _monotonic()
+            return True
+        except ssl.SSLWantWriteError:
+            self._tear()  # begun, and OpenSSL takes no other data before it has ended
+            return False
+        except (OSError, ValueError):
+            return False  # gone, or TLS has something to read first: its reader will find out
+        finally:
+            self._lock.release()
+
+    def _has_room(self) -> bool:
+        make_poller = original_poll()
+        if make_poller is None:  # pragma: no cover - platforms without poll()
+            return bool(select.select([], [self._sock], [], 0)[1])
+        poller = make_poller()
+        poller.register(self._sock.fileno(), select.POLLOUT)
+        return bool(poller.poll(0))
+
+    # -- what the transport calls -----------------------------------------------------------------------
+
+    def _read(self, size: int) -> bytes:
+        """At most *size* bytes, as ``recv`` gives them."""
+        if size > self._frame_max:
+            raise self._absurd(size)
+        deadline = self.deadline
+        try:
+            if deadline is None:
+                return self._recv(size)
+            left = deadline - _monotonic()
+            if left <= 0:
+                raise self._late("read")
+            sock = self._sock
+            patience = sock.gettimeout()
+            if patience is None:
+                if self._native:
+                    try:
+                        return self._recv(size, _AT_ONCE)
+                    except BlockingIOError:
+                        pass  # it has not come yet
+            elif patience <= left:
+                return self._recv(size)
+            sock.settimeout(left)
+            try:
+                return self._recv(size)
+            finally:
+                sock.settimeout(patience)
+        except BlockingIOError:
+            # py-amqp would ask again and again for the rest of a frame, as fast as it can.
+            raise TimeoutError("nothing to read") from None
+        except OSError:
+            raise
+        except BaseException:
+            self.interrupted = True
+            raise
+
+    def _write(self, data: Any) -> None:
+        """All of *data*, which is one frame or more."""
+        with self._lock:
+            if self.torn:
+                raise self._torn_before()
+            self.spoken = True
+            try:
+                deadline = self.deadline
+                if deadline is None:
+                    self._sendall(data)
+                    return
+                self._in_time("write")
+                if self._native and self._sock.gettimeout() is None:
+                    try:
+                        sent = self._send(data, _AT_ONCE)
+                    except BlockingIOError:
+                        sent = 0
+                    if sent == len(data):
+                        return
+                    data = memoryview(data)[sent:]
+                self._write_slowly(data, deadline)
+            except BaseException:
+                # Whatever it was, a signal handler's exception too: nobody knows how much of the frame is out.
+                self._tear()
+                raise
+
+    def _write_slowly(self, data: Any, deadline: float) -> None:
+        sock, view = self._sock, memoryview(data)
+        patience = sock.gettimeout()
+        try:
+            while view:
+                left = deadline - _monotonic()
+                if left <= 0:
+                    raise self._late("write")
+                if patience is None or patience > left:
+                    sock.settimeout(left)
+                view = view[self._send(view) :]
+        finally:
+            sock.settimeout(patience)
+
+    def _read_tls(self, size: int) -> bytes:
+        """:meth:`_read`. OpenSSL knows one thread at a time, so the lock is held; but never while waiting."""
+        if size > self._frame_max:
+            raise self._absurd(size)
+        try:
+            return self._read_tls_once(size)
+        except OSError:
+            raise
+        except BaseException:
+            self.interrupted = True
+            raise
+
+    def _read_tls_once(self, size: int) -> bytes:
+        sock = self._sock
+        until: float | None = None
+        self._in_time("read")
+        while True:
+            with self._lock:
+                patience = sock.gettimeout()
+                try:
+                    # Not settimeout(0), in which eventlet's lets other greenlets run.
+                    sock.setblocking(False)
+                    data: bytes = self._recv(size)
+                    return data
+                except _WANTS as want:
+                    writable = isinstance(want, ssl.SSLWantWriteError)
+                except ValueError as error:
+                    raise OSError(errno.EBADF, str(error)) from error  # closed meanwhile
+                finally:
+                    if patience != 0:
+                        sock.settimeout(patience)
+            if until is None:
+                until = self._until(patience)
+            self._wait_until(until, writable=writable, what="read")
+
+    def _write_tls(self, data: Any) -> None:
+        """:meth:`_write`."""
+        sock, view = self._sock, memoryview(data)
+        with self._lock:
+            if self.torn:
+                raise self._torn_before()
+            self.spoken = True
+            patience = sock.gettimeout()
+            until = self._until(patience)
+            try:
+                self._in_time("write")
+                sock.setblocking(False)
+                while view:
+                    try:
+                        view = view[self._send(view) :]
+                    except _WANTS as want:
+                        writable = not isinstance(want, ssl.SSLWantReadError)
+                        self._wait_until(until, writable=writable, what="write")
+            except ValueError as error:
+                self._tear()
+                raise OSError(errno.EBADF, str(error)) from error  # closed meanwhile
+            except BaseException:
+                self._tear()
+                raise
+            finally:
+                if patience != 0:
+                    sock.settimeout(patience)
+
+    def _in_time(self, what: str) -> None:
+        if self.deadline is not None and self.deadline <= _monotonic():
+            raise self._late(what)
+
+    def _until(self, patience: float | None) -> float:
+        """When an operation ends that begins now on a socket with a time-out of *patience*."""
+        until = float("inf") if self.deadline is None else self.deadline
+        return until if patience is None else min(until, _monotonic() + patience)
+
+    def _wait_until(self, until: float, *, writable: bool, what: str) -> None:
+        left = until - _monotonic()
+        if left <= 0 or not _await(
+            self._sock, writable=writable, seconds=None if left == float("inf") else left
+        ):
+            raise self._late(what)
+
+    def _close(self) -> None:
+        """The transport's own, at a moment when nobody sends a heartbeat: the descriptor may be another's after it."""
+        taken = self._lock.acquire(timeout=LAST_WORD)
+        self._ended = True
+        if taken:
+            self._lock.release()
+        sock = self._transport.sock
+        if self._tls and sock is not None:
+            # TLS says goodbye, and waits for an answer, which may never come.
+            with contextlib.suppress(OSError):
+                patience = sock.gettimeout()
+                sock.settimeout(LAST_WORD if patience is None else min(patience, LAST_WORD))
+        type(self._transport).close(self._transport)
+
+    # -- what went wrong --------------------------------------------------------------------------------
+
+    def _tear(self) -> None:
+        self.torn = True
+        # Not fit for another borrower, and no word more: it would be taken for the rest of the frame.
+        self._transport.connected = False
+
+    @staticmethod
+    def _torn_before() -> OSError:
+        return OSError(
+            errno.EPIPE,
+            "an earlier write was cut short, so nothing more can be said on this connection",
+        )
+
+    @staticmethod
+    def _late(what: str) -> TimeoutError:
+        return TimeoutError(f"the {what} did not end in time")
+
+    def _absurd(self, size: int) -> OSError:
+        self._transport.connected = False
+        return OSError(
+            errno.EBADMSG,
+            f"{os.strerror(errno.EBADMSG)}: a frame of {size} bytes, where {self._frame_max} were agreed on",
+        )

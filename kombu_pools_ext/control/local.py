@@ -1,0 +1,211 @@
+"""The pools of this process: what they do, closing them, asking their brokers.
+
+Rows are plain data (``dataclasses.asdict`` makes JSON of them), and each says which process it is from, so
+that tables can hold those of several.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from kombu.utils.url import parse_url
+
+from .. import events
+from ..aliases import Pools
+from ..broker.connections import ConnectionPool
+from ..masking import MASK
+from ..settings import PoolSettings, Problem, SettingsError
+from .roundtrip import RoundTrip
+
+__all__ = ["PingRow", "ResetRow", "Row", "StatusRow", "ping", "reset", "status"]
+
+#: Shorter passwords are not looked for in errors: they are parts of ordinary words.
+SHORTEST_SECRET = 4
+
+
+@dataclass(frozen=True)
+class Row:
+    """What all rows have."""
+
+    #: Name of the machine.
+    host: str
+    #: Number of the process.
+    pid: int
+    alias: str
+    #: The broker's URLs, joined by ``;``, without passwords.
+    broker: str
+
+
+@dataclass(frozen=True)
+class StatusRow(Row):
+    """A pool's numbers now, and its totals; see :class:`~kombu_pools_ext.PoolStats`."""
+
+    #: Most connections; ``None`` is unlimited.
+    limit: int | None
+    size: int
+    idle: int
+    lent: int
+    opening: int
+    waiting: int
+    acquires: int
+    waits: int
+    timeouts: int
+    refused: int
+    opened: int
+    open_failures: int
+    #: Closed so far, by reason.
+    closed: Mapping[str, int]
+    seconds_waited: float
+    #: Seconds since the first of the openings that failed in a row; ``None`` if the last one succeeded.
+    outage: float | None
+    #: Why no producers are lent; ``None`` if they are.
+    blocked: str | None
+    suspended: bool
+
+
+@dataclass(frozen=True)
+class ResetRow(Row):
+    """What a reset did to a pool."""
+
+    ok: bool
+    #: Idle connections closed.
+    closed: int
+    #: Connections lent, to be closed when they come back.
+    lent: int
+    #: Why it failed; ``None`` if it did not.
+    error: str | None
+
+
+@dataclass(frozen=True)
+class PingRow(Row):
+    """What a broker answered."""
+
+    ok: bool
+    #: For everything: waiting for a connection, opening it if there was none, and the round trip.
+    seconds: float | None
+    #: Why it failed; ``None`` if it did not.
+    error: str | None
+
+
+def status(pools: Pools, using: Sequence[str] | None = None) -> list[StatusRow]:
+    """The numbers of the pools of these aliases, or of all. Opens nothing.
+
+    :raises UnknownAlias: for an alias that is not configured.
+    :raises SettingsError: if the settings are wrong, or a transport's driver is not installed.
+    """
+    rows = []
+    for alias, pool in _pools_of(pools, using).items():
+        stats = pool.stats()
+        rows.append(
+            StatusRow(
+                *_whose(pools, alias),
+                limit=stats.limit,
+                size=stats.size,
+                idle=stats.idle,
+                lent=stats.lent,
+                opening=stats.opening,
+                waiting=stats.waiting,
+                acquires=stats.acquires,
+                waits=stats.waits,
+                timeouts=stats.timeouts,
+                refused=stats.refused,
+                opened=stats.opened,
+                open_failures=stats.open_failures,
+                closed=dict(stats.closed),
+                seconds_waited=round(stats.seconds_waited, 6),
+                outage=None if stats.outage is None else round(stats.outage, 6),
+                blocked=stats.blocked,
+                suspended=stats.suspended,
+            )
+        )
+    return rows
+
+
+def reset(
+    pools: Pools, using: Sequence[str] | None = None, reason: str = "command"
+) -> list[ResetRow]:
+    """Close what is idle now, and what is lent when it comes back; the pools go on with new connections.
+
+    One that fails does not save the others. Aliases that share a pool are all named; the first one closes.
+
+    :param reason: sent with :data:`kombu_pools_ext.events.pools_reset`.
+    :raises UnknownAlias: for an alias that is not configured; nothing has happened then.
+    :raises SettingsError: if the settings are wrong, or a transport's driver is not installed.
+    """
+    rows = []
+    for alias, pool in _pools_of(pools, using).items():
+        try:
+            done = pool.force_close_all(close_pool=False)
+        except Exception as error:
+            text = _tell(error, pools.settings[alias])
+            rows.append(ResetRow(*_whose(pools, alias), ok=False, closed=0, lent=0, error=text))
+        else:
+            rows.append(ResetRow(*_whose(pools, alias), True, done.closed, done.lent, None))
+    events.pools_reset.send(reason=reason)
+    return rows
+
+
+def ping(pools: Pools, using: Sequence[str] | None = None, timeout: float = 5.0) -> list[PingRow]:
+    """A round trip to each broker, on a connection of its pool: all at once, and never longer than *timeout*.
+
+    AMQP opens and closes a channel, Redis answers a PING, other transports are connected or not. The connection of a
+    round trip that failed is closed.
+
+    :param timeout: seconds for everything together, also where a broker is silent.
+    :raises TypeError, ValueError: if *timeout* is not a number of seconds above 0.
+    :raises UnknownAlias: for an alias that is not configured.
+    :raises SettingsError: if the settings are wrong, or a transport's driver is not installed.
+    """
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise TypeError(f"timeout must be a number of seconds, not {timeout!r}")
+    if not 0 < timeout < math.inf:
+        raise ValueError(f"timeout must be a number of seconds above 0, not {timeout!r}")
+    under_way = {alias: RoundTrip(pool, timeout) for alias, pool in _pools_of(pools, using).items()}
+    rows = []
+    for alias, trip in under_way.items():
+        seconds: float | None = None
+        error: str | None = None
+        try:
+            seconds = round(trip.result(), 6)
+        except Exception as failure:
+            error = _tell(failure, pools.settings[alias])
+        rows.append(PingRow(*_whose(pools, alias), error is None, seconds, error))
+    return rows
+
+
+def _pools_of(pools: Pools, using: Sequence[str] | None) -> dict[str, ConnectionPool]:
+    problems = [
+        Problem(alias, "URL", missing)
+        for alias in using or pools.settings
+        if (missing := pools.settings_of(alias).missing_driver())
+    ]
+    if problems:
+        raise SettingsError(problems, pools.name)
+    return pools.pools_of(using)
+
+
+def _whose(pools: Pools, alias: str) -> tuple[str, int, str, str]:
+    return socket.gethostname(), os.getpid(), alias, pools.settings[alias].uri
+
+
+def _tell(error: BaseException, settings: PoolSettings) -> str:
+    """*error* in a line, without the passwords in *settings*: what a broker or driver quotes is not ours to know."""
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    for password in _passwords(settings):
+        for secret in (password, quote(password, safe="")):
+            if len(secret) >= SHORTEST_SECRET:
+                text = text.replace(secret, MASK)
+    return " ".join(text.split())
+
+
+def _passwords(settings: PoolSettings) -> Iterator[str]:
+    for url in settings.url:
+        # Some transports take URLs that only they can read.
+        with contextlib.suppress(ValueError):
+            yield parse_url(url)["password"] or ""

@@ -1,0 +1,143 @@
+"""What time does to a pool's entries: expiry, keep-alives, leaks, and what is due next.
+
+Decisions, as the ledger's: to be called with the pool's lock held.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from .lease import Borrower, Entry
+from .ledger import FOREVER, Ledger
+
+__all__ = [
+    "due_lent",
+    "due_to_keep",
+    "expire",
+    "nap",
+    "overdue_leases",
+    "put_back",
+    "refill",
+    "reserve",
+    "skip_time",
+]
+
+T = TypeVar("T")
+
+#: Seconds between two looks at idle connections while a gate is shut: its opening is read from them.
+GATE_POLL = 0.25
+#: The shortest pause before ``min_idle`` is asked for again.
+REFILL_PAUSE = 0.25
+
+
+def expire(ledger: Ledger[T]) -> list[tuple[Entry[T], str]]:
+    """What has been idle for too long, or lives too long, to be closed. ``min_idle`` outlives idleness."""
+    now = ledger.clock()
+    old = [entry for entry in ledger.idle if now >= entry.expires_at]
+    spare = max(0, len(ledger.idle) - len(old) - ledger.options.min_idle)
+    # From the left: the longest unused. `old` and `stale` share no entry.
+    stale = [e for e in ledger.idle if e.used_at + e.idle_span <= now < e.expires_at][:spare]
+    ledger.retire_idle(old + stale)
+    return [(entry, "lifetime") for entry in old] + [(entry, "idle") for entry in stale]
+
+
+def refill(ledger: Ledger[T]) -> int:
+    """Plan what ``min_idle`` asks for, and return how many openings to start."""
+    missing = ledger.options.min_idle - len(ledger.idle)
+    if missing <= 0 or not ledger.keep or ledger.shut:
+        return 0
+    return ledger.plan(missing)
+
+
+def overdue_leases(ledger: Ledger[T]) -> list[tuple[Borrower | None, float]]:
+    """Leases held for longer than ``leak_after`` that have not been reported: who, and for how long."""
+    after = ledger.options.leak_after
+    if after is None:
+        return []
+    now = ledger.clock()
+    found = [e for e in ledger.lent if now - e.taken_at >= after and not e.leak_reported]
+    for entry in found:
+        entry.leak_reported = True
+    return [(entry.borrower, now - entry.taken_at) for entry in found]
+
+
+def due_to_keep(ledger: Ledger[T]) -> list[Entry[T]]:
+    """Idle entries whose keep-alive is due: each is to be reserved, looked at, and put back."""
+    now = ledger.clock()
+    if ledger.shut_gates:
+        # Whoever shut one may have gone without a word, or been closed just before. What is still being opened may have
+        # been told already, and is held by nobody yet.
+        held = None if len(ledger.openings) else [entry.item for entry in ledger.held.alive()]
+        for gate in list(ledger.shut_gates):
+            gate.open_but_for(held)
+    ledger.forget_open_gates()
+    if ledger.shut_gates:
+        return list(ledger.idle)
+    return [entry for entry in ledger.idle if entry.keep_at <= now]
+
+
+def due_lent(ledger: Ledger[T]) -> list[Entry[T]]:
+    """Lent entries whose keep-alive is due; the next one is due an interval later."""
+    now = ledger.clock()
+    due = [entry for entry in ledger.lent if entry.keep_at <= now]
+    for entry in due:
+        entry.keep_at = now + (entry.keep_every or FOREVER)
+    return due
+
+
+def reserve(ledger: Ledger[T], entry: Entry[T]) -> bool:
+    """Take *entry* out of the idle ones; ``False`` if it was lent or closed meanwhile."""
+    try:
+        ledger.idle.remove(entry)
+    except ValueError:
+        return False
+    ledger.reserved.keep(entry)
+    return True
+
+
+def put_back(ledger: Ledger[T], entry: Entry[T], alive: bool) -> str | None:
+    """End the reservation of *entry*; the reason for which it must be closed now, or ``None``."""
+    ledger.reserved.drop(entry)
+    reason = ledger.reason_to_close(entry)
+    if not alive:
+        reason = reason or "dead"
+        ledger.suspect_all()
+    if reason is not None:
+        ledger.closing.keep(entry)
+        return reason
+    entry.keep_at = ledger.clock() + (entry.keep_every or FOREVER)
+    # Where it was: the warmest on the right.
+    place = len(ledger.idle)
+    while place and ledger.idle[place - 1].used_at > entry.used_at:
+        place -= 1
+    ledger.idle.insert(place, entry)
+    return None
+
+
+def skip_time(ledger: Ledger[T], seconds: float) -> None:
+    """The clock, or the machine, has left *seconds* out: nothing expires for that, and everything is suspect."""
+    ledger.suspect_all()
+    for entry in (*ledger.idle, *ledger.lent):
+        entry.expires_at += seconds
+        entry.taken_at += seconds
+        entry.used_at += seconds
+        if entry.keep_every is not None:
+            entry.keep_at = min(entry.keep_at, ledger.clock())
+
+
+def nap(ledger: Ledger[T]) -> float | None:
+    """Seconds until something may be due; ``None`` if nothing ever will be as things stand."""
+    options = ledger.options
+    refilling = bool(options.min_idle) and not ledger.shut
+    if not ledger.held and not ledger.openings and not refilling:
+        return None
+    now = ledger.clock()
+    due = [min(e.expires_at, e.used_at + e.idle_span, e.keep_at) - now for e in ledger.idle]
+    due += [entry.keep_at - now for entry in ledger.lent]
+    # What is lent now may come back at any time: look again within half of each interval.
+    due += [span / 2 for span in (options.idle_timeout, options.leak_after) if span]
+    if ledger.shut_gates:
+        due.append(GATE_POLL)
+    if refilling and len(ledger.idle) < options.min_idle:
+        due.append(max(ledger.breaker.retry_at - now, REFILL_PAUSE))
+    return min(due, default=FOREVER)

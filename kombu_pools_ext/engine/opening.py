@@ -1,0 +1,123 @@
+"""Carrying out openings: in the background, as many at once as the breaker allows."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from . import upkeep
+from .tickets import Ticket
+
+if TYPE_CHECKING:
+    from .pool import Pool
+
+__all__ = ["THREAD", "open_all", "outage_error", "spawn_thread"]
+
+#: The name of an opener.
+THREAD = "kombu-pools-open"
+
+logger = logging.getLogger("kombu_pools_ext")
+
+
+def spawn_thread(work: Callable[[], None], name: str) -> bool:
+    """Run *work* in a daemon thread; ``False`` where no thread can be started."""
+    try:
+        threading.Thread(target=work, name=name, daemon=True).start()
+    except RuntimeError:
+        return False
+    return True
+
+
+def open_all(pool: Pool[Any]) -> None:
+    """Carry out planned openings until there are none: the body of an opener's thread."""
+    while _open_next(pool):
+        pass
+
+
+def _open_next(pool: Pool[Any]) -> int:
+    # A frame of its own for each ticket: a borrower may keep the error of an earlier one, with all its frames.
+    with pool.lock:
+        ticket = pool.ledger.openings.claim(pool.clock())
+    if ticket is None:
+        return 0
+    more = _open_one(pool, ticket)
+    # One of the openings that this one made possible is this thread's own next turn.
+    pool.start_openings(more - 1)
+    return more
+
+
+def _open_one(pool: Pool[Any], ticket: Ticket) -> int:
+    """Open an item, or tell who waits that it failed; return how many openings to start."""
+    try:
+        item = pool.driver.open()
+    except Exception as error:
+        return _failed(pool, ticket, error)
+    except BaseException:
+        # This thread was interrupted, which says nothing of the broker: others go on, and it opens nothing more.
+        with pool.lock:
+            pool.ledger.openings.done(ticket)
+            openings = pool.ledger.pump()
+        if openings and not all(pool.spawn_opener() for _ in range(openings)):
+            with pool.lock:
+                pool.ledger.openings.cancel_unclaimed()
+        raise
+    keep_every = pool.driver.keep_alive_every(item)
+    # Closes the race with everything that happened meanwhile: a lowered limit, a drain, a close.
+    with pool.lock:
+        down_since = pool.ledger.breaker.since
+        is_back = pool.ledger.breaker.succeeded(pool.clock())
+        entry, reason = pool.ledger.opened(ticket, item, keep_every)
+        openings = pool.ledger.pump()
+        pool.overdue_at = min(pool.overdue_at, pool.clock() + upkeep.OVERDUE)
+    pool.keeper.watch(pool)
+    if is_back:
+        logger.warning(
+            "pool %r: connected again, after %.3g s", pool.name, pool.clock() - down_since
+        )
+    pool.tell("opened")
+    if reason is not None:
+        pool.close_entry(entry, reason)
+    return openings
+
+
+def _failed(pool: Pool[Any], ticket: Ticket, error: Exception) -> int:
+    may_pass = pool.driver.may_pass(error)
+    # It is kept as long as the outage lasts: not with the frames, and all that they hold.
+    cause: BaseException | None = error
+    while cause is not None:
+        cause.__traceback__ = None
+        cause = cause.__cause__ or cause.__context__
+    with pool.lock:
+        begins = pool.ledger.failed(ticket, error, lambda: outage_error(pool), may_pass=may_pass)
+        openings = pool.ledger.pump()
+    if pool.options.min_idle:
+        # Upkeep may not have begun yet, for want of a first connection: it is to try on.
+        pool.keeper.watch(pool)
+    if begins:
+        logger.warning(
+            "pool %r: cannot open a connection%s: %r",
+            pool.name,
+            ", trying on" if may_pass else "",
+            error,
+        )
+    return openings
+
+
+def outage_error(pool: Pool[Any]) -> Exception:
+    """The error for a caller who must not wait for the end of an outage; to be called under the lock."""
+    breaker = pool.ledger.breaker
+    now = pool.clock()
+    if breaker.cause is None:
+        oldest = pool.ledger.openings.oldest() or now
+        why = f"an opening has not ended for {now - oldest:.3g} s; does the name look-up hang?"
+        return pool.errors.failed_opening(
+            f"pool {pool.name!r}: cannot open a connection: {why}", TimeoutError(why)
+        )
+    why = str(breaker.cause) or type(breaker.cause).__name__
+    since = now - breaker.since
+    lasting = f" (tried {breaker.failures} times in {since:.3g} s)" if breaker.failures > 1 else ""
+    return pool.errors.failed_opening(
+        f"pool {pool.name!r}: cannot open a connection{lasting}: {why}", breaker.cause
+    )

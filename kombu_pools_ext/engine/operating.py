@@ -1,0 +1,243 @@
+"""What an operator does to a pool: resize, suspend and resume, drain, close, wait until it is ready."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+from . import aging, fork
+from .borrowing import LOOK_AGAIN, wait_for_lease
+from .counters import Drained
+from .lease import Gate, Lease, Share
+from .refusals import refusal
+from .waiting import Waiter, Watcher
+
+if TYPE_CHECKING:
+    from .errors import ErrorFamily
+    from .lease import Entry
+    from .ledger import Ledger
+    from .options import PoolOptions
+    from .upkeep import NoUpkeep, Upkeep
+
+__all__ = ["Operations"]
+
+T = TypeVar("T")
+
+
+class Operations(Generic[T]):
+    """The part of :class:`~.pool.Pool` that borrowers do not use."""
+
+    if TYPE_CHECKING:
+        name: str
+        options: PoolOptions
+        errors: ErrorFamily
+        clock: Callable[[], float]
+        lock: Any
+        ledger: Ledger[T]
+        keeper: Upkeep | NoUpkeep
+
+        def start_openings(self, count: int) -> None: ...
+
+        _owned: Callable[[], bool]
+
+        def settle(self) -> None: ...
+
+        def close_entry(self, entry: Entry[T], reason: str) -> None: ...
+
+    # -- the limit -------------------------------------------------------------------------------------
+
+    def resize(self, limit: int | None, *, force: bool = False) -> None:
+        """Set the limit.
+
+        :param limit: most items; ``None`` is unlimited.
+        :param force: go below what is lent; what is over the limit is closed as it comes back.
+        :raises RuntimeError: if more is lent than *limit*, without *force*; nothing has changed then.
+        """
+        fork.child_begins()
+        with self.lock:
+            lent = len(self.ledger.lent)
+            if limit is not None and lent > limit and not force:
+                raise RuntimeError(
+                    f"pool {self.name!r}: can't shrink pool when in use: was={self.ledger.limit} "
+                    f"now={limit}, {lent} lent; pass force=True to close them as they come back"
+                )
+            over = self.ledger.resize(limit)
+            openings = self.ledger.pump()
+        self.start_openings(openings)
+        for entry in over:
+            self.close_entry(entry, "limit")
+
+    def resize_share(self, share: Share, limit: int | None) -> None:
+        """Set the bound of *share*, and wake whoever may go on."""
+        fork.child_begins()
+        with self.lock:
+            share.set_limit(limit)
+            openings = self.ledger.pump()
+        self.start_openings(openings)
+
+    # -- suspend and resume, gates -----------------------------------------------------------------------
+
+    def suspend(self, mode: Literal["fail", "wait"] = "wait") -> None:
+        """Lend nothing and open nothing until :meth:`resume`; what is lent comes back as ever.
+
+        :param mode: whoever asks, or waits already, is to ``"wait"`` for the end, until his deadline, or to
+            ``"fail"`` at once. Whoever does not wait fails in both.
+        :raises ValueError: for another mode.
+        """
+        if mode not in ("fail", "wait"):
+            raise ValueError(f"pool {self.name!r}: suspend takes 'fail' or 'wait', not {mode!r}")
+        fork.child_begins()
+        with self.lock:
+            self.ledger.suspend(mode, lambda: self._refusal("suspended"))
+
+    def resume(self) -> None:
+        """End :meth:`suspend`: lend again, first to those who waited meanwhile."""
+        fork.child_begins()
+        with self.lock:
+            self.ledger.resume()
+            openings = self.ledger.pump()
+        self.start_openings(openings)
+        self.keeper.nudge()
+
+    def shut_gate(self, gate: Gate, item: T, reason: str) -> None:
+        """Lend nothing to shares with *gate*, whose borrowers wait, until *item* opens it or is closed.
+
+        :param reason: in a few words, for errors and tables.
+        """
+        with self.lock:
+            # First, for a thread may fork in between: the child opens those that it knows.
+            self.ledger.shut_gates.add(gate)
+            gate.shut(item, reason)
+        # Upkeep looks for the end more often now.
+        self.keeper.nudge()
+
+    def open_gate(self, gate: Gate, item: T) -> None:
+        """End what :meth:`shut_gate` began for *item*."""
+        if self._owned():
+            # A signal handler, in the middle of this thread's own decision: upkeep, or who waits, does the rest.
+            gate.open(item)
+            self.keeper.nudge()
+            return
+        with self.lock:
+            gate.open(item)
+            self.ledger.forget_open_gates()
+            openings = self.ledger.pump()
+        self.start_openings(openings)
+
+    def _refusal(self, reason: str) -> Exception:
+        return refusal(reason, self.name, self.ledger, self.errors, 0.0)
+
+    # -- readiness -----------------------------------------------------------------------------------------
+
+    def wait_ready(self, timeout: float) -> None:
+        """Return when ``min_idle`` items are open, or one, where none is asked for.
+
+        It waits through an outage, however long that has lasted.
+
+        :param timeout: seconds.
+        :raises Exception: the family's *connect_timeout*, with what the last opening failed of as its cause, or as
+            for an acquire.
+        """
+        deadline = self.clock() + timeout
+        leases: list[Lease[T]] = []
+        try:
+            while self._missing():
+                # Held until all are there: each is another one.
+                waiter: Waiter[T] = Waiter(stubborn=True)
+                leases.append(wait_for_lease(self, deadline, waiter))  # type: ignore[arg-type]  # this is a Pool
+        finally:
+            for lease in leases:
+                lease.end()
+
+    def _missing(self) -> int:
+        fork.child_begins()
+        with self.lock:
+            ledger = self.ledger
+            wanted = max(1, self.options.min_idle)
+            if ledger.limit is not None:
+                wanted = min(wanted, ledger.limit)
+            there = len(ledger.idle) + len(ledger.lent) + len(ledger.reserved)
+        return max(0, wanted - there)
+
+    # -- drain and close -----------------------------------------------------------------------------------
+
+    def drain(self, timeout: float | None = None) -> Drained:
+        """Close what is idle, now, and what is lent, when it comes back; the pool stays usable.
+
+        :param timeout: seconds to wait for what is lent; ``None`` is not to wait.
+        :returns: how many were closed, and how many are still lent.
+        """
+        deadline = None if timeout is None else self.clock() + timeout
+        return self.begin_drain()(deadline)
+
+    def begin_drain(self) -> Callable[[float | None], Drained]:
+        """The first half of :meth:`drain`; returns the second, which takes a deadline, or ``None`` not to wait."""
+        fork.child_begins()
+        with self.lock:
+            entries = self.ledger.drain()
+            generation = self.ledger.generation
+            lent = self.ledger.older_than(generation) - len(entries)
+        for entry in entries:
+            self.close_entry(entry, "drained")
+
+        def finish(deadline: float | None) -> Drained:
+            left = lent if deadline is None else self.await_returns(generation, deadline)
+            return Drained(len(entries) + lent - left, left)
+
+        return finish
+
+    def await_returns(
+        self, generation: int, deadline: float, clock: Callable[[], float] | None = None
+    ) -> int:
+        """Wait until nothing older than *generation* is open; how many still are at the *deadline*.
+
+        :param clock: which the deadline is of, if not the pool's own.
+        """
+        clock = clock or self.clock
+        watcher = Watcher()
+        with self.lock:
+            self.ledger.watchers.keep(watcher)
+        try:
+            while True:
+                # What was dropped, or given back by a signal handler: nobody else may come by.
+                self.settle()
+                with self.lock:
+                    left = self.ledger.older_than(generation)
+                rest = deadline - clock()
+                if not left or rest <= 0:
+                    return left
+                # Now and then by itself: what a killed thread held goes without a word.
+                watcher.wait(min(rest, LOOK_AGAIN))
+        finally:
+            with self.lock:
+                self.ledger.watchers.drop(watcher)
+
+    def retire(self) -> list[Entry[T]]:
+        """At the end of the process: keep nothing any more; return what was idle, for the caller to close."""
+        with self.lock:
+            entries = self.ledger.retire()
+        return entries
+
+    def recall(self) -> list[Entry[T]]:
+        """At the end of the process: end every loan; return what was lent, for the caller to close."""
+        with self.lock:
+            entries = self.ledger.recall()
+        return entries
+
+    def close(self) -> Drained:
+        """Refuse whoever waits and whoever comes; close what is idle, now, and the rest as it comes back."""
+        fork.child_begins()
+        words = f"pool {self.name!r}: closed while waiting"
+        with self.lock:
+            # To each an error of its own: one, raised in many threads, would gather all their tracebacks.
+            entries = self.ledger.close(lambda: self.errors.closed(words))
+            lent = len(self.ledger.lent)
+        for entry in entries:
+            self.close_entry(entry, "closed")
+        self.keeper.nudge()
+        return Drained(len(entries), lent)
+
+    def time_left_out(self, seconds: float) -> None:
+        """The machine was suspended, or the clock has jumped: nothing expires for that, and all is checked again."""
+        with self.lock:
+            aging.skip_time(self.ledger, seconds)

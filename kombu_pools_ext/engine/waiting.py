@@ -1,0 +1,169 @@
+"""Those who wait, in order, and how they are served."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import Generic, TypeVar
+
+from .lease import Lease, MakeLease, Share
+
+__all__ = ["WaitQueue", "Waiter", "Watcher"]
+
+T = TypeVar("T")
+
+
+class Waiter(Generic[T]):
+    """One blocked ``acquire``: a gate that opens once an outcome has been set, or to have it look for itself.
+
+    ``lease`` and ``error`` are written under the pool's lock, before the gate opens.
+
+    :param patient: waits for what others give back, and for a broker that is down; else for an opening alone.
+    :param stubborn: waits for a broker that is down until its own deadline, however long the outage has lasted.
+    """
+
+    __slots__ = ("_gate", "error", "lease", "make", "patient", "share", "stubborn")
+
+    def __init__(
+        self,
+        share: Share | None = None,
+        make: MakeLease = Lease,
+        *,
+        patient: bool = True,
+        stubborn: bool = False,
+    ) -> None:
+        self.share = share
+        self.make = make
+        self.patient = patient
+        self.stubborn = stubborn
+        self.lease: Lease[T] | None = None
+        self.error: Exception | None = None
+        # Looked up now, not at import: gevent and eventlet may have replaced it.
+        self._gate = threading.Lock()
+        self._gate.acquire()
+
+    @property
+    def settled(self) -> bool:
+        """Whether the outcome is known."""
+        return self.lease is not None or self.error is not None
+
+    @property
+    def blocked(self) -> str | None:
+        """Why the gate of its share is shut, if it is."""
+        return None if self.share is None else self.share.blocked
+
+    def again(self) -> Waiter[T]:
+        """One like it, for what it was served is of no use."""
+        return Waiter(self.share, self.make, patient=self.patient, stubborn=self.stubborn)
+
+    def serve(self, lease: Lease[T]) -> None:
+        """Hand a lease over."""
+        self.lease = lease
+        self.nudge()
+
+    def fail(self, error: Exception) -> None:
+        """End the wait with an error."""
+        self.error = error
+        self.nudge()
+
+    def nudge(self) -> None:
+        """End its nap: there is an outcome, or it is to look for itself. To be called under the pool's lock."""
+        # Open already, it has been nudged and has not seen it yet: it will see the outcome as well.
+        if self._gate.locked():
+            self._gate.release()
+
+    def wait(self, timeout: float) -> None:
+        """Block for at most *timeout* seconds, or until there is an outcome or a nudge."""
+        self._gate.acquire(timeout=timeout)
+
+
+class Watcher:
+    """Waits for closings. No ``Event``: a signal handler rings it too, and may have interrupted this very wait.
+
+    ``ring`` is called under the pool's lock.
+    """
+
+    __slots__ = ("__weakref__", "_bell")
+
+    def __init__(self) -> None:
+        # Looked up now, not at import: gevent and eventlet may have replaced it.
+        self._bell = threading.Lock()
+        self._bell.acquire()
+
+    def ring(self) -> None:
+        """Something was closed."""
+        if self._bell.locked():
+            self._bell.release()
+
+    def wait(self, timeout: float) -> None:
+        """Block for at most *timeout* seconds, or until something has been closed since the last wait."""
+        self._bell.acquire(timeout=timeout)
+
+
+class WaitQueue(OrderedDict[Waiter[T], None]):
+    """Waiters in the order of their coming; leaving from the middle is O(1). Guarded by the pool's lock.
+
+    A dict itself, so that asking whether anybody waits costs nothing: every loan and every return asks.
+    """
+
+    __slots__ = ()
+
+    def append(self, waiter: Waiter[T], *, first: bool = False) -> None:
+        """Queue up: at the end, or (*first*) where a waiter stood who was served something dead."""
+        self[waiter] = None
+        if first:
+            self.move_to_end(waiter, last=False)
+
+    def remove(self, waiter: Waiter[T]) -> bool:
+        """Leave the queue; whether the waiter was still in it."""
+        if waiter not in self:
+            return False
+        del self[waiter]
+        return True
+
+    def next(self) -> Waiter[T] | None:
+        """Who is to be served next: the first whose share has room."""
+        for waiter in self:
+            # Served already, and still here: whoever served it was interrupted before it was taken out.
+            if waiter.settled:
+                continue
+            if waiter.share is None or waiter.share.has_room():
+                return waiter
+        return None
+
+    def servable(self, at_most: int) -> int:
+        """How many could be served now, counted up to *at_most*."""
+        return self._serve_on_paper(at_most)[0]
+
+    def has_room_behind(self, share: Share | None, items: int | None) -> bool:
+        """Whether *items* would do for all who wait and can be served, and for one more with *share*."""
+        served, room = self._serve_on_paper(len(self) if items is None else items)
+        if items is not None and served >= items:
+            return False
+        if share is None:
+            return True
+        if share.blocked:
+            return False
+        if share.limit is None:
+            return True
+        return room.get(share, share.limit - len(share.lent)) > 0
+
+    def _serve_on_paper(self, at_most: int) -> tuple[int, dict[Share, int]]:
+        """How many *at_most* items would serve, and the room that would be left in their shares."""
+        room: dict[Share, int] = {}
+        count = 0
+        for waiter in self:
+            if count >= at_most:
+                break
+            if waiter.settled:
+                continue
+            share = waiter.share
+            if share is not None and share.blocked:
+                continue
+            if share is not None and share.limit is not None:
+                left = room.setdefault(share, share.limit - len(share.lent))
+                if left <= 0:
+                    continue
+                room[share] = left - 1
+            count += 1
+        return count, room

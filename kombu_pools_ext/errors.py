@@ -1,0 +1,178 @@
+"""Every error of the library. Each joins kombu's family, so that code written for kombu catches it.
+
+An error names the pool (never its password), the value, and the remedy.
+``docs/reference/errors.md`` has an entry for each.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+from amqp.exceptions import MessageNacked
+from kombu.exceptions import ConnectionLimitExceeded, KombuError, OperationalError
+
+from .engine import errors as engine
+from .settings import Problem, SettingsError
+
+__all__ = [
+    "BatchFailed",
+    "BrokerBlocked",
+    "BrokerUnreachable",
+    "ConnectTimeout",
+    "LeaseError",
+    "Outcome",
+    "PoolClosed",
+    "PoolError",
+    "PoolExhausted",
+    "PoolFull",
+    "PoolReentered",
+    "PoolSuspended",
+    "PoolTimeout",
+    "Problem",
+    "PublishError",
+    "PublishNacked",
+    "PublishReturned",
+    "PublishUnknown",
+    "SettingsError",
+    "UnknownAlias",
+]
+
+
+class PoolError(engine.PoolError, KombuError):
+    """Any refusal of a pool."""
+
+
+class PoolExhausted(PoolError, engine.PoolExhausted, ConnectionLimitExceeded):
+    """Everything is lent, and the caller did not want to wait (no ``block``, no ``timeout``)."""
+
+
+class PoolTimeout(PoolError, engine.PoolTimeout, ConnectionLimitExceeded):
+    """Nothing became free within the caller's ``timeout``."""
+
+
+class PoolFull(PoolError, engine.PoolFull, ConnectionLimitExceeded):
+    """As many callers wait already as ``MAX_WAITING`` admits."""
+
+
+class BrokerUnreachable(PoolError, engine.OpenFailed, OperationalError):
+    """No connection could be made; ``__cause__`` is the transport's error."""
+
+
+class BrokerBlocked(PoolError, engine.PoolBlocked, ConnectionLimitExceeded, OperationalError):
+    """The broker takes no messages for now (an alarm for memory or disk); nothing was sent."""
+
+
+class PoolSuspended(PoolError, engine.PoolSuspended, ConnectionLimitExceeded):
+    """The pool was suspended by ``suspend()``, and not resumed within the caller's ``timeout``."""
+
+
+class ConnectTimeout(PoolTimeout, BrokerUnreachable, engine.ConnectTimeout):
+    """The caller's ``timeout`` came while a connection was being made: the broker is slow, or not there."""
+
+
+class PoolClosed(PoolError, engine.PoolClosed, RuntimeError):
+    """The pool was closed by ``force_close_all()``; kombu raises a ``RuntimeError`` here, so this is one."""
+
+
+class PoolReentered(PoolError, engine.PoolReentered, ConnectionLimitExceeded):
+    """A signal handler or finalizer interrupted the pool's critical section and asked it for a lease."""
+
+
+class LeaseError(PoolError, engine.LeaseError, RuntimeError):
+    """A connection or producer was used after its release, after a fork, or given back to a foreign pool."""
+
+
+class UnknownAlias(PoolError, KeyError):
+    """No pool is configured under this name; the message lists those that are, and the nearest."""
+
+    def __str__(self) -> str:
+        # KeyError would print the repr of the message.
+        return str(self.args[0])
+
+
+class Outcome(StrEnum):
+    """What became of a message."""
+
+    #: The broker has it.
+    ACKED = "ACKED"
+    #: The broker refused it: it is not there.
+    NACKED = "NACKED"
+    #: It was mandatory, and no queue wanted it: it is not there.
+    RETURNED = "RETURNED"
+    #: The connection broke, or the time was up, before the broker's word: it may be there.
+    UNKNOWN = "UNKNOWN"
+
+
+class PublishError(OperationalError):
+    """A message was not published, or may not have been; the text says which."""
+
+    #: The name of the pool that the producer was lent from, if it was.
+    pool: str | None = None
+
+    def __init__(self, words: str, message_id: str | None = None) -> None:
+        super().__init__(words)
+        #: The message's ``message_id``, by which consumers tell copies.
+        self.message_id = message_id
+
+    def __str__(self) -> str:
+        words = super().__str__()
+        return words if self.pool is None else f"pool {self.pool!r}: {words}"
+
+    def __reduce__(self) -> Any:
+        # Exceptions are made anew of their arguments alone, which here are not all of them.
+        return _remade, (type(self), self.args, self.__dict__.copy())
+
+
+def _remade(kind: type[PublishError], args: tuple[Any, ...], state: dict[str, Any]) -> PublishError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
+
+
+class PublishNacked(PublishError, MessageNacked):
+    """The broker refused the message: it is not there. A queue was full, or the broker failed to store it."""
+
+
+class PublishReturned(PublishError):
+    """The message was ``mandatory``, and no queue wanted it: it is not there."""
+
+    def __init__(
+        self,
+        message_id: str | None,
+        reply_code: int,
+        reply_text: str,
+        exchange: str,
+        routing_key: str,
+    ) -> None:
+        super().__init__(
+            f"message {message_id} is not in the broker, which returned it: {reply_code} {reply_text} (exchange "
+            f"{exchange!r}, routing key {routing_key!r}); bind a queue, or publish without mandatory",
+            message_id,
+        )
+        #: The broker's reason, such as 312 ``NO_ROUTE``.
+        self.reply_code = reply_code
+        self.reply_text = reply_text
+        self.exchange = exchange
+        self.routing_key = routing_key
+
+
+class PublishUnknown(PublishError):
+    """The connection broke, or the time was up, between sending and confirm: the message may be there, or not."""
+
+
+class BatchFailed(PublishError):
+    """Not every message of a batch was confirmed; :attr:`results` has the outcome of each."""
+
+    def __init__(self, results: Mapping[str, Outcome]) -> None:
+        counts = Counter(results.values())
+        failed = {one: what for one, what in results.items() if what is not Outcome.ACKED}
+        told = ", ".join(f"{counts[one]} {one}" for one in Outcome if counts[one])
+        words = f"{len(failed)} of {len(results)} messages of the batch were not confirmed ({told})"
+        if counts[Outcome.UNKNOWN]:
+            words += "; those UNKNOWN may be in the broker"
+        super().__init__(f"{words}; see .results", next(iter(failed), None))
+        #: What became of each message, by its ``message_id``.
+        self.results = dict(results)

@@ -1,0 +1,21 @@
+"""One vocabulary of settings for Django, Flask and plain Python, checked as a whole before anything is opened.
+
+``docs/reference/settings.md`` has a table of them, with the reasons for the defaults.
+"""
+
+from __future__ import annotations
+
+from .parser import CHECKS, RetryPolicy, UseGlobalLimit, use_global_limit
+from .pool_settings import PoolSettings, parse_settings
+from .problems import Problem, SettingsError
+
+__all__ = [
+    "CHECKS",
+    "PoolSettings",
+    "Problem",
+    "RetryPolicy",
+    "SettingsError",
+    "UseGlobalLimit",
+    "parse_settings",
+    "use_global_limit",
+]

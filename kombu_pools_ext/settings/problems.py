@@ -1,0 +1,74 @@
+"""What is wrong with the settings, and how it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ..masking import describe
+
+__all__ = ["Problem", "Report", "SettingsError", "collect", "refuse"]
+
+#: Takes a message and a hint.
+Report = Callable[[str, str], None]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with the settings. No part of it shows a secret."""
+
+    #: The pool's name; ``None`` if the settings as a whole are wrong, or have no aliases.
+    alias: str | None
+    #: The setting, as it was spelt; ``None`` if the alias itself is wrong.
+    key: str | None
+    #: What was given, and what was expected.
+    message: str
+    #: The remedy; the nearest known key for a typo. May be empty.
+    hint: str = ""
+
+
+class SettingsError(ValueError):
+    """The settings are wrong; nothing was opened. The text has a line for each problem.
+
+    :param problems: in any order.
+    :param name: what the settings are called where they were written.
+    """
+
+    #: All that is wrong, sorted by alias and key.
+    problems: tuple[Problem, ...]
+
+    def __init__(self, problems: Iterable[Problem], name: str = "") -> None:
+        self.problems = tuple(
+            sorted(problems, key=lambda one: (one.alias or "", one.key or "", one.message))
+        )
+        self.name = name
+        super().__init__("\n".join(map(self._line, self.problems)))
+
+    def _line(self, problem: Problem) -> str:
+        where = self.name
+        if problem.alias is not None:
+            where += f"[{describe(problem.alias)}]"
+        if problem.key is not None:
+            where += f"[{describe(problem.key)}]" if where else problem.key
+        hint = f"; {problem.hint}" if problem.hint else ""
+        return f"{where}: {problem.message}{hint}" if where else f"{problem.message}{hint}"
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.problems, self.name)
+
+
+def refuse(report: Report, value: object, expected: str, hint: str = "") -> None:
+    """Report that *expected* was, and *value* was given."""
+    if isinstance(value, str) and not hint and "number" in expected:
+        hint = "text, of an environment variable for instance, must be converted first"
+    report(f"expected {expected}, got {describe(value)}", hint)
+
+
+def collect(problems: list[Problem], alias: str | None, key: str | None) -> Report:
+    """A function that appends to *problems* what it is told."""
+
+    def report(message: str, hint: str) -> None:
+        problems.append(Problem(alias, key, message, hint))
+
+    return report

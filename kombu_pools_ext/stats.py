@@ -1,0 +1,7 @@
+"""The snapshot that ``pool.stats()`` returns."""
+
+from __future__ import annotations
+
+from .engine.counters import CLOSE_REASONS, PoolStats
+
+__all__ = ["CLOSE_REASONS", "PoolStats"]

@@ -1,0 +1,233 @@
+"""A RabbitMQ node of the tests' own."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .server import Server, Unavailable, free_port, program
+
+__all__ = ["PortMapper", "PrivateRabbitMQ"]
+
+#: Where RabbitMQ keeps its own scripts. Those on PATH may be wrappers that drop the environment and change the user.
+RABBITMQ_SCRIPTS = (
+    "/usr/lib/rabbitmq/bin",
+    "/opt/homebrew/sbin",
+    "/usr/local/sbin",
+    "/usr/sbin",
+)
+#: A cold Erlang node on a busy machine; 4 s are usual.
+RABBITMQ_START = 90.0
+
+_numbers = itertools.count(1)
+
+
+class PortMapper:
+    """An epmd, which tells nodes where the others are; ours, so that it ends with us: a node leaves its own behind."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        if self.process is None:
+            self.process = subprocess.Popen(
+                [program("epmd"), "-port", str(self.port), "-address", "127.0.0.1"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(10)
+
+
+class PrivateRabbitMQ(Server):
+    """A RabbitMQ node with its own name, ports, cookie, data and port mapper.
+
+    `config` goes into its rabbitmq.conf, as in ``{"heartbeat": "2"}``. Nodes of one cluster share a port mapper and a
+    cookie.
+    """
+
+    name = "rabbitmq-server"
+    start_timeout = RABBITMQ_START
+    greeting = b"AMQP\x00\x00\x09\x01"
+    answer = b"\x01"  # a method frame: Connection.Start
+
+    def __init__(
+        self,
+        config: Mapping[str, str] | None = None,
+        *,
+        mapper: PortMapper | None = None,
+        cookie: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = dict(config or {})
+        self.nodename = f"private-{os.getpid()}-{next(_numbers)}@localhost"
+        self.dist_port = free_port()
+        self.mapper = mapper or PortMapper()
+        self._shares_mapper = mapper is not None
+        self._cookie = cookie
+        #: Whether it starts without RabbitMQ's plugins in Erlang's path: half as long, and nobody misses them.
+        self._slim = True
+
+    @property
+    def url(self) -> str:
+        return self.url_of()
+
+    def url_of(self, user: str = "guest", password: str = "guest", vhost: str = "/") -> str:
+        """The URL for somebody else, or for another virtual host."""
+        return f"amqp://{user}:{password}@127.0.0.1:{self.port}/{vhost}"
+
+    @property
+    def scripts(self) -> Path:
+        """Where `rabbitmq-server` and `rabbitmqctl` lie."""
+        return Path(program("rabbitmq-server", *RABBITMQ_SCRIPTS)).parent
+
+    def command(self) -> list[str]:
+        return [program("rabbitmq-server", *RABBITMQ_SCRIPTS)]
+
+    def environment(self) -> dict[str, str]:
+        folder = self.folder
+        (folder / "enabled_plugins").write_text("[].\n")
+        lines = {
+            "listeners.tcp.1": f"127.0.0.1:{self.port}",
+            "log.console": "true",
+            "log.file": "false",
+            **self.config,
+        }
+        (folder / "rabbitmq.conf").write_text(
+            "".join(f"{key} = {value}\n" for key, value in lines.items())
+        )
+        cookie = folder / ".erlang.cookie"
+        if self._cookie is not None and not cookie.exists():
+            cookie.write_text(self._cookie)
+            cookie.chmod(0o400)
+        own = {
+            "HOME": str(folder),  # the cookie lies there
+            "LANG": "C.UTF-8",
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "ERL_EPMD_PORT": str(self.mapper.port),
+            "ERL_CRASH_DUMP_SECONDS": "0",
+            "RABBITMQ_CONF_ENV_FILE": str(folder / "none.conf"),  # else the machine's own would win
+            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "none.config"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
+            "RABBITMQ_NODENAME": self.nodename,
+            "RABBITMQ_DIST_PORT": str(self.dist_port),
+            "RABBITMQ_MNESIA_BASE": str(folder / "data"),
+            "RABBITMQ_LOG_BASE": str(folder / "log"),
+            "RABBITMQ_PID_FILE": str(folder / "pid"),
+            "RABBITMQ_GENERATED_CONFIG_DIR": str(folder / "generated"),
+            "RABBITMQ_SCHEMA_DIR": str(folder / "schema"),
+            # Two schedulers that don't spin: the tests share the machine.
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 2:2 +sbwt none -kernel inet_dist_use_interface {127,0,0,1}",
+        }
+        if self._slim:
+            own |= self._slim_environment()
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("RABBITMQ_", "ERL_"))}
+        return inherited | own
+
+    def _slim_environment(self) -> dict[str, str]:
+        """A RabbitMQ of links to the installed one, without plugins: Erlang looks for each module in each folder."""
+        installed = (self.scripts / "rabbitmq-server").resolve().parent.parent
+        rabbit = sorted(installed.glob("plugins/rabbit-*"))
+        if not rabbit or not (installed / "sbin" / "rabbitmq-env").exists():
+            return {}
+        home, plugins = self.folder / "home", self.folder / "plugins"
+        if not home.exists():
+            (home / "plugins").mkdir(parents=True)
+            for part in ("sbin", "escript"):
+                (home / part).mkdir()
+                for one in (installed / part).iterdir():
+                    (home / part / one.name).symlink_to(one)
+            for one in (installed / "plugins").iterdir():
+                if not one.name.startswith("rabbitmq_") or one.name.startswith(
+                    "rabbitmq_prelaunch"
+                ):
+                    (home / "plugins" / one.name).symlink_to(one)
+            plugins.mkdir()
+            (plugins / rabbit[-1].name).symlink_to(rabbit[-1])  # its settings are described there
+        return {"RABBITMQ_SCRIPTS_DIR": str(home / "sbin"), "RABBITMQ_PLUGINS_DIR": str(plugins)}
+
+    def launch(self) -> None:
+        program("rabbitmqctl", str(self.scripts))
+        self.mapper.start()
+        super().launch()
+
+    def start(self) -> None:
+        try:
+            super().start()
+        except Unavailable:
+            if not self._slim:
+                raise
+            # Another RabbitMQ may need what was left out.
+            self._slim = False
+            super().start()
+
+    def __exit__(self, *exc: object) -> None:
+        super().__exit__()
+        if not self._shares_mapper:
+            self.mapper.stop()
+
+    def ctl(self, *arguments: str) -> str:
+        """What `rabbitmqctl` says; half a second each."""
+        done = subprocess.run(
+            [
+                program("rabbitmqctl", str(self.scripts)),
+                "--quiet",
+                "--node",
+                self.nodename,
+                *arguments,
+            ],
+            env=self.environment(),
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        if done.returncode:
+            raise RuntimeError(f"rabbitmqctl {' '.join(arguments)}: {done.stderr or done.stdout}")
+        return done.stdout
+
+    def list_connections(self) -> list[dict[str, Any]]:
+        """One row for each connection: pid, name, state, channels, client_properties."""
+        columns = ("pid", "name", "state", "channels", "client_properties")
+        rows: list[dict[str, Any]] = json.loads(
+            self.ctl("list_connections", "--formatter", "json", *columns) or "[]"
+        )
+        return rows
+
+    def close_connections(self, reason: str = "closed by a test") -> None:
+        """The broker closes every connection with Connection.Close."""
+        self.ctl("close_all_connections", reason)
+
+    @contextmanager
+    def memory_alarm(self) -> Iterator[None]:
+        """Short of memory within the block: whoever publishes is blocked, and told so if he can be."""
+        self.alarm()
+        try:
+            yield
+        finally:
+            self.no_alarm()
+
+    def alarm(self) -> None:
+        """Short of memory from now on."""
+        self.ctl("set_vm_memory_high_watermark", "0.0000001")
+
+    def no_alarm(self) -> None:
+        """Enough memory again."""
+        self.ctl("set_vm_memory_high_watermark", "0.4")
+
+    def add_user(self, name: str, password: str, *, write: str = "", read: str = "") -> None:
+        """Somebody who may do only so much in the virtual host ``/``: patterns of names of queues and exchanges."""
+        self.ctl("add_user", name, password)
+        self.ctl("set_permissions", name, "", write, read)

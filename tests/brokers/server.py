@@ -1,0 +1,179 @@
+"""A server process that the tests own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+__all__ = ["Server", "Unavailable", "free_port", "program", "speaks"]
+
+
+class Unavailable(Exception):
+    """The server's programs are not installed, or did not start; the message says which."""
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def program(name: str, *folders: str) -> str:
+    """Where a program lies: in one of *folders*, else on PATH.
+
+    :raises Unavailable: if nowhere.
+    """
+    for folder in folders:
+        found = shutil.which(name, path=folder)
+        if found:
+            return found
+    found = shutil.which(name)
+    if found is None:
+        raise Unavailable(f"{name} is not installed")
+    return found
+
+
+def speaks(port: int, greeting: bytes, answer: bytes) -> bool:
+    """Whether somebody on that port answers a greeting so."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=2) as peer:
+            peer.sendall(greeting)
+            return peer.recv(16).startswith(answer)
+    except OSError:
+        return False
+
+
+class Server:
+    """A server process in a process group and a temporary folder of its own."""
+
+    name: str
+    start_timeout: float
+    greeting: bytes
+    answer: bytes
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.folder = Path()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.make_folder()
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def make_folder(self) -> None:
+        """Where it keeps everything, until the end."""
+        self.folder = Path(tempfile.mkdtemp(prefix=f"private-{self.name}-"))
+
+    def __exit__(self, *exc: object) -> None:
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} on port {self.port}, {'running' if self.running else 'stopped'}>"
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def command(self) -> list[str]:
+        raise NotImplementedError
+
+    def environment(self) -> dict[str, str]:
+        return dict(os.environ)
+
+    def start(self) -> None:
+        """Start the server, and return when it answers. Raises `Unavailable` with the end of its log."""
+        if not self.running:
+            self.launch()
+            self.wait_until(lambda: speaks(self.port, self.greeting, self.answer))
+
+    def launch(self) -> None:
+        """Start the server, and don't wait for it."""
+        with (self.folder / "output.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command(),
+                env=self.environment(),
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def wait_until(self, ready: Callable[[], bool]) -> None:
+        """Wait for what a server that was started comes to. Raises `Unavailable` with the end of its log."""
+        deadline = time.monotonic() + self.start_timeout
+        while not ready():
+            if not self.running or time.monotonic() > deadline:
+                what = (
+                    "ended"
+                    if not self.running
+                    else f"did not answer within {self.start_timeout:.0f} s"
+                )
+                log = (self.folder / "output.log").read_text(errors="replace")
+                self.kill()
+                raise Unavailable(f"{self.name} {what}:\n{log[-2000:]}")
+            time.sleep(0.05)
+
+    def stop(self, timeout: float = 30.0) -> None:
+        """Let the server close its connections and end; kill it when that takes more than `timeout` seconds."""
+        if self.process is None or not self.running:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL: the peers' sockets get a FIN or RST from the kernel, and no word of the protocol."""
+        if self.process is None:
+            return
+        if self.running:
+            self._signal(signal.SIGKILL)
+        self.process.wait(10)
+
+    def restart(self) -> None:
+        """Stop, and start on the same port with the same data."""
+        self.stop()
+        self.start()
+
+    def freeze(self) -> None:
+        """Stop the process where it stands: peers see a silent server, connections stay open."""
+        self._signal(signal.SIGSTOP)
+        # A thread goes on until it is told: what comes just now may still be answered.
+        while not self._stands_still():
+            time.sleep(0.001)
+
+    def _stands_still(self) -> bool:
+        """Whether every thread of the process group has stopped, as far as the system tells."""
+        assert self.process is not None, "not started"
+        for state in Path("/proc").glob("[0-9]*/task/*/stat"):
+            try:
+                fields = state.read_text().rpartition(")")[2].split()
+            except OSError:
+                continue  # it has ended
+            if int(fields[2]) == self.process.pid and fields[0] not in "TtZX":
+                return False
+        return True
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self.process is not None, "not started"
+        os.killpg(self.process.pid, number)

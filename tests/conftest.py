@@ -1,0 +1,203 @@
+"""Fixtures and rules that every test shares.
+
+`amqp_url` and `redis_url` are URLs of running brokers: what AMQP_URL and REDIS_URL name (localhost when unset), else a
+private server where its programs are installed. Without either the test is skipped, and the session's closing line says
+so; with REQUIRE_BROKERS=1 it fails. `private_rabbitmq` and `private_redis` are servers for tests that kill them.
+
+Every test runs in a temporary folder, so that its child processes find the installed packages and not the sources.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import site
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+import hypothesis
+import hypothesis.configuration
+import kombu
+import pytest
+from kombu.utils.url import parse_url
+
+from tests.brokers import PrivateRabbitMQ, PrivateRedis, Unavailable
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("kombu_pools_ext", "django_app", "flask_ext")
+REQUIRED = os.environ.get("REQUIRE_BROKERS") == "1"
+#: Seconds that a test's threads have to end after it.
+THREADS_END = 2.0
+
+#: The fixtures that ask for a broker, by the marker that their tests get.
+NEEDS = {
+    "broker": {"amqp_url", "private_rabbitmq", "node"},
+    "redis": {"redis_url", "private_redis"},
+}
+#: Names in reasons to skip and in the closing line.
+SERVERS = ("RabbitMQ", "Redis", "uWSGI")
+
+Server = TypeVar("Server", PrivateRabbitMQ, PrivateRedis)
+
+hypothesis.configuration.set_hypothesis_home_dir(ROOT / ".hypothesis")
+# No deadline for an example, for machines are shared; the same examples every time where nobody watches.
+hypothesis.settings.register_profile("tests", deadline=None, derandomize=bool(os.environ.get("CI")))
+hypothesis.settings.load_profile("tests")
+
+
+# -- the session -------------------------------------------------------------------------------------------------------
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # As for a job that a script put into the background; the programs that we start and interrupt would inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if os.environ.get("EXPECT_INSTALLED") == "1":
+        installed = [Path(folder).resolve() for folder in site.getsitepackages()]
+        for package in PACKAGES:
+            spec = importlib.util.find_spec(package)
+            origin = spec and spec.origin and Path(spec.origin).resolve()
+            if not origin or not any(origin.is_relative_to(folder) for folder in installed):
+                pytest.exit(
+                    f"{package} comes from {origin}, and not from the installed wheel", returncode=4
+                )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _away_from_the_sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    before = Path.cwd()
+    os.chdir(tmp_path_factory.mktemp("cwd"))
+    yield
+    os.chdir(before)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    forking = pytest.mark.filterwarnings(
+        "ignore:This process .* is multi-threaded, use of fork:DeprecationWarning"
+    )
+    for item in items:
+        for marker, fixtures in NEEDS.items():
+            if fixtures.intersection(getattr(item, "fixturenames", ())):
+                item.add_marker(marker)
+        if item.get_closest_marker("forks"):
+            item.add_marker(forking)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped: dict[str, list[str]] = {}
+    for report in terminalreporter.stats.get("skipped", ()):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
+        for server in SERVERS:
+            if f"no {server}: " in reason:
+                skipped.setdefault(server, []).append(reason.partition(": no ")[2] or reason)
+    if skipped:
+        told = "; ".join(f"{len(reasons)} that need {reasons[0]}" for reasons in skipped.values())
+        terminalreporter.write_line(f"tests skipped for want of a server: {told}", yellow=True)
+
+
+# -- brokers -----------------------------------------------------------------------------------------------------------
+
+
+def _without(server: str, why: str) -> NoReturn:
+    """Skip, or fail where the servers are required."""
+    why = " ".join(why.split())
+    if REQUIRED:
+        pytest.fail(f"no {server}: {why} (and REQUIRE_BROKERS is set)", pytrace=False)
+    pytest.skip(f"no {server}: {why}")
+
+
+def _answers(url: str) -> str | None:
+    """Why a broker cannot be used, told without the URL's secrets; None when it can."""
+    parts = parse_url(url)
+    where = f"{parts['hostname'] or 'localhost'}:{parts['port'] or {'redis': 6379}.get(parts['transport'], 5672)}"
+    try:
+        with kombu.Connection(url, connect_timeout=3) as connection:
+            connection.connect()
+            channel = connection.channel()
+            if parts["transport"].startswith("redis"):
+                channel.client.ping()
+    except ImportError as exc:
+        return f"{exc.name} is not installed"
+    except Exception as exc:
+        return f"{type(exc).__name__} at {where}"
+    return None
+
+
+def _private(server: type[Server], broker: str, trouble: str = "") -> Iterator[Server]:
+    with ExitStack() as stack:
+        try:
+            started = stack.enter_context(server())
+        except Unavailable as exc:
+            _without(broker, f"{trouble}{exc}")
+        yield started
+
+
+def _url(variable: str, default: str, broker: str, server: type[Server]) -> Iterator[str]:
+    url = os.environ.get(variable) or default
+    trouble = _answers(url)
+    if trouble is None:
+        yield url
+    else:
+        yield from (started.url for started in _private(server, broker, f"{trouble}, "))
+
+
+@pytest.fixture(scope="session")
+def amqp_url() -> Iterator[str]:
+    """The URL of a RabbitMQ that others may use as well: give queues names of your own."""
+    yield from _url("AMQP_URL", "amqp://guest:guest@localhost:5672//", "RabbitMQ", PrivateRabbitMQ)
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """The URL of a Redis that others may use as well: give keys names of your own."""
+    yield from _url("REDIS_URL", "redis://localhost:6379/0", "Redis", PrivateRedis)
+
+
+@pytest.fixture(scope="module")
+def _module_rabbitmq() -> Iterator[PrivateRabbitMQ]:
+    yield from _private(PrivateRabbitMQ, "RabbitMQ")
+
+
+@pytest.fixture(scope="module")
+def _module_redis() -> Iterator[PrivateRedis]:
+    yield from _private(PrivateRedis, "Redis")
+
+
+@pytest.fixture
+def private_rabbitmq(_module_rabbitmq: PrivateRabbitMQ) -> PrivateRabbitMQ:
+    """A running node of the module's own, started again for each test that finds it dead."""
+    _module_rabbitmq.start()
+    return _module_rabbitmq
+
+
+@pytest.fixture
+def private_redis(_module_redis: PrivateRedis) -> PrivateRedis:
+    """A running server of the module's own, started again for each test that finds it dead."""
+    _module_redis.start()
+    return _module_redis
+
+
+# -- what a test leaves behind -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _left_clean() -> Iterator[None]:
+    """The pools are reset after each test, and a thread that a test leaves running fails it."""
+    before = set(threading.enumerate())
+    yield
+    pools = sys.modules.get("kombu_pools_ext.pools")
+    if pools is not None:
+        pools.reset()
+    deadline = time.monotonic() + THREADS_END
+    while leaked := [
+        t for t in threading.enumerate() if t not in before and not t.daemon and t.is_alive()
+    ]:
+        if time.monotonic() > deadline:
+            pytest.fail(f"threads left running: {leaked}", pytrace=False)
+        time.sleep(0.01)

@@ -1,0 +1,470 @@
+"""What upkeep does for what is open: keep-alives, idle and lent, and time that nobody lived through."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from kombu_pools_ext.engine import Gate, Pool, PoolOptions, upkeep
+from kombu_pools_ext.engine.breaker import FIRST_PAUSE, LONGEST_PAUSE
+from kombu_pools_ext.engine.upkeep import Upkeep, close_together, keep_idle, tend
+from tests.engine.fakes import PATIENCE, Driver, Rig, assert_sound, in_thread, rig, wait_until
+from tests.engine.steps import Killed, Steps
+
+EVERY = 20.0
+
+
+def kept(limit: int | None = 3, **options: float) -> Rig:
+    tested = rig(limit, **options)
+    tested.driver.keep_every = EVERY
+    return tested
+
+
+# -- keep-alives ---------------------------------------------------------------------------------------------------
+
+
+def test_idle_items_are_kept_alive_when_they_are_due() -> None:
+    tested = kept()
+    items = tested.fill(2)
+    tend(tested.pool)
+    assert not tested.driver.kept
+    tested.clock.advance(EVERY)
+    tend(tested.pool)
+    assert tested.driver.kept == [(item, False) for item in items]
+    tested.clock.advance(EVERY / 2)
+    tend(tested.pool)
+    assert len(tested.driver.kept) == 2
+
+
+def test_lent_items_are_kept_alive_too_and_told_apart() -> None:
+    tested = kept()
+    (lease,) = tested.take()
+    for _ in range(3):
+        tested.clock.advance(EVERY)
+        tend(tested.pool)
+    assert tested.driver.kept == [(lease.item, True)] * 3
+    assert not lease.ended
+
+
+def test_what_asks_for_no_keep_alives_gets_none() -> None:
+    tested = rig(3)
+    tested.fill(2)
+    tested.clock.advance(EVERY * 10)
+    tend(tested.pool)
+    assert not tested.driver.kept
+
+
+def test_the_next_round_comes_in_time_for_the_next_keep_alive() -> None:
+    tested = kept(idle_timeout=None, leak_after=None)  # type: ignore[arg-type]
+    (lease,) = tested.take()
+    assert tend(tested.pool) == EVERY
+    lease.end()
+    tested.clock.advance(15.0)
+    assert tend(tested.pool) == EVERY - 15.0
+
+
+def test_an_idle_item_found_dead_is_closed_and_makes_the_others_suspect() -> None:
+    tested = kept()
+    dead, other = tested.fill(2)
+    dead.alive = False
+    tested.clock.advance(EVERY)
+    tend(tested.pool)
+    assert dead.ended == ["broken"]
+    assert tested.pool.stats().closed == {"dead": 1}
+    tested.clock.advance(0.1)
+    tested.driver.checked.clear()
+    tested.pool.acquire()
+    assert tested.driver.checked == [other]
+
+
+def test_a_lent_item_is_its_borrowers_to_judge() -> None:
+    tested = kept()
+    (lease,) = tested.take()
+    tested.driver.keeping.append(OSError("cannot send"))
+    tested.clock.advance(EVERY)
+    tend(tested.pool)
+    assert not lease.ended
+    assert tested.pool.lent == 1
+
+
+def test_a_keep_alive_that_fails_on_an_idle_item_means_dead() -> None:
+    tested = kept()
+    (item,) = tested.fill(1)
+    tested.driver.keeping.append(OSError("cannot send"))
+    tested.clock.advance(EVERY)
+    tend(tested.pool)
+    assert item.ended == ["broken"]
+
+
+def test_the_order_of_the_idle_ones_stays() -> None:
+    tested = kept()
+    leases = tested.take(3)
+    for lease in leases:
+        tested.clock.advance(1.0)
+        lease.end()
+    before = list(tested.pool.ledger.idle)
+    tested.clock.advance(EVERY)
+    tend(tested.pool)
+    assert list(tested.pool.ledger.idle) == before
+
+
+def test_one_at_a_time_is_away_and_nobody_opens_another_for_it() -> None:
+    tested = kept(5)
+    items = tested.fill(2)
+    seen = []
+
+    def meanwhile() -> bool:
+        seen.append((len(tested.pool.ledger.reserved), tested.pool.stats().size))
+        if len(seen) == 2:
+            # The other one is there for whoever asks; the one that is away comes back in a moment.
+            assert tested.pool.acquire().item is items[0]
+            waiting.append(tested.ask())
+            assert not tested.spawner.queued
+        return True
+
+    waiting = []  # type: ignore[var-annotated]
+    tested.driver.keeping.extend([meanwhile, meanwhile])
+    tested.clock.advance(EVERY)
+    tend(tested.pool)
+    assert seen == [(1, 2), (1, 2)]
+    assert waiting[0].lease.item is items[1]
+    assert_sound(tested.pool)
+
+
+@pytest.mark.parametrize(
+    "happens, reason",
+    [("drain", "drained"), ("close", "closed")],
+)
+def test_what_happens_to_the_pool_meanwhile_holds_for_what_is_away(
+    happens: str, reason: str
+) -> None:
+    tested = kept()
+    (item,) = tested.fill(1)
+    tested.driver.keeping.append(lambda: getattr(tested.pool, happens)())
+    tested.clock.advance(EVERY)
+    tend(tested.pool)
+    assert item.ended == ["closed"]
+    assert tested.pool.stats().closed == {reason: 1}
+    assert tested.pool.size == 0
+
+
+def test_a_lower_limit_meanwhile_holds_for_what_is_away() -> None:
+    tested = kept(2)
+    tested.fill(2)
+    tested.driver.keeping.append(lambda: tested.pool.resize(1))
+    tested.clock.advance(EVERY)
+    tend(tested.pool)
+    assert tested.pool.size == 1
+
+
+def test_a_thread_killed_in_a_keep_alive_takes_no_capacity_with_it() -> None:
+    tested = kept(1)
+    tested.fill(1)
+    tested.driver.keeping.append(KeyboardInterrupt())
+    tested.clock.advance(EVERY)
+    with pytest.raises(KeyboardInterrupt):
+        tend(tested.pool)
+    assert tested.pool.size == 0
+    tested.take(1)
+
+
+def test_what_was_lent_meanwhile_is_not_taken_away() -> None:
+    tested = kept(2)
+    first, _ = tested.fill(2)
+    leases = []
+
+    def lend_the_other() -> bool:
+        leases.append(tested.pool.acquire())
+        return True
+
+    tested.driver.keeping.append(lend_the_other)
+    tend(tested.pool)
+    tested.clock.advance(EVERY)
+    tend(tested.pool)
+    assert tested.driver.kept == [(first, False)]
+    assert tested.pool.stats().idle == 1
+
+
+# -- goodbyes ------------------------------------------------------------------------------------------------------
+
+
+def test_goodbyes_are_said_to_all_before_any_answer_is_waited_for() -> None:
+    tested = rig(3, idle_timeout=10.0)
+    items = tested.fill(3)
+    announced: list[int] = []
+    tested.driver.closing.append(lambda: announced.append(len(tested.driver.announced)))
+    tested.clock.advance(20.0)
+    tend(tested.pool)
+    assert announced == [3]
+    assert [item.ended for item in items] == [["closed"]] * 3
+
+
+def test_when_the_time_for_goodbyes_is_up_the_rest_are_closed_without() -> None:
+    tested = rig(2)
+    tested.fill(2)
+    with tested.pool.lock:
+        entries = tested.pool.ledger.retire_idle(list(tested.pool.ledger.idle))
+    close_together([(tested.pool, entry, "closed") for entry in entries], deadline=0.0)
+    assert [broken for _, broken in tested.driver.closed] == [True, True]
+    assert tested.driver.goodbyes == [0.0, 0.0]
+    assert tested.pool.size == 0
+
+
+# -- time ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_clock_jump_expires_nothing_and_everything_is_checked_again() -> None:
+    """Check 26."""
+    tested = kept(5, idle_timeout=300.0, max_lifetime=1800.0)
+    items = tested.fill(3)
+    (lent,) = tested.take(1)
+    tested.clock.advance(7200.0)
+    tested.pool.time_left_out(7200.0)
+    tend(tested.pool)
+    assert not any(item.ended for item in items)
+    tested.pool.check_after = 1e9
+    lent.end()
+    tested.driver.checked.clear()
+    leases = [tested.pool.acquire() for _ in range(3)]
+    for lease in leases:
+        assert lease.item in tested.driver.checked
+    # And their time goes on from where it was: what is left of it ends, and not at once.
+    tested.clock.advance(1600.0)
+    for lease in leases:
+        lease.end()
+    tend(tested.pool)
+    assert not any(item.ended for item in items)
+    tested.clock.advance(201.0)
+    tend(tested.pool)
+    assert tested.pool.stats().closed == {"lifetime": 3}
+
+
+def test_after_a_clock_jump_expiry_is_spread_as_before() -> None:
+    jitters = iter([0.0, 0.25, 0.5, 0.75] * 10)
+    tested = rig(4, max_lifetime=1000.0, idle_timeout=None, jitter=lambda: next(jitters))  # type: ignore[arg-type]
+    tested.fill(4)
+    tested.clock.advance(5000.0)
+    tested.pool.time_left_out(5000.0)
+    deaths = []
+    for _ in range(200):
+        tested.clock.advance(10.0)
+        before = tested.pool.size
+        tend(tested.pool)
+        deaths += [tested.clock.now] * (before - tested.pool.size)
+    assert len(deaths) == 4
+    assert max(deaths) - min(deaths) >= 0.05 * 1000.0
+
+
+def test_an_idle_item_is_kept_alive_at_once_after_a_jump() -> None:
+    tested = kept()
+    (item,) = tested.fill(1)
+    # The machine was away, the clock has not moved.
+    tested.pool.time_left_out(0.0)
+    tend(tested.pool)
+    assert tested.driver.kept == [(item, False)]
+
+
+def test_what_was_kept_alive_is_due_again_an_interval_later() -> None:
+    tested = kept()
+    (item,) = tested.fill(1)
+    for _ in range(3):
+        tested.clock.advance(EVERY)
+        tend(tested.pool)
+    assert tested.driver.kept == [(item, False)] * 3
+
+
+def test_what_needs_no_keep_alives_is_read_while_a_gate_is_shut() -> None:
+    tested = rig(2)
+    (item,) = tested.fill(1)
+    tested.pool.shut_gate(Gate(), item, "short of memory")
+    tend(tested.pool)
+    assert tested.driver.kept == [(item, False)]
+    assert tested.pool.stats().idle == 1
+
+
+def test_room_for_who_waits_is_used_before_the_dead_one_is_closed() -> None:
+    tested = kept(2)
+    (item,) = tested.fill(1)
+    item.alive = False
+    waiting = []
+
+    def ask() -> None:
+        waiting.append(tested.ask())
+        assert not tested.spawner.queued
+
+    tested.driver.keeping.append(ask)
+    tested.driver.closing.append(lambda: waiting.append(len(tested.spawner.queued)))
+    tested.clock.advance(EVERY)
+    tend(tested.pool)
+    assert waiting[1] == 1
+
+
+def test_min_idle_that_is_there_needs_no_looks() -> None:
+    tested = rig(3, min_idle=1, idle_timeout=None, max_lifetime=None)
+    (item,) = tested.fill(1)
+    assert tend(tested.pool) == float("inf")
+    tested.pool.suspend()
+    lease = tested.pool.ledger.idle.pop()
+    tested.pool.ledger.lent.add(lease)
+    assert tend(tested.pool) == float("inf")
+    assert not item.ended
+
+
+def test_min_idle_is_asked_for_when_the_next_probe_may_begin() -> None:
+    tested = rig(3, min_idle=1, jitter=lambda: 1.0)
+    tested.driver.opening.extend(OSError("refused") for _ in range(6))
+    for _ in range(6):
+        tend(tested.pool)
+        tested.spawner.run()
+        tested.clock.advance(LONGEST_PAUSE)
+    tested.clock.advance(-LONGEST_PAUSE)
+    assert tend(tested.pool) == pytest.approx(FIRST_PAUSE * 2**5)
+
+
+def test_a_round_naps_until_something_is_due() -> None:
+    keeper, tested = Upkeep(), kept(idle_timeout=None)  # type: ignore[arg-type]
+    tested.fill(1)
+    keeper._due[tested.pool] = 0.0
+    for _ in range(2):
+        nap = keeper._round(everything=False)
+        assert nap is not None
+        assert EVERY / 2 < nap <= EVERY
+
+
+def test_the_seconds_of_a_suspended_machine_are_those_that_the_clock_leaves_out() -> None:
+    assert upkeep._seconds_suspended() + 1.0 >= 0.0
+    assert upkeep._seconds_suspended() < time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def test_a_jump_begins_no_keep_alives_where_there_are_none() -> None:
+    tested = rig(2)
+    tested.fill(1)
+    tested.pool.time_left_out(3600.0)
+    tend(tested.pool)
+    assert not tested.driver.kept
+
+
+@pytest.fixture
+def keeper() -> Iterator[Upkeep]:
+    keeper = Upkeep()
+    yield keeper
+    keeper.nudge()
+    wait_until(lambda: not keeper._running)
+
+
+@pytest.mark.threads
+@pytest.mark.parametrize("late, suspended", [(3600.0, 0.0), (0.0, 3600.0)])
+def test_a_machine_that_stood_still_is_noticed(
+    keeper: Upkeep, late: float, suspended: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = Pool(Driver(), limit=2, options=PoolOptions(), keeper=keeper)
+    pool.acquire(timeout=PATIENCE).end()
+    with caplog.at_level(logging.WARNING, "kombu_pools_ext"):
+        keeper.woke(0.5, 0.5)
+        assert not any(entry.suspect for entry in pool.ledger.idle)
+        keeper.woke(late, suspended)
+    assert all(entry.suspect for entry in pool.ledger.idle)
+    assert [record.getMessage() for record in caplog.records] == [
+        "upkeep was held up for 3600 s: every connection is checked before it is used"
+    ]
+    pool.close()
+
+
+@pytest.mark.threads
+def test_what_is_opened_while_the_thread_naps_is_kept_in_time(keeper: Upkeep) -> None:
+    """The thread meant to wake in a minute; the new one is due in a moment."""
+    driver = Driver()
+    pool = Pool(driver, limit=2, options=PoolOptions(), keeper=keeper)
+    first = pool.acquire(timeout=PATIENCE)
+    driver.keep_every = 0.05
+    with in_thread(lambda: pool.acquire(timeout=PATIENCE)) as second:
+        pass
+    wait_until(lambda: (second.value.item, True) in driver.kept)
+    first.end()
+    second.value.end()
+    wait_until(lambda: (driver.opened[1], False) in driver.kept)
+    pool.close()
+
+
+@pytest.mark.threads
+def test_what_is_opened_while_its_pool_is_tended_is_kept_in_time(keeper: Upkeep) -> None:
+    """The thread has just found that nothing will be due for long."""
+    driver = Driver()
+    pool = Pool(driver, limit=2, options=PoolOptions(idle_timeout=0.05), keeper=keeper)
+    opened = []
+
+    def meanwhile() -> None:
+        driver.keep_every = 0.05
+        opened.append(pool.acquire(timeout=PATIENCE))
+
+    driver.closing.append(meanwhile)
+    pool.acquire(timeout=PATIENCE).end()
+    wait_until(lambda: bool(opened) and (opened[0].item, True) in driver.kept)
+    opened[0].end()
+    pool.close()
+
+
+@pytest.mark.threads
+def test_a_thread_killed_as_it_begins_upkeep_leaves_that_to_the_next() -> None:
+    def kill() -> None:
+        raise Killed
+
+    for at in range(1, 1000):
+        keeper = Upkeep()
+        pool = Pool(Driver(), limit=1, options=PoolOptions(idle_timeout=None), keeper=keeper)
+        steps = Steps(kill, at)
+        try:
+            steps(lambda keeper=keeper, pool=pool: keeper.watch(pool))
+        except Killed:
+            pass
+        keeper.watch(pool)
+        wait_until(lambda keeper=keeper, pool=pool: pool not in keeper._due)  # type: ignore[misc]
+        wait_until(lambda keeper=keeper: keeper._running is None)  # type: ignore[misc]
+        if not steps.happened:
+            break
+    assert at > 5
+
+
+def test_a_goodbye_has_the_time_that_is_left() -> None:
+    tested = rig(1)
+    tested.fill(1)
+    with tested.pool.lock:
+        entries = tested.pool.ledger.retire_idle(list(tested.pool.ledger.idle))
+    deadline = time.monotonic() + PATIENCE
+    close_together([(tested.pool, entry, "closed") for entry in entries], deadline)
+    (seconds,) = tested.driver.goodbyes
+    assert seconds is not None
+    assert 0.0 < seconds <= PATIENCE
+
+
+def test_the_last_of_min_idle_outlives_idleness() -> None:
+    tested = rig(2, min_idle=1, idle_timeout=10.0)
+    tested.fill(1)
+    tested.clock.advance(20.0)
+    tend(tested.pool)
+    assert not tested.driver.closed
+
+
+def test_one_that_was_looked_at_goes_back_to_its_place() -> None:
+    tested = kept()
+    for lease in tested.take(3):
+        tested.clock.advance(1.0)
+        lease.end()
+    before = list(tested.pool.ledger.idle)
+    for entry in before:
+        keep_idle(tested.pool, [entry])
+        assert list(tested.pool.ledger.idle) == before
+
+
+def test_what_is_lent_is_kept_alive_once_an_interval() -> None:
+    tested = kept()
+    (lease,) = tested.take()
+    tend(tested.pool)
+    assert not tested.driver.kept
+    tested.clock.advance(EVERY)
+    for _ in range(2):
+        tend(tested.pool)
+    assert tested.driver.kept == [(lease.item, True)]

@@ -1,0 +1,202 @@
+"""Many real threads at once."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from kombu_pools_ext.engine import Pool
+from kombu_pools_ext.engine.borrowing import leave
+from kombu_pools_ext.engine.errors import PoolTimeout
+from tests.engine.fakes import PATIENCE, Driver, Item, assert_sound, recover, rig
+
+pytestmark = [pytest.mark.threads, pytest.mark.slow]
+
+
+@contextmanager
+def switching_often() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+def run_threads(count: int, function: Callable[[int], Any]) -> None:
+    """Run it in each of `count` threads, which begin together; raise what one of them raised."""
+    begin = threading.Barrier(count)
+    errors: list[BaseException] = []
+
+    def run(number: int) -> None:
+        try:
+            begin.wait(PATIENCE)
+            function(number)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(n,), daemon=True) for n in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert not any(thread.is_alive() for thread in threads), "a thread hangs"
+    if errors:
+        raise errors[0]
+
+
+def test_an_item_is_never_in_two_hands() -> None:
+    driver = Driver()
+    pool: Pool[Item] = Pool(driver, limit=4)
+
+    def work(number: int) -> None:
+        for turn in range(150):
+            lease = pool.acquire(timeout=PATIENCE)
+            item = lease.item
+            item.users += 1
+            assert item.users == 1
+            # Give the others every chance to come in between.
+            for _ in range(10):
+                assert item.users == 1
+            assert not item.ended
+            item.users -= 1
+            pool.release(lease, broken="broken" if turn % 20 == 19 else None)
+
+    with switching_often():
+        run_threads(16, work)
+    assert pool.lent == 0
+    assert len({lease.item for lease in recover(pool, 4)}) == 4
+    assert pool.size == 4
+    assert_sound(pool)
+    pool.close()
+
+
+def test_everybody_gets_as_many_turns_as_everybody_else() -> None:
+    """40 threads on 4 items, for 4,000 turns in all: counted, for a busy machine's seconds are no measure.
+
+    Counted from when all have had one: a thread that the system starts late is not the pool's doing.
+    """
+    pool: Pool[Item] = Pool(Driver(), limit=4)
+    turns: Counter[int] = Counter()
+    arrived: set[int] = set()
+    lock = threading.Lock()
+    total = 4000
+
+    def work(number: int) -> None:
+        while True:
+            lease = pool.acquire(timeout=PATIENCE)
+            with lock:
+                arrived.add(number)
+                done = turns.total() >= total
+                turns[number] += len(arrived) == 40 and not done
+            pool.release(lease)
+            if done:
+                return
+
+    run_threads(40, work)
+    assert turns.total() == total
+    assert max(turns.values()) / min(turns[n] for n in range(40)) <= 1.5
+    pool.close()
+
+
+@pytest.mark.slow
+def test_a_hand_over_that_races_a_timeout_is_neither_lost_nor_doubled() -> None:
+    """One thread gives the only item back, in the moment in which a waiter gives up."""
+    rounds = 100_000
+    tested = rig(1)
+    pool = tested.pool
+    (lease,) = tested.take()
+    (item,) = [lease.item]
+    served = 0
+    start = threading.Barrier(2)
+    handed: list[Any] = [None]
+    ready, done = threading.Lock(), threading.Lock()
+    ready.acquire()
+    done.acquire()
+
+    def give_back() -> None:
+        start.wait(PATIENCE)
+        for _ in range(rounds):
+            ready.acquire()
+            pool.release(handed[0])
+            done.release()
+
+    thread = threading.Thread(target=give_back, daemon=True)
+    thread.start()
+    start.wait(PATIENCE)
+    with switching_often():
+        for turn in range(rounds):
+            waiter = tested.ask()
+            handed[0] = lease
+            ready.release()
+            # Now early, now late, with every step of the other thread in between.
+            for _ in range(turn % 40):
+                pass
+            leave(pool, waiter, 0.0)
+            taken = waiter.lease
+            done.acquire()
+            if taken is None:
+                assert waiter.lease is None, "served after it had left"
+                taken = pool.acquire()
+            else:
+                served += 1
+                assert not pool.ledger.idle, "served, and left idle too"
+            assert taken.item is item
+            lease = taken
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+    # Both happen, or nothing was raced.
+    assert 0 < served < rounds
+    pool.release(lease)
+    assert pool.stats().idle == 1 == pool.size
+    assert not item.ended
+
+
+def test_short_timeouts_under_contention_lose_nothing() -> None:
+    driver = Driver()
+    pool: Pool[Item] = Pool(driver, limit=2)
+    outcomes: Counter[str] = Counter()
+
+    def work(number: int) -> None:
+        for turn in range(100):
+            try:
+                lease = pool.acquire(timeout=0.0001 * (turn % 4))
+            except PoolTimeout:
+                outcomes["timeout"] += 1
+            else:
+                outcomes["served"] += 1
+                pool.release(lease)
+
+    with switching_often():
+        run_threads(8, work)
+    assert outcomes["served"]
+    assert len({lease.item for lease in recover(pool, 2)}) == 2
+    assert pool.stats().waiting == 0
+    assert_sound(pool)
+    pool.close()
+
+
+def test_leases_dropped_in_many_threads_all_come_home() -> None:
+    driver = Driver()
+    pool: Pool[Item] = Pool(driver, limit=3)
+
+    def work(number: int) -> None:
+        for turn in range(50):
+            lease = pool.acquire(timeout=PATIENCE)
+            if turn % 5:
+                pool.release(lease)
+            del lease
+
+    with switching_often():
+        run_threads(8, work)
+    pool.settle()
+    assert pool.lent == 0
+    assert pool.stats().closed["dropped"] == 8 * 10
+    assert len(recover(pool, 3)) == 3
+    pool.close()

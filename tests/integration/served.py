@@ -1,0 +1,75 @@
+"""What the tests have served: an application that publishes, as a WSGI callable, for Django, Flask and Celery.
+
+Settings come from the environment: ``SERVED_URL``, ``LIMIT``, ``QUEUE``, and ``FIRST``, with which the process that
+imports this publishes a first message. ``/hold`` keeps its lease until the file that it was given is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+import kombu
+
+from kombu_pools_ext import Pools
+
+pools = Pools(
+    {
+        "default": {
+            "URL": os.environ["SERVED_URL"],
+            "LIMIT": int(os.environ["LIMIT"]),
+            "HEARTBEAT": int(os.environ.get("HEARTBEAT", "60")),
+        }
+    }
+)
+queue = kombu.Queue(os.environ["QUEUE"])
+
+
+def publish(number: int) -> dict[str, Any]:
+    """One message; what it says, and what it took."""
+    began = time.monotonic()
+    pools.publish(number, queue.name, declare=[queue])
+    took = time.monotonic() - began
+    stats = pools.connections["default"].stats()
+    return {"number": number, "pid": os.getpid(), "took": took, "size": stats.size}
+
+
+def hold(number: int, file: Path) -> dict[str, Any]:
+    """One message through a lease that is held as long as *file* is there; made here, to tell that it is."""
+    with pools.producers["default"].acquire(timeout=5) as producer:
+        file.touch()
+        while file.exists():
+            time.sleep(0.01)
+        producer.publish(number, routing_key=queue.name, declare=[queue])
+    return {"number": number, "pid": os.getpid()}
+
+
+def answer(path: str, query: str) -> bytes:
+    """What a request gets."""
+    given = {name: values[0] for name, values in parse_qs(query).items()}
+    if path == "/publish":
+        found = publish(int(given["number"]))
+    elif path == "/hold":
+        found = hold(int(given["number"]), Path(given["file"]))
+    else:
+        time.sleep(0.01)
+        found = {"pid": os.getpid()}
+    return json.dumps(found).encode()
+
+
+def application(
+    environ: dict[str, Any], start_response: Callable[[str, list[tuple[str, str]]], object]
+) -> Iterable[bytes]:
+    """For WSGI servers."""
+    body = answer(environ["PATH_INFO"], environ["QUERY_STRING"])
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+
+
+if os.environ.get("FIRST"):
+    publish(0)

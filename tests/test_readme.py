@@ -1,0 +1,73 @@
+"""The README's examples do what they show, as a reader copies them; on the broker in memory."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parent.parent / "README.md"
+BLOCK = re.compile(r"^```python\n# (\S+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+BROKER = "amqp://guest:guest@localhost//"
+
+#: Written beside the copied examples, to use them. A Django project has a database, which on_commit asks.
+DJANGO = """
+import django, os
+import settings
+settings.DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
+os.environ["DJANGO_SETTINGS_MODULE"] = "settings"
+django.setup()
+from django.core.management import call_command
+from django.test import RequestFactory
+import views
+assert views.create_order(RequestFactory().post("/orders/")).content == b"ordered"
+call_command("kombu_pools", "ping")
+import kombu
+with kombu.Connection("memory://") as connection:
+    for queue in ("orders", "invoices"):
+        assert connection.SimpleQueue(queue).get(timeout=5).payload == {"id": 1}
+"""
+FLASK = """
+from app import app
+assert app.test_client().post("/orders").text == "ordered"
+import kombu
+with kombu.Connection("memory://") as connection:
+    assert connection.SimpleQueue("orders").get(timeout=5).payload == {"id": 1}
+"""
+PLAIN = """
+import plain
+"""
+
+
+@pytest.mark.parametrize(
+    "files, use",
+    [({"settings.py", "views.py"}, DJANGO), ({"app.py"}, FLASK), ({"plain.py"}, PLAIN)],
+    ids=["django", "flask", "plain"],
+)
+def test_the_example_runs_as_copied(files: set[str], use: str, tmp_path: Path) -> None:
+    found = dict(BLOCK.findall(README.read_text()))
+    assert files <= found.keys()
+    for name in files:
+        (tmp_path / name).write_text(found[name].replace(BROKER, "memory://"))
+    (tmp_path / "use.py").write_text(use)
+    done = subprocess.run(
+        [sys.executable, "use.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_example_of_the_readme_is_run() -> None:
+    text = README.read_text()
+    assert len(BLOCK.findall(text)) == text.count("```python") == 4
+
+
+def test_a_reader_can_copy_each_example_within_ten_lines_or_so() -> None:
+    assert all(len(code.splitlines()) <= 12 for _, code in BLOCK.findall(README.read_text()))

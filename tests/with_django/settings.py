@@ -1,0 +1,16 @@
+"""The project of these tests."""
+
+SECRET_KEY = "for tests"
+DEBUG = False
+ALLOWED_HOSTS = ["testserver"]
+INSTALLED_APPS = ["django_app"]
+MIDDLEWARE: list[str] = []
+ROOT_URLCONF = "tests.with_django.urls"
+USE_TZ = True
+# pytest's own will do.
+LOGGING_CONFIG = None
+DATABASES = {
+    alias: {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
+    for alias in ("default", "other")
+}
+KOMBU_POOLS = {"default": {"URL": "memory://with-django"}}

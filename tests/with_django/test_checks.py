@@ -1,0 +1,303 @@
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.core.checks import CheckMessage, run_checks
+from django.core.management import CommandError, call_command
+from django.test import override_settings
+from django.urls import clear_url_caches
+
+import kombu_pools_ext
+from django_app import checks, conf, decorators, servers, with_producer
+from kombu_pools_ext import PoolSettings
+
+ROOT = Path(__file__).parent.parent.parent
+SECRET = "s3cr3t-word"
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a check speaks")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.delenv("GUNICORN_CMD_ARGS", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def found(deploy: bool = False) -> dict[str, list[CheckMessage]]:
+    """What the checks find, by the number of the check; each message is as it should be."""
+    by_id: dict[str, list[CheckMessage]] = {}
+    for one in run_checks(tags=[checks.TAG], include_deployment_checks=deploy):
+        assert len(one.msg) < 80, one.msg
+        assert one.hint
+        assert SECRET not in str(one)
+        assert one.id is not None
+        by_id.setdefault(one.id.removeprefix("kombu_pools."), []).append(one)
+    return by_id
+
+
+def only(by_id: dict[str, list[CheckMessage]]) -> tuple[str, CheckMessage]:
+    [(name, [message])] = by_id.items()
+    return name, message
+
+
+def test_nothing_is_wrong_with_good_settings(configure: Callable[..., None]) -> None:
+    configure(URL=f"amqps://shop:{SECRET}@broker.example/shop", LIMIT=20)
+    assert found(deploy=True) == {}
+
+
+def test_each_problem_of_the_settings(configure: Callable[..., None]) -> None:
+    configure(
+        {
+            "default": {"URL": f"amqp://u:{SECRET}@h//", "LIMT": 5, "CONFIRM": "yes"},
+            "au'dit": {},
+            "a" * 90: {"URL": "memory://", "LIMIT": -1},
+            "long": {"URL": f"amqp://u:{SECRET}@{'h' * 200}:port//"},
+        }
+    )
+    problems = found(deploy=True)
+    assert set(problems) == {"E001"}
+    told = {one.msg: one.hint for one in problems["E001"]}
+    assert told["KOMBU_POOLS['default']['LIMT']: 'LIMT' is no setting"] == "did you mean 'LIMIT'?"
+    assert told["""KOMBU_POOLS["au'dit"]['URL']: missing"""]
+    assert "KOMBU_POOLS['default']['CONFIRM']: expected True or False, got 'yes'" in told
+    assert "has a port" in (told["KOMBU_POOLS['long']['URL'] is wrong."] or "")
+    assert f"KOMBU_POOLS['{'a' * 90}']['LIMIT']" in (
+        told["A setting in KOMBU_POOLS is wrong."] or ""
+    )
+    assert len(told) == 5
+
+
+@pytest.mark.parametrize("value", [5, [], "amqp://localhost//"])
+def test_a_setting_that_is_no_dict(value: Any) -> None:
+    with override_settings(KOMBU_POOLS=value):
+        name, message = only(found())
+    assert name == "E001"
+    assert message.msg.startswith("KOMBU_POOLS")
+
+
+def test_a_missing_setting() -> None:
+    with override_settings():
+        del settings.KOMBU_POOLS
+        conf.pools.reload()
+        name, message = only(found())
+        assert (name, message.msg) == (
+            "E002",
+            "The setting KOMBU_POOLS is missing, and DEBUG is off.",
+        )
+        with override_settings(DEBUG=True):
+            assert found() == {}
+    conf.pools.reload()
+
+
+def test_an_alias_that_no_setting_has(configure: Callable[..., None]) -> None:
+    def view(request: Any, producer: Any) -> None: ...
+
+    configure({"default": "memory://", "audit": "memory://"})
+    with_producer("audit")(view)
+    assert found() == {}
+    with_producer("nope")(view)
+    name, message = only(found())
+    assert name == "E003"
+    assert "Configure 'nope', or correct " in (message.hint or "")
+    assert "test_an_alias_that_no_setting_has.<locals>.view" in (message.hint or "")
+    assert "configured: 'default', 'audit'." in (message.hint or "")
+    configure({"other": "memory://"})
+    assert len(found()["E003"]) == 3
+    # Wrong settings come first: nobody knows their aliases.
+    configure({"default": -1})
+    assert set(found()) == {"E001"}
+
+
+def test_views_are_looked_for_in_the_urlconf() -> None:
+    name = "tests.with_django.urls_of_a_typo"
+    sys.modules.pop(name, None)
+    with override_settings(ROOT_URLCONF=name):
+        clear_url_caches()
+        check, message = only(found())
+        assert check == "E003"
+        assert "'defautl'" in (message.hint or "")
+    decorators.used_aliases.pop("defautl")
+    for broken in (None, "tests.with_django.no_such_urls"):
+        with override_settings(ROOT_URLCONF=broken):
+            clear_url_caches()
+            assert found() == {}
+    clear_url_caches()
+
+
+def test_a_driver_that_is_not_installed(
+    configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(URL=f"redis://:{SECRET}@localhost/0")
+    monkeypatch.setattr(PoolSettings, "missing_driver", lambda self: 'pip install "that"')
+    name, message = only(found())
+    assert (name, message.msg) == ("E004", "The driver for redis:// is not installed.")
+    assert message.hint == """KOMBU_POOLS['default']: pip install "that\""""
+
+
+def test_a_limit_below_the_servers_threads(
+    configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(
+        {
+            "default": {"URL": "memory://", "LIMIT": 4},
+            "enough": {"URL": "memory://", "LIMIT": 16},
+            "unlimited": {"URL": "memory://", "LIMIT": None},
+            "global": "memory://",
+        }
+    )
+    assert found() == {}
+    monkeypatch.setenv("GUNICORN_CMD_ARGS", "--workers=2 --threads=8")
+    name, message = only(found())
+    assert (name, message.msg) == ("W001", "A pool's limit of 4 is below the server's 8 threads.")
+    assert "KOMBU_POOLS['default']" in (message.hint or "")
+    assert "set LIMIT to 8 or more (threads as in GUNICORN_CMD_ARGS)" in (message.hint or "")
+    monkeypatch.setenv("GUNICORN_CMD_ARGS", "--threads 12")
+    assert len(found()["W001"]) == 2
+    kombu_pools_ext.set_limit(0)
+    try:
+        assert len(found()["W001"]) == 1
+    finally:
+        kombu_pools_ext.set_limit(10)
+
+
+@pytest.mark.parametrize(
+    "arguments", ["", "--thread 8", "--threads", "--threads=x", "'--threads", "-w 4"]
+)
+def test_arguments_that_tell_nothing(monkeypatch: pytest.MonkeyPatch, arguments: str) -> None:
+    monkeypatch.setenv("GUNICORN_CMD_ARGS", arguments)
+    assert servers.known_threads() is None
+
+
+@pytest.mark.parametrize(
+    "text, number",
+    [
+        ("import os\nbind = ':80'\nthreads = 8\n", 8),
+        ("workers = threads = 3\nthreads = 6", 6),
+        ("threads = int(os.environ['N'])", None),
+        ("threads = 'many'", None),
+        ("raise SystemExit  # never run\nconfig.threads = 3", None),
+        ("threads = (", None),
+        ("\0", None),
+    ],
+)
+def test_gunicorns_file_is_read_and_not_run(text: str, number: int | None) -> None:
+    Path("gunicorn.conf.py").write_text(text, encoding="utf-8")
+    expected = None if number is None else servers.Threads(number, "gunicorn.conf.py")
+    assert servers.known_threads() == expected
+
+
+def test_gunicorns_arguments_win_over_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("gunicorn.conf.py").write_text("threads = 8", encoding="utf-8")
+    monkeypatch.setenv("GUNICORN_CMD_ARGS", "--threads=2")
+    assert servers.known_threads() == servers.Threads(2, "GUNICORN_CMD_ARGS")
+
+
+@pytest.mark.parametrize("options", [{"threads": b"8"}, {b"threads": b"8"}, {"threads": 8}])
+def test_inside_uwsgi_its_own_word_counts(
+    monkeypatch: pytest.MonkeyPatch, options: dict[Any, Any]
+) -> None:
+    monkeypatch.setenv("GUNICORN_CMD_ARGS", "--threads=2")
+    monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(opt=options))
+    assert servers.known_threads() == servers.Threads(8, "uWSGI's option threads")
+    monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(opt={}))
+    assert servers.known_threads() == servers.Threads(2, "GUNICORN_CMD_ARGS")
+
+
+@pytest.mark.parametrize(
+    "url, warned",
+    [
+        ("amqp://guest:guest@localhost//", True),
+        ("amqp://localhost//", True),
+        ("amqps://guest:guest@broker.example//", True),
+        (["amqp://shop:word@localhost//", "amqp://guest:guest@localhost//"], True),
+        (f"amqp://guest:{SECRET}@localhost//", False),
+        ("amqp://shop:guest@localhost//", False),
+        ("redis://localhost/0", False),
+    ],
+)
+def test_everybodys_credentials(configure: Callable[..., None], url: Any, warned: bool) -> None:
+    configure(URL=url)
+    assert ("W002" in found(deploy=True)) is warned
+    assert found() == {}
+
+
+@pytest.mark.parametrize(
+    "url, tls, warned",
+    [
+        ("amqp://u:p@broker.example//", False, True),
+        ("pyamqp://u:p@10.0.0.1//", False, True),
+        ("redis://:p@broker.example/0", False, True),
+        (["amqp://u:p@localhost//", "amqp://u:p@broker.example//"], False, True),
+        ("amqps://u:p@broker.example//", False, False),
+        ("rediss://:p@broker.example/0", False, False),
+        ("redis://broker.example/0?ssl_cert_reqs=required", False, False),
+        ("amqp://u:p@broker.example//", True, False),
+        ("amqp://u:p@localhost//", False, False),
+        ("amqp://u:p@127.1.2.3//", False, False),
+        ("redis://[::1]/0", False, False),
+        ("amqp://u:p@mq.localhost//", False, False),
+        ("redis://", False, False),
+        ("redis+socket:///run/redis.sock", False, False),
+        ("memory://broker.example", False, False),
+        ("mongodb://a:1,b:2/db", False, False),
+    ],
+)
+def test_messages_in_the_clear(
+    configure: Callable[..., None], url: Any, tls: bool, warned: bool
+) -> None:
+    configure(URL=url, SSL=tls)
+    warnings = found(deploy=True).get("W003", [])
+    assert bool(warnings) is warned
+    if warned:
+        scheme = "rediss://" if "redis" in str(url) else "amqps://"
+        assert f"set SSL, or write {scheme} into the URL" in (warnings[0].hint or "")
+    assert "W003" not in found()
+
+
+def test_messages_that_stay_in_memory(configure: Callable[..., None]) -> None:
+    configure()
+    assert found() == {}
+    name, message = only(found(deploy=True))
+    assert name == "W004"
+    assert "KOMBU_POOLS['default']" in (message.hint or "")
+
+
+def test_djangos_check_runs_them(configure: Callable[..., None]) -> None:
+    configure(LIMIT=-1)
+    with pytest.raises(CommandError, match=r"kombu_pools\.E001"):
+        call_command("check")
+
+
+def test_the_page_has_an_entry_for_each_and_no_other() -> None:
+    source = Path(checks.__file__).read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reference" / "checks.md").read_text(encoding="utf-8")
+    made = set(re.findall(r"kombu_pools\.([EW]\d{3})", source))
+    assert len(made) == 8
+    assert set(re.findall(r"^### kombu_pools\.([EW]\d{3})", page, re.MULTILINE)) == made
+
+
+def test_a_project_with_wrong_settings_fails_its_check(tmp_path: Path) -> None:
+    code = f"""
+import django
+from django.conf import settings
+settings.configure(INSTALLED_APPS=["django_app"], KOMBU_POOLS={{"default": {{"URL": "amqp://u:{SECRET}@h//", "X": 1}}}})
+django.setup()
+from django.core.management import execute_from_command_line
+execute_from_command_line(["manage.py", "check"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "(kombu_pools.E001) KOMBU_POOLS['default']['X']: 'X' is no setting" in done.stderr
+    assert SECRET not in done.stderr + done.stdout

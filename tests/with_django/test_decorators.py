@@ -1,0 +1,274 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import Callable
+from typing import Any
+
+import kombu
+import pytest
+from asgiref.sync import async_to_sync
+from django.http import HttpRequest, HttpResponse
+from django.test import AsyncClient, Client
+from django.utils.decorators import method_decorator
+from django.views import View
+from kombu.exceptions import LimitExceeded, OperationalError
+
+from django_app import connections, decorators, producers, with_producer
+from kombu_pools_ext.errors import LeaseError, UnknownAlias
+from tests.with_django.conftest import receive, until
+
+
+def lent() -> int:
+    return connections["default"].stats().lent
+
+
+@pytest.mark.parametrize(
+    "method, path, body",
+    [
+        ("get", "decorated", "decorated"),
+        ("get", "methods", "get"),
+        ("post", "methods", "post"),
+        ("get", "async", "async"),
+    ],
+)
+def test_a_view_is_handed_a_producer(
+    configure: Callable[..., None],
+    memory_url: str,
+    queue: str,
+    method: str,
+    path: str,
+    body: str,
+) -> None:
+    configure()
+    response = getattr(Client(), method)(f"/{path}/{queue}/")
+    assert response.content == b"published"
+    assert receive(memory_url, queue) == {"from": body}
+    assert lent() == 0
+    assert connections["default"].stats().opened == 1
+
+
+def test_an_async_view_publishes_to_rabbitmq(
+    configure: Callable[..., None], amqp_url: str, queue: str
+) -> None:
+    configure(URL=amqp_url)
+
+    async def ask() -> bytes:
+        return (await AsyncClient().get(f"/async/{queue}/")).content
+
+    with kombu.Connection(amqp_url) as connection:
+        simple = connection.SimpleQueue(kombu.Queue(queue, auto_delete=True))
+        assert async_to_sync(ask)() == b"published"
+        message = simple.get(timeout=5)
+        message.ack()
+        assert message.decode() == {"from": "async"}
+        simple.close()
+    assert lent() == 0
+
+
+def test_the_producer_is_lent_while_the_view_runs_and_no_longer(
+    configure: Callable[..., None],
+) -> None:
+    configure()
+    kept: list[Any] = []
+
+    @with_producer()
+    def view(request: Any, word: str, *, producer: kombu.Producer) -> str:
+        assert isinstance(producer, kombu.Producer)
+        assert lent() == 1
+        kept.append(producer)
+        return word
+
+    assert view(None, "said") == "said"
+    assert view.__name__ == "view"
+    assert lent() == 0
+    with pytest.raises(LeaseError):
+        kept[0].publish({})
+
+
+@pytest.mark.parametrize("error, idle", [(ZeroDivisionError, 1), (OperationalError, 0)])
+def test_a_view_that_raises_gives_it_back(
+    configure: Callable[..., None], error: type[Exception], idle: int
+) -> None:
+    configure()
+
+    @with_producer
+    def view(request: Any, producer: Any) -> HttpResponse:
+        raise error("on purpose")
+
+    @with_producer
+    async def async_view(request: Any, producer: Any) -> HttpResponse:
+        raise error("on purpose")
+
+    for one in (view, lambda request: asyncio.run(async_view(request))):
+        with pytest.raises(error, match="on purpose"):
+            one(None)
+        stats = connections["default"].stats()
+        assert (stats.lent, stats.idle) == (0, idle)
+
+
+def test_an_unknown_alias_is_the_views_error(configure: Callable[..., None]) -> None:
+    configure()
+
+    @with_producer("defautl")
+    def view(request: Any, producer: Any) -> None: ...
+
+    @with_producer("defautl")
+    async def async_view(request: Any, producer: Any) -> None: ...
+
+    with pytest.raises(UnknownAlias, match="did you mean 'default'"):
+        view(None)
+    with pytest.raises(UnknownAlias, match="did you mean 'default'"):
+        asyncio.run(async_view(None))
+
+
+def test_a_view_waits_as_long_as_the_setting_says(configure: Callable[..., None]) -> None:
+    configure(LIMIT=1, ACQUIRE_TIMEOUT=0.1)
+
+    @with_producer
+    def view(request: Any, producer: Any) -> str:
+        return "ran"
+
+    with connections["default"].acquire():
+        began = time.monotonic()
+        with pytest.raises(LimitExceeded):
+            view(None)
+        assert 0.05 < time.monotonic() - began < 3
+    configure(LIMIT=1, ACQUIRE_TIMEOUT=None)
+    assert view(None) == "ran"
+
+
+def test_waiting_for_a_producer_holds_up_no_other_coroutine(
+    configure: Callable[..., None],
+) -> None:
+    configure(LIMIT=1)
+
+    @with_producer
+    async def view(request: Any, producer: Any) -> str:
+        return "ran"
+
+    async def both() -> str:
+        holder = producers["default"].acquire()
+        waiting = asyncio.ensure_future(view(None))
+        for _ in range(5):
+            await asyncio.sleep(0.01)
+        assert not waiting.done()
+        holder.release()
+        return await waiting
+
+    assert asyncio.run(both()) == "ran"
+    assert lent() == 0
+
+
+def test_a_view_that_is_cancelled_while_it_waits_leaves_nothing_lent(
+    configure: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    configure(LIMIT=1)
+
+    @with_producer
+    async def view(request: Any, producer: Any) -> None:
+        raise AssertionError("it was cancelled")
+
+    async def cancelled() -> None:
+        holder = producers["default"].acquire()
+        waiting = asyncio.ensure_future(view(None))
+        await asyncio.sleep(0.05)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        holder.release()
+        while connections["default"].stats().acquires < 2 or lent():
+            await asyncio.sleep(0.01)
+
+    asyncio.run(cancelled())
+    gc.collect()
+    until(lambda: connections["default"].stats().idle == 1)
+    assert "dropped" not in caplog.text
+
+
+def test_a_view_that_is_cancelled_while_it_waits_in_vain(
+    configure: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    configure(LIMIT=1, ACQUIRE_TIMEOUT=0.1)
+
+    @with_producer
+    async def view(request: Any, producer: Any) -> None:
+        raise AssertionError("it was cancelled")
+
+    async def cancelled() -> None:
+        with producers["default"].acquire():
+            waiting = asyncio.ensure_future(view(None))
+            await asyncio.sleep(0.02)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            await asyncio.sleep(0.3)
+
+    asyncio.run(cancelled())
+    gc.collect()
+    assert "never retrieved" not in caplog.text
+
+
+def test_a_view_that_is_cancelled_while_it_runs_costs_its_connection(
+    configure: Callable[..., None],
+) -> None:
+    configure()
+    running = asyncio.Event()
+
+    @with_producer
+    async def view(request: Any, producer: Any) -> None:
+        running.set()
+        await asyncio.sleep(10)
+
+    async def cancelled() -> None:
+        task = asyncio.ensure_future(view(None))
+        await running.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancelled())
+    stats = connections["default"].stats()
+    assert (stats.lent, stats.closed) == (0, {"broken": 1})
+
+
+def test_async_methods(configure: Callable[..., None]) -> None:
+    configure()
+
+    class Methods(View):
+        @with_producer
+        async def get(self, request: HttpRequest, producer: kombu.Producer) -> HttpResponse:
+            return HttpResponse(str(lent()))
+
+        @method_decorator(with_producer)
+        async def post(self, request: HttpRequest, producer: kombu.Producer) -> HttpResponse:
+            return HttpResponse(str(lent()))
+
+    for method in ("GET", "POST"):
+        request = HttpRequest()
+        request.method = method
+        assert async_to_sync(Methods.as_view())(request).content == b"1"
+    assert lent() == 0
+
+
+def test_decorators_know_who_asks_for_which_alias(configure: Callable[..., None]) -> None:
+    class Methods(View):
+        @method_decorator(with_producer("audit"))
+        def get(self, request: HttpRequest, producer: kombu.Producer) -> HttpResponse:
+            return HttpResponse()
+
+    class Called:
+        def __call__(self, request: Any, producer: Any) -> None: ...
+
+    with_producer("audit")(Called())
+    configure({"audit": "memory://", "default": "memory://"})
+    for _ in range(3):
+        request = HttpRequest()
+        request.method = "GET"
+        Methods.as_view()(request)
+    here = "test_decorators_know_who_asks_for_which_alias.<locals>"
+    assert [one.partition("test_decorators.")[2] for one in decorators.used_aliases["audit"]] == [
+        f"{here}.Called",
+        f"{here}.Methods.get",
+    ]
