@@ -44,7 +44,7 @@ def expire(ledger: Ledger[T]) -> list[tuple[Entry[T], str]]:
 def refill(ledger: Ledger[T]) -> int:
     """Plan what ``min_idle`` asks for, and return how many openings to start."""
     missing = ledger.options.min_idle - len(ledger.idle)
-    if missing <= 0 or not ledger.keep or ledger.shut:
+    if missing <= 0 or not ledger.keep or ledger.shut or len(ledger.warming):
         return 0
     return ledger.plan(missing)
 

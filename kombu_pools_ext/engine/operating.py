@@ -24,6 +24,12 @@ __all__ = ["Operations"]
 T = TypeVar("T")
 
 
+class _Warming:
+    """One caller's wait for readiness."""
+
+    __slots__ = ("__weakref__",)
+
+
 class Operations(Generic[T]):
     """The part of :class:`~.pool.Pool` that borrowers do not use."""
 
@@ -140,6 +146,10 @@ class Operations(Generic[T]):
         """
         deadline = self.clock() + timeout
         leases: list[Lease[T]] = []
+        me = _Warming()
+        with self.lock:
+            # What is held here until all are there is not idle: upkeep would open as many again.
+            self.ledger.warming.keep(me)
         try:
             while self._missing():
                 # Held until all are there: each is another one.
@@ -148,6 +158,8 @@ class Operations(Generic[T]):
         finally:
             for lease in leases:
                 lease.end()
+            with self.lock:
+                self.ledger.warming.drop(me)
 
     def _missing(self) -> int:
         fork.child_begins()

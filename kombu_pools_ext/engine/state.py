@@ -63,6 +63,8 @@ class State(Generic[T]):
         self.shut_gates: set[Gate] = set()
         #: Who is to be told when something is closed; held by those who wait.
         self.watchers: Weakly[Watcher] = Weakly()
+        #: Who opens what ``min_idle`` asks for himself; held by those who wait until it is there.
+        self.warming: Weakly[object] = Weakly()
         self.waiters: WaitQueue[T] = WaitQueue()
         #: Everything open, whatever its state: what a forked child has to abandon.
         self.held: Weakly[Entry[T]] = Weakly()

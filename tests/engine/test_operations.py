@@ -319,6 +319,27 @@ def test_a_pool_is_ready_with_its_min_idle() -> None:
     assert len(tested.driver.opened) == 3
 
 
+def test_upkeep_opens_nothing_besides_what_is_waited_for() -> None:
+    tested = rig(9, min_idle=3)
+    tested.spawner.able = False
+
+    def come_by() -> None:
+        tested.spawner.able = True
+        tend(tested.pool)
+        tested.spawner.able = False
+
+    # Upkeep comes by while two are held and the last one is being opened.
+    tested.driver.opening.extend([None, None, come_by])
+    tested.pool.wait_ready(PATIENCE)
+    tested.spawner.run()
+    assert len(tested.driver.opened) == 3
+    # Only as long as somebody waits.
+    tested.pool.drain()
+    come_by()
+    tested.spawner.run()
+    assert tested.pool.stats().idle == 2
+
+
 def test_a_pool_without_min_idle_is_ready_with_one() -> None:
     tested = rig(5)
     tested.spawner.able = False
