@@ -291,11 +291,10 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
-def min_of(measure: Callable[[], float], enough: float, most: int = 5) -> float:
-    """The least of up to *most* measurements, for the others may be a busy machine's; no more once it is *enough*."""
+def min_of(measure: Callable[[], float], enough: float) -> float:
+    """The least measurement, for the others may be a busy machine's: until it is *enough*, or patience ends."""
+    deadline = time.monotonic() + PATIENCE
     least = measure()
-    for _ in range(most - 1):
-        if least <= enough:
-            break
+    while least > enough and time.monotonic() < deadline:
         least = min(least, measure())
     return least

@@ -360,7 +360,8 @@ def test_after_a_failed_opening_the_next_in_line_tries_within_50_ms(lasting: flo
         driver.opening.extend([fail, lambda: again.append(time.monotonic())])
         pool = Pool(driver, limit=1, jitter=lambda: 1.0, keeper=NoUpkeep())
         with in_thread(lambda: pool.acquire(timeout=PATIENCE).end()) as first:
-            wait_until(lambda: bool(pool.stats().opening))
+            # Counted, for an opening that is refused at once nobody may see.
+            wait_until(lambda: pool.stats().waits == 1)
             with in_thread(lambda: pool.acquire(timeout=PATIENCE).end()) as second:
                 pass
         assert first.error is second.error is None
@@ -379,31 +380,33 @@ def test_whoever_moves_up_in_line_is_the_next_prober(how: str) -> None:
     """Who was first leaves in the middle of a pause: the one behind him naps, and does not oversleep."""
 
     def late() -> float:
-        driver = Driver()
-        began: list[float] = []
-        pool: Pool[Item] = Pool(driver, limit=2, jitter=lambda: 1.0, keeper=NoUpkeep())
-        lease = pool.acquire(timeout=PATIENCE)
-
-        def refuse() -> None:
-            began.append(time.monotonic())
-            raise OSError("refused")
-
+        tested = rig(2, jitter=lambda: 1.0)
+        tested.pool.clock = tested.pool.ledger.clock = time.monotonic
+        (lease,) = tested.take()
         # The pauses: 50, 100 and 200 ms.
-        driver.opening.extend([refuse] * 3)
-        leaves = 0.25 if how == "gives up" else PATIENCE
-        with in_thread(lambda: pool.acquire(timeout=leaves)) as first:
-            wait_until(lambda: pool.stats().waiting == 1)
-            with in_thread(lambda: pool.acquire(timeout=PATIENCE)) as second:
-                wait_until(lambda: len(began) == 3)
-                due = pool.ledger.breaker.retry_at
-                if how == "is served":
-                    lease.end()
-        assert isinstance(first.error, PoolTimeout) is (how == "gives up")
-        opened = pool.stats().opened
-        assert (second.error, opened) == (None, 2)
-        done = time.monotonic()
-        pool.close()
-        return done - due
+        tested.driver.opening.extend(OSError("refused") for _ in range(3))
+        first = tested.ask()
+        opened: list[float] = []
+        with in_thread(lambda: tested.pool.acquire(timeout=PATIENCE)) as second:
+            wait_until(lambda: tested.pool.stats().waiting == 2)
+
+            def refused() -> bool:
+                look(tested)
+                tested.spawner.run()
+                return tested.pool.stats().open_failures == 3
+
+            wait_until(refused)
+            due = tested.pool.ledger.breaker.retry_at
+            # From here on in the waiter's own thread, when it is due.
+            tested.spawner.able = False
+            tested.driver.opening.append(lambda: opened.append(time.monotonic()))
+            if how == "is served":
+                lease.end()
+            else:
+                leave(tested.pool, first, time.monotonic())
+        assert (first.lease is not None) is (how == "is served")
+        assert second.error is None
+        return opened[0] - due
 
     assert min_of(late, enough=MOMENT) < MOMENT
 

@@ -176,8 +176,9 @@ def test_no_thread_stays_after_a_close() -> None:
     driver = Driver()
     pool: Pool[Item] = Pool(driver, limit=4, keeper=keeper)
     leases = [pool.acquire(timeout=PATIENCE) for _ in range(4)]
-    assert any(
-        thread.name == "kombu-pools-upkeep" for thread in set(threading.enumerate()) - before
+    # An opener begins it after it has handed its item over.
+    wait_until(
+        lambda: any(one.name == "kombu-pools-upkeep" for one in {*threading.enumerate()} - before)
     )
     pool.close()
     for lease in leases:
@@ -245,8 +246,10 @@ atexit.register(lambda: print(json.dumps({
     "late": late,
 })))
 from fakes import PATIENCE, Driver
-from kombu_pools_ext.engine import Pool
+from kombu_pools_ext.engine import Pool, upkeep
 
+# Else a machine that stood still for a second would have cost the goodbyes.
+upkeep.TOGETHER = PATIENCE
 driver = Driver()
 pool = Pool(driver, limit=4)
 leases = [pool.acquire(timeout=PATIENCE) for _ in range(4)]

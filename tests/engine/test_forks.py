@@ -269,16 +269,11 @@ share = Share(1)
 leases = tested.take(2)
 tested.fill(1)
 shared = tested.pool.acquire(share=share)
-taken, done = threading.Event(), threading.Event()
-
-def hold():
-    with tested.pool.lock:
-        taken.set()
-        done.wait(PATIENCE)
-
-holder = threading.Thread(target=hold)
+# Locked by a thread that has ended: another might want the interpreter's lock in the very moment of the fork, and the
+# child would offer it to nobody for ever.
+holder = threading.Thread(target=tested.pool.lock.acquire)
 holder.start()
-taken.wait(PATIENCE)
+holder.join(PATIENCE)
 # As a server in C forks: no hook of Python's runs. PyDLL keeps the interpreter's lock over the call.
 pid = ctypes.PyDLL(None).fork()
 if not pid:
@@ -307,8 +302,7 @@ if not pid:
     }), flush=True)
     os._exit(0)
 os.waitpid(pid, 0)
-done.set()
-holder.join(PATIENCE)
+tested.pool.lock = threading.RLock()
 assert tested.pool.lent == 3 and not tested.driver.abandoned
 assert not shared.ended
 """

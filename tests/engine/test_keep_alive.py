@@ -362,6 +362,8 @@ def test_a_machine_that_stood_still_is_noticed(
 ) -> None:
     pool = Pool(Driver(), limit=2, options=PoolOptions(), keeper=keeper)
     pool.acquire(timeout=PATIENCE).end()
+    # Its opener has it watched after it has handed the item over.
+    wait_until(lambda: pool in keeper._due)
     with caplog.at_level(logging.WARNING, "kombu_pools_ext"):
         keeper.woke(0.5, 0.5)
         assert not any(entry.suspect for entry in pool.ledger.idle)
