@@ -15,7 +15,7 @@ import pytest
 from kombu_pools_ext.broker import groups
 from tests.broker.certificates import certificates  # noqa: F401  # a fixture
 from tests.broker.common import PATIENCE
-from tests.broker.rig import broker_url, mute, node, proxied  # noqa: F401  # fixtures
+from tests.broker.rig import broker_url, mute, node, nowhere, proxied  # noqa: F401  # fixtures
 
 _numbers = itertools.count(1)
 

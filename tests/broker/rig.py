@@ -34,6 +34,7 @@ __all__ = [
     "in_child",
     "mute",
     "node",
+    "nowhere",
     "port_of",
     "proxied",
     "sockets_to",
@@ -126,6 +127,14 @@ def proxied() -> Iterator[Callable[[str], Proxy]]:
     """Makes a running proxy before the broker of a URL."""
     with ExitStack() as stack:
         yield lambda url: stack.enter_context(Proxy("127.0.0.1", port_of(url)))
+
+
+@pytest.fixture
+def nowhere() -> Iterator[int]:
+    """A port at which whoever connects is refused: it is bound, so nobody else begins to listen on it meanwhile."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield int(bound.getsockname()[1])
 
 
 @pytest.fixture

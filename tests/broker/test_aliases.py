@@ -15,7 +15,6 @@ from kombu.exceptions import EncodeError, LimitExceeded, OperationalError
 from kombu_pools_ext import Pools, configure, connections, events, producers, reset
 from kombu_pools_ext.errors import BrokerUnreachable, PoolTimeout, SettingsError, UnknownAlias
 
-from ..brokers import free_port
 from .common import PATIENCE, eventually
 from .conftest import Inbox
 
@@ -181,8 +180,8 @@ def test_without_retries_the_error_comes_at_once(
     assert box.bodies() == ["next"]
 
 
-def test_a_broker_that_is_not_there_is_told_by_the_acquire() -> None:
-    nobody = f"amqp://guest:guest@127.0.0.1:{free_port()}//"
+def test_a_broker_that_is_not_there_is_told_by_the_acquire(nowhere: int) -> None:
+    nobody = f"amqp://guest:guest@127.0.0.1:{nowhere}//"
     pools = Pools(default={"url": nobody, "acquire_timeout": 0.1})
     with pytest.raises(OperationalError) as caught:
         pools.publish("lost")
@@ -336,9 +335,9 @@ def test_resets_are_told_with_their_reason(memory_url: str, told: Told) -> None:
     pools.reset()
     pools.reset(reason="command")
     pools.reload()
-    assert [(name, what["reason"]) for name, what in told] == [
-        ("pools_reset", reason) for reason in ("api", "command", "api", "command", "settings")
-    ]
+    # An opener of an earlier test's pool may have its word to say yet.
+    resets = [what["reason"] for name, what in told if name == "pools_reset"]
+    assert resets == ["api", "command", "api", "command", "settings"]
 
 
 def test_a_listener_is_told_once_and_until_it_is_disconnected(memory_url: str) -> None:
@@ -363,9 +362,12 @@ def test_a_listener_that_raises_breaks_nothing(
     memory_url: str, inbox: MakeInbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     box = inbox(memory_url)
+    mine = Pools(default={"url": memory_url, "limit": 1}).connections["default"]
 
-    def listener(**what: Any) -> None:
-        raise ZeroDivisionError
+    def listener(pool: Any = mine, **what: Any) -> None:
+        # An opener of an earlier test's pool may have its word to say yet.
+        if pool is mine:
+            raise ZeroDivisionError
 
     names = ("connection_opened", "connection_closed", "pool_exhausted", "pools_reset")
     for name in names:

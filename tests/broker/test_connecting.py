@@ -126,7 +126,7 @@ def test_a_peer_that_drips(words: bytes, scheme: str, phase: str) -> None:
         pytest.importorskip("redis")
     with Speaker(words, every=0.05) as peer:
         # Long enough for the first of the bytes to come.
-        error = failure(f"{scheme}://127.0.0.1:{peer.port}/0", connect_timeout=0.5)
+        error = failure(f"{scheme}://127.0.0.1:{peer.port}/0", connect_timeout=2.0)
     assert isinstance(error, NotConnected)
     assert phase in str(error)
     assert may_pass(error)
@@ -170,7 +170,7 @@ def test_who_hangs_up(words: bytes) -> None:
 
 def test_a_frame_of_a_gigabyte_is_not_waited_for_beyond_the_deadline() -> None:
     with Speaker(b"\x01\x00\x00\x7f\xff\xff\xff" + b"\0" * 100) as peer:
-        error = failure(f"amqp://127.0.0.1:{peer.port}//", connect_timeout=0.5)
+        error = failure(f"amqp://127.0.0.1:{peer.port}//", connect_timeout=2.0)
     assert "the AMQP handshake did not end" in str(error)
 
 
@@ -224,7 +224,8 @@ def test_an_address_that_swallows_packets_leaves_time_for_the_next(
         ]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
         with pytest.raises(NotConnected, match="an SSH server"):
-            within(PATIENCE, opening("amqp://somewhere//", connect_timeout=1))
+            # Half of it is left for the second one.
+            within(PATIENCE, opening("amqp://somewhere//", connect_timeout=4))
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found[:1])
         with pytest.raises(NotConnected, match=r"within 0\.2 s: it did not accept"):
             within(PATIENCE, opening("amqp://somewhere//", connect_timeout=0.2))
@@ -271,7 +272,7 @@ def test_a_look_up_that_hangs(monkeypatch: pytest.MonkeyPatch, scheme: str) -> N
             began = time.monotonic()
             with pytest.raises(ConnectTimeout):
                 within(PATIENCE, lambda: pool.acquire(timeout=0.1))
-            assert asked.is_set()
+            assert asked.wait(PATIENCE)
             # Nobody can end a look-up. The caller has long gone on.
             assert time.monotonic() - began < PATIENCE
             eventually(lambda: time.monotonic() - began > SOON)
@@ -341,7 +342,11 @@ def cluster(proxied: Callable[[str], Proxy], amqp_url: str) -> Cluster:
 
 
 @pytest.mark.broker
-def test_the_good_one_is_remembered_and_the_first_tried_again_later(cluster: Cluster) -> None:
+def test_the_good_one_is_remembered_and_the_first_tried_again_later(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whether it is asked again is the matter, and not how fast it is.
+    monkeypatch.setattr("kombu_pools_ext.broker.connecting.TRY_FIRST", PATIENCE)
     first, second, third = cluster.proxies
     assert cluster.open() == [0]
     first.refuse()

@@ -20,6 +20,7 @@ from kombu_pools_ext.errors import BrokerUnreachable, PoolTimeout
 from tests.broker.common import PATIENCE, eventually, within
 from tests.broker.conftest import Inbox
 from tests.broker.rig import Node, confirming, through
+from tests.engine.fakes import min_of
 from tests.proxy import TO_CLIENT, TO_SERVER, Proxy
 
 #: An AMQP heartbeat frame.
@@ -96,15 +97,19 @@ def test_what_the_broker_closed_never_reaches_a_borrower(
 
 @pytest.mark.timing
 def test_many_dead_ones_cost_one_connect(url: str, proxy: Proxy) -> None:
-    pool = pool_of(url)
-    inner = idle(pool, 10)
-    proxy.cut()
-    for established in inner:
-        eventually(lambda e=established: has_word(e))
-    began = time.monotonic()
-    pool.acquire(timeout=PATIENCE).release()
-    assert time.monotonic() - began < 1.0
-    pool.force_close_all()
+    def took() -> float:
+        pool = pool_of(url)
+        inner = idle(pool, 10)
+        proxy.cut()
+        for established in inner:
+            eventually(lambda e=established: has_word(e))
+        began = time.monotonic()
+        pool.acquire(timeout=PATIENCE).release()
+        seconds = time.monotonic() - began
+        pool.force_close_all()
+        return seconds
+
+    assert min_of(took, enough=1.0) < 1.0
 
 
 def test_one_dead_makes_the_others_suspect(url: str, proxy: Proxy) -> None:
@@ -219,12 +224,12 @@ def test_redis_that_was_cut_never_reaches_a_borrower(
 
 @pytest.mark.parametrize("transport", ["amqp", "redis"])
 def test_a_peer_that_says_nothing(mute: Proxy, transport: str) -> None:
-    pool = pool_of(f"{transport}://{mute.address}")
+    pool = pool_of(f"{transport}://{mute.address}", connect_timeout=PATIENCE)
     began = time.monotonic()
     with pytest.raises(PoolTimeout, match="1 opening") as caught:
         with pool.acquire(timeout=0.2) as lease:
             lease.default_channel.client.ping()
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < PATIENCE / 2
     assert isinstance(caught.value, pool.LimitExceeded)
     pool.force_close_all()
 
@@ -242,8 +247,8 @@ def test_a_name_look_up_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     began = time.monotonic()
     with pytest.raises(PoolTimeout, match="1 opening"):
         pool.acquire(timeout=0.2)
-    assert time.monotonic() - began < 1.0
-    assert asked.is_set()
+    assert time.monotonic() - began < PATIENCE / 2
+    assert asked.wait(PATIENCE)
     answer.set()
     eventually(lambda: pool.stats().size == 0)
     # Its end told nobody, and the next one has the cause.
@@ -271,38 +276,39 @@ def test_a_name_look_up_that_hangs_is_an_outage(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_connect_timeout_bounds_a_caller_without_a_timeout(mute: Proxy) -> None:
-    pool = pool_of(f"amqp://{mute.address}//", PoolOptions(connect_timeout=0.2))
+    pool = pool_of(
+        f"amqp://{mute.address}//", PoolOptions(connect_timeout=0.2), connect_timeout=PATIENCE
+    )
     began = time.monotonic()
     with pytest.raises(BrokerUnreachable, match=r"CONNECT_TIMEOUT=0\.2 s|timed out") as caught:
         pool.acquire()
     assert isinstance(caught.value.__cause__, TimeoutError)
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < PATIENCE / 2
     pool.force_close_all()
 
 
-def test_a_port_that_nobody_listens_on() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    pool = pool_of(f"amqp://127.0.0.1:{port}//")
+def test_a_port_that_nobody_listens_on(nowhere: int) -> None:
+    pool = pool_of(f"amqp://127.0.0.1:{nowhere}//")
     began = time.monotonic()
     for _ in range(3):
         with pytest.raises(OperationalError, match=r"(?i)refused") as caught:
             pool.acquire()
         assert isinstance(caught.value, BrokerUnreachable)
         assert isinstance(caught.value.__cause__, ConnectionRefusedError)
-        assert f"127.0.0.1:{port}" in str(caught.value)
-    # At once: nobody sleeps between attempts.
-    assert time.monotonic() - began < 2.0
-    assert pool.stats().size == 0
+        assert f"127.0.0.1:{nowhere}" in str(caught.value)
+    # At once: nobody sleeps between attempts, as kombu does for two seconds and four.
+    assert time.monotonic() - began < 5.0
+    # A probe may be under way that nobody waits for.
+    eventually(lambda: pool.stats().size == 0)
 
 
-def test_a_broker_that_is_down_is_waited_for_as_long_as_patience_says() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    pool = pool_of(f"amqp://127.0.0.1:{port}//", PoolOptions(outage_patience=0.3))
+def test_a_broker_that_is_down_is_waited_for_as_long_as_patience_says(nowhere: int) -> None:
+    # Long enough for more than one opening.
+    pool = pool_of(f"amqp://127.0.0.1:{nowhere}//", PoolOptions(outage_patience=2.0))
     with pytest.raises(BrokerUnreachable, match=r"tried \d+ times.*(?i:refused)"):
         pool.acquire(block=True)
     assert pool.stats().open_failures > 1
+    eventually(lambda: pool.stats().opening == 0)
     before = pool.stats().open_failures
     with pytest.raises(BrokerUnreachable, match=r"(?i)refused"):
         pool.acquire(timeout=PATIENCE)
@@ -311,10 +317,8 @@ def test_a_broker_that_is_down_is_waited_for_as_long_as_patience_says() -> None:
     pool.force_close_all()
 
 
-def test_the_next_of_several_brokers_is_taken(url: str, mute: Proxy) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    pool = pools.ConnectionPool(kombu.Connection([f"amqp://127.0.0.1:{port}//", url]), limit=2)
+def test_the_next_of_several_brokers_is_taken(url: str, nowhere: int) -> None:
+    pool = pools.ConnectionPool(kombu.Connection([f"amqp://127.0.0.1:{nowhere}//", url]), limit=2)
     with pool.acquire(timeout=PATIENCE) as lease:
         lease.channel().close()
     assert pool.stats().opened == 1
@@ -370,7 +374,11 @@ def test_a_channel_error_is_the_earlier_leases(
         assert lease.connection is not established
         lease.channel().close()
     assert pool.stats().closed == {"dead": 1}
-    (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    (warning,) = [
+        record
+        for record in caplog.records
+        if record.levelname == "WARNING" and "pool 'shop'" in record.getMessage()
+    ]
     assert "pool 'shop': an earlier lease's channel was closed" in warning.getMessage()
     assert "no exchange 'no-such-exchange'" in warning.getMessage()
     pool.force_close_all()
@@ -414,7 +422,11 @@ def test_an_answer_to_nothing_does_not_make_a_check_dial(url: str, proxy: Proxy)
     pool.force_close_all()
 
 
-def test_the_heartbeats_of_a_long_lease_are_read_at_once(url: str, proxy: Proxy) -> None:
+def test_the_heartbeats_of_a_long_lease_are_read_at_once(
+    url: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A busy machine may want longer for so many.
+    monkeypatch.setattr(liveness, "LONGEST_CHECK", PATIENCE)
     pool = pool_of(url)
     (established,) = idle(pool, 1)
     told(proxy, established, HEARTBEAT * 300)

@@ -12,7 +12,6 @@ from kombu_pools_ext import Pools, events
 from kombu_pools_ext.errors import ConnectTimeout, PoolSuspended, UnknownAlias
 from tests.engine.fakes import in_thread
 
-from ..brokers import free_port
 from .common import PATIENCE, eventually
 from .conftest import Inbox
 
@@ -63,12 +62,11 @@ def test_a_mode_or_an_alias_that_does_not_exist_suspends_nothing(memory_url: str
     assert not any(pool.stats().suspended for pool in pools.pools_of().values())
 
 
-def test_wait_ready_has_one_deadline_for_all(memory_url: str) -> None:
-    nowhere = f"amqp://127.0.0.1:{free_port()}//"
+def test_wait_ready_has_one_deadline_for_all(memory_url: str, nowhere: int) -> None:
     pools = Pools(
         a={"url": memory_url, "min_idle": 3},
-        down=nowhere,
-        downer=nowhere.replace("//", "//u:p@", 1),
+        down=f"amqp://127.0.0.1:{nowhere}//",
+        downer=f"amqp://u:p@127.0.0.1:{nowhere}//",
     )
     pools.wait_ready(PATIENCE, ["a"])
     assert pools.connections["a"].stats().idle == 3
