@@ -198,7 +198,7 @@ def test_no_answer_in_time(make: MakePool, proxy: Proxy, box: Inbox) -> None:  #
     producers = make(confirm_timeout=0.2)
     began = time.monotonic()
     with pytest.raises(BatchFailed) as caught, producers.acquire(timeout=PATIENCE) as producer:
-        producer.publish("warm", routing_key=box.name)
+        producer.publish("warm", routing_key=box.name, timeout=PATIENCE)
         proxy.hold(TO_CLIENT)
         with producer.batch():
             for number in range(3):
@@ -409,7 +409,7 @@ def test_a_broker_that_reads_no_more(make: MakePool, proxy: Proxy, box: Inbox) -
     producers = make(confirm_timeout=0.3)
     began = time.monotonic()
     with pytest.raises(BatchFailed) as caught, producers.acquire(timeout=PATIENCE) as producer:
-        producer.publish(b"", routing_key=box.name)
+        producer.publish(b"", routing_key=box.name, timeout=PATIENCE)
         proxy.hold(TO_SERVER)
         with producer.batch():
             for _ in range(100):

@@ -91,7 +91,7 @@ def full(amqp_url: str, queue: str) -> Iterator[str]:
 def sound(producers: pools.ProducerPool, name: str) -> None:
     """The pool lends a producer that publishes, and nothing of it is lost."""
     with producers.acquire(timeout=PATIENCE) as producer:
-        producer.publish("sound", routing_key=name)
+        producer.publish("sound", routing_key=name, timeout=PATIENCE)
     stats = producers.connections.stats()
     assert (stats.lent, stats.idle) == (0, 1)
 
@@ -239,7 +239,7 @@ def test_the_channel_of_somebody_else_is_closed_meanwhile(
     """What the broker says of one channel is no news of another one's message."""
     with pytest.raises(PublishUnknown, match="no exchange") as caught:
         with producers.acquire(timeout=PATIENCE) as producer:
-            producer.publish("warm", routing_key=queue)
+            producer.publish("warm", routing_key=queue, timeout=PATIENCE)
             other = producer.connection.channel()
             # Else py-amqp would wait for an answer before it says what has happened.
             other._do_revive = lambda: None
@@ -274,7 +274,7 @@ def test_a_connection_that_breaks_between_send_and_confirm(
 ) -> None:
     with pytest.raises(PublishUnknown, match="message mine may be in the broker") as caught:
         with producers.acquire(timeout=PATIENCE) as producer:
-            producer.publish("warm", routing_key=queue)
+            producer.publish("warm", routing_key=queue, timeout=PATIENCE)
             cut_after_sending(producer, proxy)
             producer.publish("x", routing_key=queue, message_id="mine")
     assert caught.value.message_id == "mine"
@@ -304,7 +304,7 @@ def test_a_peer_that_says_nothing_any_more(
     """Row 12: the wait ends, the exit too, and the late ack is nobody's."""
     producers = make(confirm_timeout=0.2)
     with producers.acquire(timeout=PATIENCE) as producer:
-        producer.publish("warm", routing_key=queue)
+        producer.publish("warm", routing_key=queue, timeout=PATIENCE)
     proxy.hold(TO_CLIENT)
     began = time.monotonic()
     with pytest.raises(PublishUnknown) as caught:
@@ -323,13 +323,13 @@ def test_a_peer_that_says_nothing_any_more(
     with producers.acquire(timeout=PATIENCE) as producer:
         assert producer.channel is not first
         with pytest.raises(PublishReturned):
-            producer.publish("x", routing_key=queue + "-nobody", mandatory=True)
+            producer.publish("x", routing_key=queue + "-nobody", mandatory=True, timeout=PATIENCE)
 
 
 def test_the_callers_own_time(producers: pools.ProducerPool, proxy: Proxy, queue: str) -> None:
     for name in ("timeout", "confirm_timeout"):
         with producers.acquire(timeout=PATIENCE) as producer:
-            producer.publish("warm", routing_key=queue)
+            producer.publish("warm", routing_key=queue, timeout=PATIENCE)
         proxy.hold(TO_CLIENT)
         began = time.monotonic()
         with pytest.raises(PublishUnknown), producers.acquire(timeout=PATIENCE) as producer:
@@ -343,7 +343,7 @@ def test_an_answer_that_drips(
 ) -> None:
     producers = make(confirm_timeout=0.3)
     producer = producers.acquire(timeout=PATIENCE)
-    producer.publish("warm", routing_key=queue)
+    producer.publish("warm", routing_key=queue, timeout=PATIENCE)
     proxy.hold(TO_CLIENT)
     link, done = proxy.alive[0], threading.Event()
 
@@ -377,7 +377,7 @@ def test_a_peer_that_reads_no_more(
     producers = make(confirm_timeout=0.3)
     with pytest.raises(TimeoutError) as caught:
         with producers.acquire(timeout=PATIENCE) as producer:
-            producer.publish("warm", routing_key=queue)
+            producer.publish("warm", routing_key=queue, timeout=PATIENCE)
             proxy.hold(TO_SERVER)
             producer.publish(b"x" * 32_000_000, routing_key=queue)
     assert "was not sent; it is not in the broker" in caught.value.__notes__[0]
@@ -391,7 +391,7 @@ def test_an_answer_to_another_message_is_not_taken(
 ) -> None:
     producers = make(confirm_timeout=0.3)
     with pytest.raises(PublishUnknown), producers.acquire(timeout=PATIENCE) as producer:
-        producer.publish("warm", routing_key=queue)
+        producer.publish("warm", routing_key=queue, timeout=PATIENCE)
         proxy.hold(TO_CLIENT)
         # py-amqp's own confirms would be content with it.
         proxy.alive[0].say(LATE_ACK)
@@ -443,9 +443,10 @@ def test_a_channel_on_which_nobody_counted_is_left_alone(
 def test_publishing_on_the_channel_alone_is_bounded_as_well(
     make: Callable[..., pools.ProducerPool], proxy: Proxy, queue: str
 ) -> None:
-    producers = make(confirm_timeout=0.2)
+    producers = make(confirm_timeout=1.0)
     with producers.acquire(timeout=PATIENCE) as producer:
-        producer.channel.basic_publish(amqp.Message("x"), routing_key=queue)
+        with producer.connection.item.within(time.monotonic() + PATIENCE):
+            producer.channel.basic_publish(amqp.Message("x"), routing_key=queue)
         proxy.hold(TO_CLIENT)
         with pytest.raises(PublishUnknown):
             producer.channel.basic_publish(amqp.Message("x"), routing_key=queue)
@@ -463,7 +464,7 @@ def test_without_confirms_a_publish_is_bounded_as_well(
     # By its version py-amqp calls it one of the connection, or of the channel.
     with pytest.raises((OSError, AMQPError)) as caught:
         with pools.producers[settings].acquire(timeout=PATIENCE) as producer:
-            producer.publish("warm", routing_key=queue)
+            producer.publish("warm", routing_key=queue, timeout=PATIENCE)
             proxy.hold(TO_SERVER)
             producer.publish(b"x" * 32_000_000, routing_key=queue)
     assert not isinstance(caught.value, PublishError)

@@ -7,6 +7,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import kombu
@@ -15,12 +16,14 @@ from amqp import exceptions as amqp_errors
 from kombu.exceptions import OperationalError
 
 from kombu_pools_ext import pools
+from kombu_pools_ext.broker import liveness
 from kombu_pools_ext.broker.connecting import may_pass
 from kombu_pools_ext.broker.driver import ConnectionDriver, OpenConnection
 from kombu_pools_ext.broker.wire import HEARTBEAT
 from kombu_pools_ext.engine import PoolOptions
 from tests.broker.common import PATIENCE, eventually, within
 from tests.broker.rig import Node, confirming, port_of, through
+from tests.engine.fakes import min_of
 from tests.proxy import TO_SERVER, Proxy
 
 
@@ -74,10 +77,11 @@ def test_looks_are_as_frequent_as_the_heartbeat_asks_for(
 def test_an_idle_connection_says_a_heartbeat_when_it_is_time_to(
     url: str, proxy: Proxy, opened: Any
 ) -> None:
-    driver, item = opened(url, heartbeat=4)
+    # A quarter of it must have passed, which a busy machine could do in a few seconds.
+    driver, item = opened(url, heartbeat=60)
     assert driver.keep_alive(item, lent=False)
     assert driver.keep_alive(item, lent=False)
-    item.wire.beaten -= 1.0
+    item.wire.beaten -= 20.0
     assert driver.keep_alive(item, lent=False)
     assert driver.keep_alive(item, lent=False)
     eventually(lambda: beats(proxy))
@@ -113,20 +117,28 @@ def test_a_dead_connection_is_told(url: str, proxy: Proxy, opened: Any) -> None:
 
 
 def test_silence_is_told_and_logged(
-    url: str, proxy: Proxy, opened: Any, caplog: pytest.LogCaptureFixture
+    url: str,
+    proxy: Proxy,
+    opened: Any,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     driver, item = opened(url, heartbeat=60)
+    now = time.monotonic()
+    # A machine that stands still meanwhile must not have the broker look silent.
+    monkeypatch.setattr(liveness, "time", SimpleNamespace(monotonic=lambda: now))
     since, known = item.wire.heard
     # Something has come meanwhile: whatever was before, it lives.
     item.wire.heard = since - 3600, known
     proxy.alive[0].say(HEARTBEAT)
     eventually(lambda: item.wire.look() is not None)
     assert driver.keep_alive(item, lent=False)
-    since, known = item.wire.heard
-    item.wire.heard = since - 79, known
+    assert item.wire.heard[0] == now
+    known = item.wire.heard[1]
+    item.wire.heard = now - 79, known
     assert driver.keep_alive(item, lent=False)
-    assert not caplog.records
-    item.wire.heard = since - 81, known
+    assert "pool 'shop'" not in caplog.text
+    item.wire.heard = now - 81, known
     assert not driver.keep_alive(item, lent=False)
     assert "pool 'shop': nothing was heard from the broker for 81" in caplog.text
 
@@ -143,12 +155,13 @@ def test_idle_and_lent_connections_live_for_many_heartbeats(
     monkeypatch.setenv("SSL_CERT_FILE", str(node.certificate))
     url = node.url if transport == "plain" else node.tls_url
     proxy = proxied(url)
-    pool = pools.ConnectionPool(confirming(through(proxy, url), heartbeat=1), limit=2)
+    heartbeat = 2
+    pool = pools.ConnectionPool(confirming(through(proxy, url), heartbeat=heartbeat), limit=2)
     lent, idle = pool.acquire(timeout=PATIENCE), pool.acquire(timeout=PATIENCE)
     both = [lent.connection, idle.connection]
     idle.release()
     # Without heartbeats, the broker closes a connection after two of them.
-    until = time.monotonic() + 5.0
+    until = time.monotonic() + 5 * heartbeat
     eventually(lambda: time.monotonic() > until)
     assert pool.stats().closed == {}
     for lease in (lent, pool.acquire(timeout=PATIENCE)):
@@ -172,25 +185,30 @@ def test_a_peer_that_fell_silent_is_replaced_within_two_heartbeats(
     monkeypatch.setenv("SSL_CERT_FILE", str(node.certificate))
     heartbeat = 2
     url = node.url if transport == "plain" else node.tls_url
-    proxy = proxied(url)
-    pool = pools.ConnectionPool(
-        confirming(through(proxy, url), heartbeat=heartbeat),
-        limit=2,
-        options=PoolOptions(min_idle=1),
-    )
-    lease = pool.acquire(timeout=PATIENCE)
-    established = lease.connection
-    lease.release()
-    proxy.links[0].hold()
-    began = time.monotonic()
-    eventually(lambda: pool.stats().closed.get("dead"))
+
+    def took() -> float:
+        proxy = proxied(url)
+        pool = pools.ConnectionPool(
+            confirming(through(proxy, url), heartbeat=heartbeat),
+            limit=2,
+            options=PoolOptions(min_idle=1),
+        )
+        lease = pool.acquire(timeout=PATIENCE)
+        established = lease.connection
+        lease.release()
+        proxy.links[0].hold()
+        began = time.monotonic()
+        eventually(lambda: pool.stats().closed.get("dead"))
+        seconds = time.monotonic() - began
+        with pool.acquire(timeout=PATIENCE) as lease:
+            assert lease.connection is not established
+            lease.channel().close()
+        assert pool.stats().closed == {"dead": 1}
+        pool.force_close_all()
+        return seconds
+
     # And the second that machines which are busy may take.
-    assert time.monotonic() - began < 2 * heartbeat + 1
-    with pool.acquire(timeout=PATIENCE) as lease:
-        assert lease.connection is not established
-        lease.channel().close()
-    assert pool.stats().closed == {"dead": 1}
-    pool.force_close_all()
+    assert min_of(took, enough=2 * heartbeat + 1) < 2 * heartbeat + 1
 
 
 # -- what may pass -------------------------------------------------------------------------
@@ -245,10 +263,8 @@ def test_what_a_broker_refuses_does_not_pass(amqp_url: str) -> None:
     assert not may_pass(failure(f"amqp://guest:guest@{server}/nowhere"))
 
 
-def test_nobody_there_may_pass(mute: Proxy) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    assert may_pass(failure(f"amqp://127.0.0.1:{port}//"))
+def test_nobody_there_may_pass(mute: Proxy, nowhere: int) -> None:
+    assert may_pass(failure(f"amqp://127.0.0.1:{nowhere}//"))
     assert may_pass(failure(f"amqp://{mute.address}//", connect_timeout=0.1))
 
 

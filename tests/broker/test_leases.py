@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import logging
+import os
 import pickle
 import signal
 import sys
@@ -23,7 +24,7 @@ from kombu_pools_ext.errors import LeaseError
 from tests.broker.common import PATIENCE, eventually
 from tests.broker.conftest import Inbox
 from tests.broker.rig import confirming, through
-from tests.proxy import TO_CLIENT, Proxy
+from tests.proxy import TO_CLIENT, TO_SERVER, Proxy
 
 
 class Interrupted(BaseException):
@@ -381,12 +382,21 @@ def test_an_answer_that_was_not_waited_for_is_nobodys(
 
     before = signal.signal(signal.SIGALRM, interrupt)
     proxy.hold(TO_CLIENT)
+    (link,) = proxy.alive
+    said = link.sent(TO_SERVER)
+
+    def alarm() -> None:
+        # Once the request is out, which is then not answered.
+        eventually(lambda: link.sent(TO_SERVER) != said)
+        os.kill(os.getpid(), signal.SIGALRM)
+
+    clock = threading.Thread(target=alarm)
     try:
         with pytest.raises(SoftTimeLimit), pool.acquire(timeout=PATIENCE) as connection:
-            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            clock.start()
             connection.channel()
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        clock.join(PATIENCE)
         signal.signal(signal.SIGALRM, before)
     proxy.heal()
     assert pool.stats().closed == {"broken": 1}

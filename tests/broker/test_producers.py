@@ -23,7 +23,7 @@ from kombu_pools_ext.errors import (
 from tests.broker.common import PATIENCE, eventually
 from tests.broker.conftest import Inbox
 from tests.broker.rig import Node, confirming, through
-from tests.proxy import TO_CLIENT, Proxy
+from tests.proxy import TO_CLIENT, TO_SERVER, Proxy
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def pool(url: str) -> Iterator[pools.ConnectionPool]:
 
 
 class Watch:
-    """The most connections that were open at a time, as the broker's side sees them."""
+    """The most connections that the pool kept open at a time, as the broker's side sees them."""
 
     def __init__(self, proxy: Proxy) -> None:
         self._proxy, self.most = proxy, 0
@@ -61,7 +61,9 @@ class Watch:
 
     def _look(self) -> None:
         while not self._stop.wait(0.001):
-            self.most = max(self.most, len(self._proxy.alive))
+            # What the client has closed is closed, though its broker may not have closed it yet.
+            open_now = [one for one in self._proxy.alive if not one.halves[TO_SERVER].ended]
+            self.most = max(self.most, len(open_now))
 
 
 # -- limits ----------------------------------------------------
@@ -103,7 +105,8 @@ def test_connections_and_producers_together_stay_within_the_limit(
 
 def test_as_the_broker_counts_them(node: Node) -> None:
     pools.set_limit(3)
-    before = len(node.list_connections())
+    # By their names: one of an earlier test's may be going yet.
+    before = {one["name"] for one in node.list_connections()}
     leases = [
         pools.producers[node.url].acquire(timeout=PATIENCE),
         pools.connections[node.url].acquire(timeout=PATIENCE),
@@ -114,7 +117,7 @@ def test_as_the_broker_counts_them(node: Node) -> None:
             refused[node.url].acquire()
         with pytest.raises(PoolTimeout):
             refused[node.url].acquire(timeout=0.05)
-    eventually(lambda: len(node.list_connections()) == before + 3)
+    eventually(lambda: len({one["name"] for one in node.list_connections()} - before) == 3)
     for lease in leases:
         lease.release()
 
@@ -195,7 +198,8 @@ def test_a_timeout_holds_over_both_levels(
         began = time.monotonic()
         with pytest.raises(producers.LimitExceeded):
             producers.acquire(block=block, timeout=0.2)
-        assert 0.15 < time.monotonic() - began < 2.0
+        # An opening may take 5 s.
+        assert 0.15 < time.monotonic() - began < 4.0
     assert pool.stats().waiting == 0
     proxy.heal()
     for lease in leases:
@@ -237,7 +241,7 @@ def test_over_kombus_own_pool_it_waits_for_it(kombus: Any) -> None:
         began = time.monotonic()
         with pytest.raises(PoolTimeout):
             producers.acquire(timeout=0.2)
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < PATIENCE / 2
     got: list[Any] = []
     waiter = threading.Thread(
         target=lambda: got.append(producers.acquire(timeout=PATIENCE)), daemon=True
@@ -250,7 +254,7 @@ def test_over_kombus_own_pool_it_waits_for_it(kombus: Any) -> None:
     got.pop().release()
     # What the borrowers that gave up had asked for went back as well.
     eventually(lambda: len(kombus._dirty) == 0)
-    assert producers.stats().size == 0
+    eventually(lambda: producers.stats().size == 0)
     assert len(kombus._resource.queue) == 2
 
 
@@ -288,7 +292,7 @@ def test_a_confirm_that_does_not_come(url: str, proxy: Proxy, queue: str) -> Non
     producers = pools.ProducerPool(pool)
     assert producers.confirm_timeout == 0.2
     with producers.acquire(timeout=PATIENCE) as producer:
-        producer.publish("x", routing_key=queue)
+        producer.publish("x", routing_key=queue, timeout=PATIENCE)
     proxy.hold(TO_CLIENT)
     began = time.monotonic()
     with pytest.raises((TimeoutError, OperationalError)):
@@ -299,7 +303,7 @@ def test_a_confirm_that_does_not_come(url: str, proxy: Proxy, queue: str) -> Non
     assert pool.stats().closed == {"broken": 1}
     proxy.heal()
     with producers.acquire(timeout=PATIENCE) as producer:
-        producer.publish("x", routing_key=queue)
+        producer.publish("x", routing_key=queue, timeout=PATIENCE)
     pool.force_close_all()
 
 

@@ -95,7 +95,8 @@ def test_a_silent_redis_ends_a_publish_and_its_connection(
     url = through(proxy, redis_url)
     # Even when redis-py tries again itself.
     options = {"retry_on_timeout": retries}
-    pools = alias(url, CONFIRM_TIMEOUT=SOON, CONNECT_TIMEOUT=SOON, TRANSPORT_OPTIONS=options)
+    # It is the time for what arrives as well.
+    pools = alias(url, CONFIRM_TIMEOUT=1.0, CONNECT_TIMEOUT=1.0, TRANSPORT_OPTIONS=options)
     pool = pools.producers["default"]
     with pool.acquire(timeout=PATIENCE) as producer:
         producer.publish("warm", routing_key=queue)

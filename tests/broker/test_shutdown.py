@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -221,7 +222,14 @@ def test_a_closed_pool_leaves_no_thread_and_no_descriptor(
     with pytest.raises(PoolClosed, match="closed pool"):
         producers.acquire(timeout=1)
     pools.reset()
-    eventually(lambda: not any(t.name.startswith("kombu-pools") for t in threading.enumerate()))
+
+    def nobody_left() -> bool:
+        # What an earlier test has left in a cycle keeps the maintenance thread, which would not look before long.
+        gc.collect()
+        upkeep.shared.nudge()
+        return not any(one.name.startswith("kombu-pools") for one in threading.enumerate())
+
+    eventually(nobody_left)
 
 
 @pytest.mark.threads
@@ -229,7 +237,8 @@ def test_an_opening_that_ends_after_the_close_is_closed(
     amqp_url: str, proxied: Callable[[str], Proxy]
 ) -> None:
     proxy = proxied(amqp_url)
-    pool = pools.ConnectionPool(confirming(through(proxy, amqp_url)), limit=5)
+    origin = confirming(through(proxy, amqp_url), connect_timeout=PATIENCE)
+    pool = pools.ConnectionPool(origin, limit=5)
     proxy.silence()
     failed: list[BaseException] = []
 
@@ -245,7 +254,7 @@ def test_an_opening_that_ends_after_the_close_is_closed(
     began = time.monotonic()
     pool.force_close_all()
     borrower.join(PATIENCE)
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < PATIENCE / 2
     assert isinstance(failed[0], PoolClosed)
     proxy.heal()
     eventually(lambda: pool.stats().closed == {"closed": 1})

@@ -143,7 +143,7 @@ def test_the_pools_error_names_pool_host_and_remedy(
 ) -> None:
     server = greeter("elsewhere")
     url = f"amqps://u:{SECRET}@localhost:{server.port}//"
-    error = refusal(alias(url, SSL={"ca_certs": certificates.path("ca")}))
+    error = refusal(alias(url, SSL={"ca_certs": certificates.path("ca")}, CONNECT_TIMEOUT=PATIENCE))
     assert f"pool 'amqps://u:**@localhost:{server.port}//'" in str(error)
     assert (
         "not made out to 'localhost': use a name that is in it, or set SSL's 'server_hostname'"
@@ -213,7 +213,8 @@ def test_each_of_a_list_is_asked_by_its_own_name(
 ) -> None:
     first, second = greeter("server"), greeter("server")
     urls = [f"amqps://localhost:{first.port}//", f"amqps://127.0.0.1:{second.port}//"]
-    pool = alias(urls, SSL={"ca_certs": certificates.path("ca"), "server_hostname": None})
+    options = {"ca_certs": certificates.path("ca"), "server_hostname": None}
+    pool = alias(urls, SSL=options, CONNECT_TIMEOUT=PATIENCE)
     for number in (1, 2):
         with pytest.raises(NotConnected):
             within(PATIENCE, pool._driver.open)
