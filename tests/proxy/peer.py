@@ -28,6 +28,7 @@ class Peer:
         self.accepted = 0
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
+        self._acceptor = threading.Thread(target=self._accept, name="peer", daemon=True)
         self._stopped = False
 
     @classmethod
@@ -49,7 +50,7 @@ class Peer:
         return f"127.0.0.1:{self.port}"
 
     def __enter__(self) -> Self:
-        self._start(self._accept)
+        self._acceptor.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -57,17 +58,14 @@ class Peer:
         # A call that waits in accept() does not notice close().
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
             pass
+        # Before what is open is ended: it may just be opening one more.
+        self._acceptor.join(EVENTUALLY)
         for sock in list(self._open):
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
             thread.join(EVENTUALLY)
         self._listener.close()
-
-    def _start(self, target: Callable[..., None], *args: object) -> None:
-        thread = threading.Thread(target=target, args=args, name="peer", daemon=True)
-        self._threads.append(thread)
-        thread.start()
 
     def _accept(self) -> None:
         while True:
@@ -77,7 +75,9 @@ class Peer:
                 return
             self.accepted += 1
             self._open.add(sock)
-            self._start(self._run, sock)
+            thread = threading.Thread(target=self._run, args=(sock,), name="peer", daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
     def _run(self, sock: socket.socket) -> None:
         with sock, contextlib.suppress(OSError):
