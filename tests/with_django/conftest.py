@@ -77,14 +77,14 @@ def receive(url: str, queue: str) -> Any:
     with kombu.Connection(url) as connection:
         simple = connection.SimpleQueue(kombu.Queue(queue, auto_delete=True))
         try:
-            message = simple.get(timeout=5)
+            message = simple.get(timeout=30)
             message.ack()
             return message.decode()
         finally:
             simple.close()
 
 
-def until(what: Callable[[], bool], seconds: float = 5.0) -> None:
+def until(what: Callable[[], bool], seconds: float = 30.0) -> None:
     """Wait until *what* holds."""
     deadline = time.monotonic() + seconds
     while not what():

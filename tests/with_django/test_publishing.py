@@ -18,6 +18,8 @@ from kombu_pools_ext.errors import UnknownAlias
 from tests.with_django.conftest import receive
 
 SECRET = "s3cr3t-word"
+#: Seconds within which a short wait is over on a busy machine: less than ACQUIRE_TIMEOUT is by default.
+IN_TIME = 4.5
 
 
 def empty(url: str, queue: str) -> bool:
@@ -62,7 +64,7 @@ def test_a_view_publishes_to_rabbitmq(
         simple = connection.SimpleQueue(Queue(queue, auto_delete=True))
         bodies = []
         for _ in range(2):
-            message = simple.get(timeout=5)
+            message = simple.get(timeout=30)
             message.ack()
             bodies.append(message.decode())
         simple.close()
@@ -99,7 +101,7 @@ def test_a_broker_that_cannot_be_reached(configure: Callable[..., None], scheme:
     began = time.monotonic()
     with pytest.raises(OperationalError) as told:
         publish({}, "q")
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < IN_TIME
     assert "refused" in str(told.value)
     assert told.value.__cause__ is not None
     assert SECRET not in "".join(traceback.format_exception(told.value))
@@ -112,7 +114,7 @@ def test_a_broker_that_never_says_a_word(configure: Callable[..., None]) -> None
         began = time.monotonic()
         with pytest.raises(LimitExceeded) as told:
             publish({}, "q")
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < IN_TIME
         assert SECRET not in str(told.value)
 
 
@@ -132,7 +134,7 @@ def test_nobody_waits_longer_than_the_setting_or_the_caller_says(
         began = time.monotonic()
         with pytest.raises(LimitExceeded):
             publish({}, "q")
-        assert 0.05 < time.monotonic() - began < 3
+        assert 0.05 < time.monotonic() - began < IN_TIME
         with pytest.raises(LimitExceeded):
             publish({}, "q", acquire_timeout=0)
 

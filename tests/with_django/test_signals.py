@@ -148,6 +148,8 @@ def test_a_fork_is_told_in_the_child(
     configure()
     reset, opened = listen(pools_reset), listen(connection_opened)
     lent = connections["default"].acquire()
+    # Told after the hand-over, by a thread that the child does not have.
+    until(lambda: len(opened) == 1)
     reading, writing = os.pipe()
     locked, done = threading.Event(), threading.Event()
 
