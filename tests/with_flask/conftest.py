@@ -31,13 +31,20 @@ def memory_url() -> str:
 
 
 @pytest.fixture
-def make_app(pools: KombuPools, memory_url: str) -> MakeApp:
+def apps() -> list[Flask]:
+    """Those that `make_app` has made for this test."""
+    return []
+
+
+@pytest.fixture
+def make_app(pools: KombuPools, memory_url: str, apps: list[Flask]) -> MakeApp:
     """An application factory: settings of ``default`` as keywords, on a broker in memory unless they say otherwise."""
 
     def make(config: dict[str, Any] | None = None, **settings: Any) -> Flask:
         app = Flask(f"app{next(_numbers)}")
         app.config.update(config or {"KOMBU_POOLS": {"default": {"URL": memory_url, **settings}}})
         pools.init_app(app)
+        apps.append(app)
         return app
 
     return make
@@ -78,7 +85,7 @@ def received(url: str, queue: str) -> list[Any]:
                 return bodies
 
 
-def eventually(condition: Callable[[], Any], seconds: float = 5.0) -> Any:
+def eventually(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
     """What *condition* returns once it is true: other threads need a moment."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):

@@ -98,7 +98,8 @@ def test_it_waits_for_acquire_timeout(make_app: MakeApp, pools: KombuPools, time
         start = time.monotonic()
         with pytest.raises(LimitExceeded):
             pools.producer
-        assert timeout <= time.monotonic() - start < timeout + 0.3
+        # Less than the default, also where the machine is busy.
+        assert timeout <= time.monotonic() - start < 4.5
 
 
 @pytest.mark.threads

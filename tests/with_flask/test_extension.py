@@ -390,7 +390,8 @@ def test_an_unreachable_broker_is_an_operational_error_in_time(
     response = app.test_client().get("/")
     assert response.status_code == 500
     assert SECRET not in response.text
-    assert time.monotonic() - start < 6
+    # With the defaults it would take ten.
+    assert time.monotonic() - start < 9
 
 
 def test_a_body_that_cannot_be_serialised(app: Flask, pools: KombuPools) -> None:
