@@ -7,7 +7,7 @@ from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 
 from kombu_pools_ext.settings import CHECKS, PoolSettings, SettingsError, parse_settings
 
@@ -113,13 +113,13 @@ def check(given: Any, parse: Any) -> None:
     assert SECRET not in said
 
 
-@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80)
 @given(st.one_of(junk, st.dictionaries(st.one_of(st.just("default"), names), pool, max_size=2)))
 def test_any_aliases_are_pools_or_are_refused(given: Any) -> None:
     check(given, parse_settings)
 
 
-@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80)
 @given(
     st.dictionaries(st.one_of(st.sampled_from(spellings), st.text(max_size=6)), junk, max_size=4)
 )
