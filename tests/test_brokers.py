@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from pathlib import Path
 
 import kombu
@@ -9,7 +10,14 @@ import pytest
 from amqp.exceptions import MessageNacked
 
 from tests.broker.common import PATIENCE, eventually
-from tests.brokers import PrivateCluster, PrivateRabbitMQ, PrivateRedis, Unavailable, rabbitmq
+from tests.brokers import (
+    PrivateCluster,
+    PrivateRabbitMQ,
+    PrivateRedis,
+    Unavailable,
+    free_port,
+    rabbitmq,
+)
 
 
 def alive(pid: int) -> bool:
@@ -177,6 +185,22 @@ def test_a_frozen_server_is_silent(private_redis: PrivateRedis) -> None:
             private_redis.thaw()
         peer.settimeout(PATIENCE)
         assert peer.recv(16) == b"+PONG\r\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a port cannot be kept like this")
+def test_a_port_that_was_given_away_is_nobody_elses(private_redis: PrivateRedis) -> None:
+    port = free_port()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
+    # Nor is it while the server that it was given to is away.
+    private_redis.kill()
+    for kept in (port, private_redis.port):
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", kept))
+    for _ in range(2):
+        with socket.create_server(("127.0.0.1", port)):
+            socket.create_connection(("127.0.0.1", port)).close()
+    private_redis.start()
 
 
 def test_a_missing_program_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

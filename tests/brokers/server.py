@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,11 +21,26 @@ class Unavailable(Exception):
     """The server's programs are not installed, or did not start; the message says which."""
 
 
+#: What keeps the ports that were given away from being given to others.
+_kept: list[socket.socket] = []
+
+
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of 127.0.0.1 on which nobody listens, nor will, but for the server that is told of it.
+
+    On Linux it stays taken as long as this process lives: a server that allows the address to be reused, as they all
+    do, may listen on it, again and again, while no process is given it that asks for any port, for a server of its own
+    or for a connection. Elsewhere it is free now, and that is all.
+    """
+    probe = socket.socket()
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    probe.bind(("127.0.0.1", 0))
+    port = int(probe.getsockname()[1])
+    if sys.platform == "linux":
+        _kept.append(probe)
+    else:
+        probe.close()
+    return port
 
 
 def program(name: str, *folders: str) -> str:
