@@ -96,6 +96,31 @@ def test_what_passes_is_passed_and_counted(proxy: Proxy, dial: Dial) -> None:
     assert says(second, b"two") == b"two"
 
 
+def test_what_has_ended_is_forgotten_and_what_comes_meanwhile_is_served(
+    proxy: Proxy, dial: Dial
+) -> None:
+    over = threading.Event()
+
+    def forget() -> None:
+        while not over.is_set():
+            proxy.forget()
+
+    thread = threading.Thread(target=forget)
+    thread.start()
+    try:
+        for _ in range(200):
+            sock = dial()
+            assert says(sock, b"hello") == b"hello"
+            sock.close()
+    finally:
+        over.set()
+        thread.join()
+    assert proxy.wait_for(lambda: not proxy.alive)
+    proxy.forget()
+    assert proxy.links == []
+    assert proxy.accepted == 200
+
+
 def test_cut_and_reset(proxy: Proxy, dial: Dial) -> None:
     sock = dial()
     says(sock, b"hello")

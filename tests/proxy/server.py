@@ -154,6 +154,15 @@ class Proxy:
 
         self.run(do)
 
+    def forget(self) -> None:
+        """Forget the connections that have ended: an hour of them would be too many."""
+
+        # By the thread that adds to them: it would lose one that came meanwhile, and never serve it.
+        def do() -> None:
+            self.links[:] = self.alive
+
+        self.run(do)
+
     def wait_for(self, condition: Callable[[], bool], timeout: float = EVENTUALLY) -> bool:
         """Whether *condition* comes true."""
         deadline = time.monotonic() + timeout

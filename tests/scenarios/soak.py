@@ -152,7 +152,7 @@ class Soak(Stage):
     """The processes of a soak, and the servers that they use through proxies."""
 
     script = Path(__file__).with_name("soak_worker.py")
-    farewell = WAYS
+    farewell = 2 * WAYS
 
     def __init__(
         self,
@@ -216,7 +216,7 @@ class Soak(Stage):
                 if last.get(one, 0.0) <= self.healed_at
             ]
         for proxy in self.proxies.values():
-            proxy.links[:] = proxy.alive  # an hour of them would be too many
+            proxy.forget()
         self.harvest()
         return took
 
@@ -236,7 +236,7 @@ class Soak(Stage):
             left = queue.queue_declare(passive=True).message_count
             with kombu.Consumer(channel, [queue], on_message=take):
                 while len(taken) < left:
-                    connection.drain_events(timeout=10)
+                    connection.drain_events(timeout=WAYS)
         self.messages += taken
 
     # -- the count -------------------------------------------------------------------------------------

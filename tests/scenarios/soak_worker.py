@@ -29,7 +29,7 @@ from publisher import Contender, Process, suffer
 #: Seconds between two samples of the process's health.
 SAMPLE = 1.0
 #: Seconds in which what was given back must be back, and what was closed must be gone.
-SETTLED = 10.0
+SETTLED = 20.0
 #: Seconds until a broker that was just struck takes connections again.
 READY = 60.0
 #: Messages of a forked child.

@@ -24,7 +24,7 @@ PUBLISHER = Path(__file__).with_name("publisher.py")
 #: Seconds between two looks at the journals.
 LOOK = 0.1
 #: Seconds in which all threads must have published once before the fault strikes.
-BEGIN = 30.0
+BEGIN = 90.0
 #: Our errors that leave it open whether the message is in the broker. All others say that it is not.
 MAY_BE_THERE = {"PublishUnknown"}
 
@@ -352,7 +352,7 @@ class Stage:
                 on_message=lambda m: messages.append((m.payload, m.properties.get("message_id"))),
             ):
                 while len(messages) < left:
-                    connection.drain_events(timeout=10)
+                    connection.drain_events(timeout=60)
             queue.delete()
         return messages
 
