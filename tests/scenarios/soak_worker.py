@@ -14,6 +14,7 @@ import json
 import os
 import random
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -48,8 +49,10 @@ class Mixed(Contender):
         from redis.exceptions import RedisError
 
         import kombu_pools_ext
+        from kombu_pools_ext.engine import upkeep
 
         self.kombu = kombu
+        self.upkeep = upkeep.shared
         #: What a pool must not hold on to once it is closed.
         self.connection_types = (kombu.Connection, amqp.Connection, AbstractConnection)
         self.reset = kombu_pools_ext.reset
@@ -282,7 +285,7 @@ class Worker(Process):
             pool.wait_ready(READY)
         self.contender.pools.reset()
         gc.collect()
-        time.sleep(0.5)  # openers end by themselves
+        settles(lambda: self.rests() and threading.active_count() == 1)
         self.sample("baseline", *self.objects())
 
     def end(self) -> None:
@@ -302,10 +305,15 @@ class Worker(Process):
                 )
         self.contender.reset()
         baseline = self.first("baseline")
-        settles(lambda: held()[1] <= baseline[1] and held()[2] <= baseline[2])
+        settles(lambda: self.rests() and held()[1] <= baseline[1] and held()[2] <= baseline[2])
         objects = self.objects()
         give_back()
         self.sample("end", *objects)
+
+    def rests(self) -> bool:
+        """Have the maintenance thread look whether anything is open, and end if not; it would within a minute."""
+        self.contender.upkeep.nudge()
+        return True
 
     def first(self, what: str) -> tuple[int, int, int]:
         """What was held at the first sample so called."""
