@@ -35,7 +35,7 @@ FIRST, AGAIN, MORE = 90, 10, 10
 #: Requests at a time.
 AT_ONCE = 16
 #: Seconds for each step, and for all of them; about five are usual, and ten more when the broker is restarted.
-STEP, WHOLE = 30.0, 60.0
+STEP, WHOLE = 30.0, 120.0
 #: Seconds of silence after which nothing more is expected, and after which what is missing is lost.
 SILENCE, LOST = 0.5, 5.0
 #: Where the applications listen when they stay, if they can.

@@ -102,7 +102,7 @@ def gunicorn(app: str, url: str, folder: Path) -> Iterator[tuple[int, int]]:
     finally:
         process.terminate()
         try:
-            process.wait(20)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -186,6 +186,9 @@ class Sampler:
     def __exit__(self, *exc: object) -> None:
         self._over.set()
         self._thread.join()
+        if self.error is None:
+            # Once more when all is answered: by now every worker has a connection, and keeps it.
+            self._sample()
 
     def _run(self) -> None:
         try:
@@ -218,7 +221,7 @@ def received(url: str, at_least: int) -> list[dict[str, Any]]:
     with kombu.Connection(url) as connection, connection.channel() as channel:
         queue = kombu.Queue(QUEUE)(channel)
         with connection.Consumer([queue], channel=channel, callbacks=[take]):
-            end = time.monotonic() + 30
+            end = time.monotonic() + 60
             while time.monotonic() < end:
                 try:
                     connection.drain_events(timeout=1)
