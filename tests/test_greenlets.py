@@ -36,7 +36,7 @@ def test_the_same_tests_pass_on_greenlets(library: str) -> None:
         cwd=TESTS.parent,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=250,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
