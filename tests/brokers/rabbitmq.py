@@ -47,7 +47,7 @@ class PortMapper:
     def stop(self) -> None:
         if self.process is not None:
             self.process.kill()
-            self.process.wait(10)
+            self.process.wait(60)
 
 
 class PrivateRabbitMQ(Server):
@@ -192,7 +192,7 @@ class PrivateRabbitMQ(Server):
             cwd=self.folder,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
         )
         if done.returncode:
             raise RuntimeError(f"rabbitmqctl {' '.join(arguments)}: {done.stderr or done.stdout}")

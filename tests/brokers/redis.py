@@ -8,7 +8,7 @@ from .server import Server, program
 
 __all__ = ["PrivateRedis"]
 
-REDIS_START = 15.0
+REDIS_START = 60.0
 
 
 class PrivateRedis(Server):

@@ -161,7 +161,7 @@ class Server:
             return
         if self.running:
             self._signal(signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(60)
 
     def restart(self) -> None:
         """Stop, and start on the same port with the same data."""

@@ -11,7 +11,7 @@ from typing import Self
 __all__ = ["Peer"]
 
 #: Seconds in which the thread of a peer that is told to end does so.
-EVENTUALLY = 10.0
+EVENTUALLY = 30.0
 
 
 class Peer:

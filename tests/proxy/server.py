@@ -18,10 +18,10 @@ from .script import read
 __all__ = ["Proxy"]
 
 #: Seconds in which what a test waits for must come true: far more than it takes.
-EVENTUALLY = 10.0
+EVENTUALLY = 30.0
 BACKLOG = 128
 #: Seconds that a connection to a socket of this machine takes at most, where there is room for it.
-LOCALLY = 0.05
+LOCALLY = 0.3
 
 
 class Proxy:

@@ -212,7 +212,7 @@ class Stage:
     def __exit__(self, *exc: object) -> None:
         self._signal(signal.SIGKILL)
         for process in self.processes.values():
-            process.wait(10)
+            process.wait(60)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def spec(self, name: str) -> dict[str, Any]:
@@ -298,7 +298,7 @@ class Stage:
     def kill(self, name: str) -> None:
         """SIGKILL a process; its threads need not come back."""
         os.killpg(self.processes[name].pid, signal.SIGKILL)
-        self.processes.pop(name).wait(10)
+        self.processes.pop(name).wait(60)
         self.threads = {one for one in self.threads if not one.startswith(f"{name}.")}
 
     def expect(self, name: str) -> None:
