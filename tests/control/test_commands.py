@@ -140,13 +140,13 @@ def test_ping_in_both_formats(terminal: Terminal) -> None:
     assert line.endswith(" ms")
     terminal.out.clear()
 
-    assert terminal.run("ping", pools, timeout=3) == 1
+    assert terminal.run("ping", pools, timeout=30) == 1
     good, bad = terminal.out
     assert good.index("ok in") == bad.index("failed: BrokerUnreachable")
     assert terminal.err == ["ping failed for 1 of 2: bad"]
     terminal.out.clear()
 
-    assert terminal.run("ping", pools, timeout=3, format="json") == 1
+    assert terminal.run("ping", pools, timeout=30, format="json") == 1
     [text] = terminal.out
     assert [(row["alias"], row["ok"]) for row in json.loads(text)["rows"]] == [
         ("good", True),

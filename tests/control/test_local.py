@@ -335,7 +335,7 @@ def test_a_connection_that_comes_after_the_time_out_goes_back(
 
     def late(block: bool = False, timeout: float | None = None) -> Any:
         assert given_up.wait(30)
-        return acquire(timeout=1)
+        return acquire(timeout=PATIENCE)
 
     def speak(connection: Any) -> None:
         asked.append("something")

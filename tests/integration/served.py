@@ -18,11 +18,15 @@ import kombu
 
 from kombu_pools_ext import Pools
 
+#: Seconds to wait for a lease on a busy machine.
+PATIENCE = 30
+
 pools = Pools(
     {
         "default": {
             "URL": os.environ["SERVED_URL"],
             "LIMIT": int(os.environ["LIMIT"]),
+            "ACQUIRE_TIMEOUT": PATIENCE,
             "HEARTBEAT": int(os.environ.get("HEARTBEAT", "60")),
         }
     }
@@ -41,7 +45,7 @@ def publish(number: int) -> dict[str, Any]:
 
 def hold(number: int, file: Path) -> dict[str, Any]:
     """One message through a lease that is held as long as *file* is there; made here, to tell that it is."""
-    with pools.producers["default"].acquire(timeout=5) as producer:
+    with pools.producers["default"].acquire(timeout=PATIENCE) as producer:
         file.touch()
         while file.exists():
             time.sleep(0.01)

@@ -186,7 +186,7 @@ def test_who_held_a_pool_over_an_override_goes_on_with_it(memory_url: str) -> No
     with pool.acquire() as lent:
         with override_settings(KOMBU_POOLS={"default": memory_url}):
             lent.publish({}, routing_key="anywhere")
-            with pool.acquire(timeout=1) as another:
+            with pool.acquire(timeout=30) as another:
                 another.publish({}, routing_key="anywhere")
 
 

@@ -17,7 +17,7 @@ from .conftest import MakeApp, received
 
 @pytest.fixture
 def app(make_app: MakeApp, pools: KombuPools, amqp_url: str, amqp_queue: str) -> Flask:
-    app = make_app(URL=amqp_url, LIMIT=4, CONNECTION_NAME=amqp_queue)
+    app = make_app(URL=amqp_url, LIMIT=4, CONNECTION_NAME=amqp_queue, ACQUIRE_TIMEOUT=30)
 
     @app.post("/publish/<int:number>")
     def publish(number: int) -> str:

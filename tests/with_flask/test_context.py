@@ -495,7 +495,7 @@ def test_a_stream_without_its_context_cannot_use_what_the_view_kept(
 def test_twenty_threads_on_four_connections(
     make_app: MakeApp, pools: KombuPools, use: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    app = make_app(LIMIT=4)
+    app = make_app(LIMIT=4, ACQUIRE_TIMEOUT=30)
     most = 0
 
     @app.get("/")

@@ -136,7 +136,7 @@ def test_once_for_each_alias_of_a_pool(make_app: MakeApp, heard: Heard, memory_u
 
 def test_what_is_closed_after_a_reset_of_everything_is_told_too(app: Flask, heard: Heard) -> None:
     state = app.extensions["kombu_pools"]
-    with state.producers["default"].acquire(timeout=1):
+    with state.producers["default"].acquire(timeout=30):
         reset()
     closed = eventually(lambda: named(heard, "connection-closed"))
     assert [sender for _, sender, _ in closed] == [app]
