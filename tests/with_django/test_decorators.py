@@ -171,7 +171,7 @@ def test_waiting_for_a_producer_holds_up_no_other_coroutine(
 
 
 def test_a_view_that_is_cancelled_while_it_waits_leaves_nothing_lent(
-    configure: Callable[..., None], caplog: pytest.LogCaptureFixture
+    configure: Callable[..., None], memory_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     configure(LIMIT=1)
 
@@ -193,7 +193,9 @@ def test_a_view_that_is_cancelled_while_it_waits_leaves_nothing_lent(
     asyncio.run(cancelled())
     gc.collect()
     until(lambda: connections["default"].stats().idle == 1)
-    assert "dropped" not in caplog.text
+    # Of this pool: the collector may just have found what another test dropped.
+    assert not [one for one in caplog.messages if "dropped" in one and memory_url in one]
+    assert connections["default"].stats().closed == {}
 
 
 def test_a_view_that_is_cancelled_while_it_waits_in_vain(
