@@ -201,7 +201,7 @@ def test_a_view_that_is_cancelled_while_it_waits_leaves_nothing_lent(
 def test_a_view_that_is_cancelled_while_it_waits_in_vain(
     configure: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    configure(LIMIT=1, ACQUIRE_TIMEOUT=0.5)
+    configure(LIMIT=1)
 
     @with_producer
     async def view(request: Any, producer: Any) -> None:
@@ -214,8 +214,11 @@ def test_a_view_that_is_cancelled_while_it_waits_in_vain(
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting
-            while not connections["default"].stats().timeouts:
-                await asyncio.sleep(0.01)
+            connections["default"].suspend("fail")
+            # The thread that waits is told so, and tells the loop.
+            while len(asyncio.all_tasks()) > 1:
+                await asyncio.sleep(0.001)
+        connections["default"].resume()
 
     asyncio.run(cancelled())
     gc.collect()
