@@ -368,6 +368,7 @@ def test_zero_where_it_could_mean_two_things(key: str) -> None:
         ("IDLE_TIMEOUT", 1e10, "at most 9223372036 seconds", ""),
         ("CONFIRM", 1, "expected True or False, got 1", ""),
         ("CONFIRM", None, "expected True or False, got None", ""),
+        ("CONFIRM", NotImplemented, "expected True or False, got ", ""),  # it has no truth value
         ("RETRY", True, "expected a dict of max_retries, interval_start", ""),
         ("RETRY", False, "expected a dict of max_retries", "None turns it off"),
         ("RETRY", [3], "or None (off), got a list", ""),

@@ -118,7 +118,7 @@ def _heartbeat(value: Any, report: Report) -> float:
 def _flag(value: Any, report: Report) -> bool:
     if not isinstance(value, bool):
         refuse(report, value, "True or False")
-    return bool(value)
+    return value is True
 
 
 def _url(value: Any, report: Report) -> tuple[str, ...]:
