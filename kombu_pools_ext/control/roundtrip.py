@@ -13,6 +13,7 @@ from kombu.exceptions import OperationalError
 
 from ..broker.connections import ConnectionPool
 from ..broker.liveness import is_amqp
+from ..engine.threads import spawn_thread
 from ..errors import PoolExhausted
 
 __all__ = ["RoundTrip"]
@@ -36,11 +37,8 @@ class RoundTrip:
         self._ended = threading.Event()
         self._error: BaseException | None = None
         self._seconds = 0.0
-        try:
-            threading.Thread(target=self._run, name="kombu-pools-ping", daemon=True).start()
-        except RuntimeError as error:
-            self._error = error
-            self._ended.set()
+        if not spawn_thread(self._run, "kombu-pools-ping"):
+            self._run()
 
     def result(self) -> float:
         """Wait for the end of the round trip, or of the time-out.

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import upkeep
@@ -13,21 +11,12 @@ from .tickets import Ticket
 if TYPE_CHECKING:
     from .pool import Pool
 
-__all__ = ["THREAD", "open_all", "outage_error", "spawn_thread"]
+__all__ = ["THREAD", "open_all", "outage_error"]
 
 #: The name of an opener.
 THREAD = "kombu-pools-open"
 
 logger = logging.getLogger("kombu_pools_ext")
-
-
-def spawn_thread(work: Callable[[], None], name: str) -> bool:
-    """Run *work* in a daemon thread; ``False`` where no thread can be started."""
-    try:
-        threading.Thread(target=work, name=name, daemon=True).start()
-    except RuntimeError:
-        return False
-    return True
 
 
 def open_all(pool: Pool[Any]) -> None:

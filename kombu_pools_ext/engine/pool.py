@@ -24,9 +24,10 @@ from .driver import Driver, Listener
 from .errors import ErrorFamily
 from .lease import Entry, Lease, MakeLease, Share, ours, stack_of
 from .ledger import Ledger
-from .opening import THREAD, open_all, spawn_thread
+from .opening import THREAD, open_all
 from .operating import Operations
 from .options import PoolOptions
+from .threads import spawn_thread
 from .waiting import Waiter
 
 __all__ = ["Pool"]
@@ -174,6 +175,8 @@ class Pool(Operations[T]):
         now = self.clock()
         if now >= self.overdue_at:
             self.overdue_at = now + upkeep.OVERDUE
+            # It may be able to run by now.
+            self.keeper.watch(self)
             upkeep.tend(self)
         # Closes the race of two borrowers for one entry.
         with self.lock:

@@ -12,9 +12,11 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from . import aging, fork, ways_out
+from .threads import spawn_thread
 
 if TYPE_CHECKING:
     from .lease import Entry
@@ -185,9 +187,7 @@ class Upkeep:
             self._bell.put(False)
             return
         ways_out.prepare()
-        try:
-            threading.Thread(target=self._run, args=(me,), name=THREAD, daemon=True).start()
-        except RuntimeError:
+        if not spawn_thread(partial(self._run, me), THREAD):
             self._running = None
 
     def _run(self, me: _Turn) -> None:
