@@ -13,7 +13,7 @@ from kombu.exceptions import OperationalError
 
 from ..broker.connections import ConnectionPool
 from ..broker.liveness import is_amqp
-from ..engine.threads import spawn_thread
+from ..engine.threads import uwsgi_is_yet_to_fork
 from ..errors import PoolExhausted
 
 __all__ = ["RoundTrip"]
@@ -37,8 +37,15 @@ class RoundTrip:
         self._ended = threading.Event()
         self._error: BaseException | None = None
         self._seconds = 0.0
-        if not spawn_thread(self._run, "kombu-pools-ping"):
+        if uwsgi_is_yet_to_fork():
+            # Without a thread; then an opening takes as long as it takes.
             self._run()
+            return
+        try:
+            threading.Thread(target=self._run, name="kombu-pools-ping", daemon=True).start()
+        except RuntimeError as error:
+            self._error = error
+            self._ended.set()
 
     def result(self) -> float:
         """Wait for the end of the round trip, or of the time-out.

@@ -8,12 +8,12 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["spawn_thread"]
+__all__ = ["spawn_thread", "uwsgi_is_yet_to_fork"]
 
 
 def spawn_thread(work: Callable[[], None], name: str) -> bool:
     """Run *work* in a daemon thread; ``False`` where no thread can be started, or must not be."""
-    if _uwsgi_is_yet_to_fork():
+    if uwsgi_is_yet_to_fork():
         return False
     try:
         threading.Thread(target=work, name=name, daemon=True).start()
@@ -22,7 +22,7 @@ def spawn_thread(work: Callable[[], None], name: str) -> bool:
     return True
 
 
-def _uwsgi_is_yet_to_fork() -> bool:
+def uwsgi_is_yet_to_fork() -> bool:
     """Whether uWSGI forks its workers from this process: its master, or the one that becomes the first of them.
 
     It forks in C, without Python's hooks. What a thread holds in that moment, nobody gives back in the child: a lock,

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -322,6 +323,19 @@ def test_ping_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) ->
         patched.setattr(threading.Thread, "start", refuse)
         [row] = local.ping(pools, timeout=1)
     assert row.error == "RuntimeError: can't start new thread"
+
+
+def test_ping_where_uwsgi_is_yet_to_fork_starts_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: threading.Thread) -> None:
+        pytest.fail("a thread was started")
+
+    pools = Pools(default=memory())
+    master = SimpleNamespace(worker_id=lambda: 0, masterpid=os.getpid)
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "uwsgi", master)
+        patched.setattr(threading.Thread, "start", fail)
+        [row] = local.ping(pools, timeout=PATIENCE)
+    assert row.ok, row.error
 
 
 def test_a_connection_that_comes_after_the_time_out_goes_back(

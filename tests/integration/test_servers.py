@@ -23,6 +23,8 @@ pytestmark = [
 ]
 
 WORKERS, REQUESTS = 2, 60
+#: How often what may go wrong at a start is tried.
+STARTS = 3
 
 
 @contextmanager
@@ -41,7 +43,11 @@ def gunicorn(environment: dict[str, str], folder: Path, *options: str) -> Iterat
 
 @contextmanager
 def under_uwsgi(
-    program: list[str], environment: dict[str, str], folder: Path, *options: str
+    program: list[str],
+    environment: dict[str, str],
+    folder: Path,
+    *options: str,
+    module: str = "served",
 ) -> Iterator[Served]:
     port = free_port()
     command = [
@@ -49,7 +55,7 @@ def under_uwsgi(
         *("--http-socket", f"127.0.0.1:{port}", "--listen", str(REQUESTS)),
         *("--master", "--processes", str(WORKERS), "--need-app", "--disable-logging"),
         *("--hook-master-start", "unix_signal:15 gracefully_kill_them_all"),
-        *(*options, "--module", "served:application"),
+        *(*options, "--module", f"{module}:application"),
     ]
     with Served(command, environment, folder, port) as served:
         # One that still loads the application is deaf to signals.
@@ -194,3 +200,18 @@ def test_uwsgi_without_threads_replaces_what_died_while_idle(
     assert "Traceback" not in without.log + with_threads.log
     assert {one["size"] for one in first + second} == {1}
     assert sorted(received(node.url, queue, 15)) == list(range(15))
+
+
+def test_no_worker_of_uwsgi_hangs_whatever_was_published_at_import(
+    tmp_path: Path, uwsgi: list[str]
+) -> None:
+    # uWSGI forks whatever runs: a worker that is forked while another thread has the interpreter waits for it for good.
+    threads = ["--enable-threads"]
+    for start in range(STARTS):
+        folder = tmp_path / str(start)
+        folder.mkdir()
+        with under_uwsgi(uwsgi, {}, folder, *threads, module="publishes_at_import") as served:
+            answer = served.get("/")
+        assert "Traceback" not in served.log
+        assert answer["at_import"] == ["MainThread"]
+        assert "kombu-pools-upkeep" in answer["threads"]
