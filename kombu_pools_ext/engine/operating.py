@@ -147,6 +147,7 @@ class Operations(Generic[T]):
         deadline = self.clock() + timeout
         leases: list[Lease[T]] = []
         me = _Warming()
+        fork.child_begins()
         with self.lock:
             # What is held here until all are there is not idle: upkeep would open as many again.
             self.ledger.warming.keep(me)

@@ -1,7 +1,7 @@
 """The one maintenance thread of a process, and what it does for each pool.
 
 The thread is a helper: it begins with the first open item and ends with the last, it holds no pool alive, and where
-it cannot run, acquire and release do its work when it is overdue.
+it cannot run, acquire does its work when it is overdue.
 """
 
 from __future__ import annotations
