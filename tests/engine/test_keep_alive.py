@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -345,14 +344,6 @@ def test_a_jump_begins_no_keep_alives_where_there_are_none() -> None:
     tested.pool.time_left_out(3600.0)
     tend(tested.pool)
     assert not tested.driver.kept
-
-
-@pytest.fixture
-def keeper() -> Iterator[Upkeep]:
-    keeper = Upkeep()
-    yield keeper
-    keeper.nudge()
-    wait_until(lambda: not keeper._running)
 
 
 @pytest.mark.threads

@@ -7,7 +7,6 @@ import logging
 import random
 import threading
 import weakref
-from collections.abc import Iterator
 
 import pytest
 
@@ -240,15 +239,6 @@ def test_borrowers_do_not_do_what_the_thread_is_about_to_do() -> None:
 
 
 # -- the thread --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def keeper() -> Iterator[Upkeep]:
-    """A maintenance thread of the test's own, which has ended in the end."""
-    keeper = Upkeep()
-    yield keeper
-    keeper.nudge()
-    wait_until(lambda: not keeper._running)
 
 
 def pool_with(keeper: Upkeep, **options: float) -> tuple[Pool[Item], Driver]:

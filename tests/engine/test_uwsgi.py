@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
 
 from kombu_pools_ext.engine import Pool, PoolOptions
 from kombu_pools_ext.engine.upkeep import OVERDUE, Upkeep
-from tests.engine.fakes import PATIENCE, Driver, FakeClock, Item, wait_until
+from tests.engine.fakes import PATIENCE, Driver, FakeClock, Item
 
 HERE, OTHER = os.getpid(), os.getppid()
 
@@ -31,15 +30,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     module = SimpleNamespace(worker_id=lambda: server.worker, masterpid=lambda: server.master)
     monkeypatch.setitem(sys.modules, "uwsgi", module)
     return server
-
-
-@pytest.fixture
-def keeper() -> Iterator[Upkeep]:
-    """A maintenance thread of the test's own, which has ended in the end."""
-    keeper = Upkeep()
-    yield keeper
-    keeper.nudge()
-    wait_until(lambda: not keeper._running)
 
 
 @pytest.fixture
