@@ -58,6 +58,7 @@ format: .venv/lint/.locked ## put the code into ruff's form
 	.venv/lint/bin/ruff check --fix .
 	.venv/lint/bin/ruff format .
 
+matrix: export AFTER_TESTS := $(AFTER_TESTS)
 matrix: $(WHEEL) ## the tests on every Python, Django, Flask and kombu that is supported
 	@.venv/build/bin/python tests/matrix.py $(ARGS)
 

@@ -4,8 +4,11 @@ Python 3.11, 3.12 and 3.13 (those that are found) × Django 5.2 and newest × lo
 the floor in pyproject.toml; newest is the lock file's. Where a Python's newest Django is 5.2, one run stands for both.
 Environments stay under .venv/matrix/ and are made anew when what belongs in them changes.
 
-What another Django changes is all that runs on it: the tests of the Django app and of the documentation, whose examples
-use it. Everything else runs once for each Python and each kombu and Flask, with the newest Django.
+The oldest and the newest Python run all tests with both, the ones between with the newest alone: what an old kombu breaks
+on them, it breaks on a neighbour. What another Django changes is all that runs on it: the tests of the Django app and of
+the documentation, whose examples use it; once for each Python.
+
+With AFTER_TESTS=1 the run that `make test` has just been is left out: this Python, and the lock file.
 
 Arguments are passed to pytest. Tests marked `slow` or `timing` are left out: the first for time, the second because two
 suites share the machine. The last line counts, and names what failed or was skipped.
@@ -143,6 +146,12 @@ class Run:
         """What is run: everything, or what another Django may change."""
         return () if self.django == newest_django(self.python) else OF_DJANGO
 
+    def was_make_test(self) -> bool:
+        """Whether `make test` has just run the same."""
+        mine = ".".join(map(str, sys.version_info[:2]))
+        just_ran = os.environ.get("AFTER_TESTS") == "1"
+        return just_ran and self.python == mine and self.stack == "newest" and not self.tests()
+
     def requirements(self) -> list[str]:
         """What pip is asked for: the lock file, but for what this run varies and what has to follow."""
         newest = newest_django(self.python)
@@ -159,20 +168,22 @@ class Run:
 
 
 def plan() -> tuple[list[Run], list[str]]:
-    runs, missing = [], []
+    runs: list[Run] = []
+    missing = []
     for version in PYTHONS:
         interpreter = find_python(version)
         if interpreter is None:
             missing.append(f"Python {version}")
             continue
         newest = newest_django(version)
-        djangos = [newest] if newest.startswith(f"{DJANGO_LTS}.") else [DJANGO_LTS, newest]
-        runs += [
-            Run(version, interpreter, django, stack)
-            for django in djangos
-            for stack in ("lowest", "newest")
-        ]
-    return runs, missing
+        at_an_end = version in (PYTHONS[0], PYTHONS[-1])
+        stacks = ("lowest", "newest") if at_an_end else ("newest",)
+        runs += [Run(version, interpreter, newest, stack) for stack in stacks]
+        if not newest.startswith(f"{DJANGO_LTS}."):
+            runs.append(Run(version, interpreter, DJANGO_LTS, "newest" if at_an_end else "lowest"))
+    # The long ones first.
+    runs.sort(key=lambda run: bool(run.tests()))
+    return [run for run in runs if not run.was_make_test()], missing
 
 
 # -- running it --------------------------------------------------------------------------------------------------------
