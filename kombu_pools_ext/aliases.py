@@ -8,6 +8,7 @@ Django and plain code in one process share a pool where they name the same broke
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -35,13 +36,35 @@ class AliasedPools(Mapping[Any, Any]):
         #: The shared group behind it.
         self.group = group
         self._keys: dict[str, tuple[PoolSettings, Any]] = {}
+        # What was found by alias, as long as the settings and the group's names are these. Weakly, for a reset takes pools
+        # out of the group.
+        self._found: tuple[Any, Any, dict[str, weakref.ref[Any]]] = None, None, {}
 
     def __getitem__(self, name: Any) -> Any:
-        if isinstance(name, str) and "://" not in name:
-            settings = self._pools.settings_of(name)
-            pool: Any = dict.get(self.group, self.key_of(name, settings))
-            return self.group[settings] if pool is None else pool
+        if isinstance(name, str):
+            settings, names, found = self._found
+            if settings is self._pools._settings and names is self.group._by_name:
+                noted = found.get(name)
+                known = None if noted is None else noted()
+                if known is not None:
+                    return known
+            if "://" not in name:
+                return self._find(name)
         return self.group[name]
+
+    def _find(self, alias: str) -> Any:
+        # Taken before the look-up: what is forgotten meanwhile is noted where nobody reads any more.
+        names, settings = self.group._by_name, self._pools.settings
+        one = self._pools.settings_of(alias)
+        pool: Any = dict.get(self.group, self.key_of(alias, one))
+        if pool is None:
+            pool = self.group[one]
+        known = self._found
+        if known[0] is not settings or known[1] is not names:
+            known = self._found = settings, names, {}
+        if settings.get(alias) is one:
+            known[2][alias] = weakref.ref(pool)
+        return pool
 
     def key_of(self, alias: str, settings: PoolSettings) -> Any:
         """The group's key for the *settings* of *alias*: made once, for that takes longer than a lease."""

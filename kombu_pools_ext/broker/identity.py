@@ -6,13 +6,14 @@ changes, and is a list with the password in it, which anybody can print.
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import Any
 
 import kombu
 
-from ..settings.nested import freeze
+from ..settings.nested import copy_options, freeze
 
-__all__ = ["PoolKey", "key_of", "with_host"]
+__all__ = ["PoolKey", "key_of", "read", "snapshot", "with_host"]
 
 #: Options that kombu's ``publish(retry_policy=…)`` writes into a connection: no part of what it is.
 _RETRY_OPTIONS = frozenset(
@@ -100,6 +101,25 @@ _ATTRIBUTES = (
     "credential_provider",
 )
 _CONTAINERS = ("ssl", "transport_options", "alt")
+
+#: The same at once, from the ``__dict__`` of a connection; a missing one is a :class:`KeyError`.
+read = itemgetter(*_CONTAINERS, *(name for name in _ATTRIBUTES if name != "uri_prefix"))
+
+
+def snapshot(state: dict[str, Any]) -> tuple[Any, ...] | None:
+    """What :func:`read` returns as long as *state* stays as it is; ``None`` for a connection of another shape.
+
+    Comparing the two takes a fifth of the time of asking for the key.
+    """
+    if state.get("uri_prefix") is not None:
+        # An attribute of the class, for most.
+        return None
+    try:
+        values = read(state)
+    except KeyError:
+        return None
+    # Containers may be changed in place.
+    return tuple(map(copy_options, values[:3])) + values[3:]
 
 
 def _make_key(connection: kombu.Connection, options: Any) -> PoolKey:

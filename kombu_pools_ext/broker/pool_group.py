@@ -11,7 +11,7 @@ from kombu.pools import PoolGroup as KombuPoolGroup
 
 from ..errors import UnknownAlias
 from .connections import PoolFace
-from .identity import PoolKey, key_of
+from .identity import PoolKey, key_of, read, snapshot
 
 __all__ = ["PoolGroup", "get_limit", "global_limit", "use_global_limit"]
 
@@ -52,6 +52,8 @@ class PoolGroup(KombuPoolGroup):
         # Pools that a reset took out of the group while somebody holds them: asked for again, they come back.
         self._former: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
         self._by_name: dict[str, Any] = {}
+        # Under which a connection remembers its pool in this group.
+        self._note = f"_pool_in_group_{id(self)}"
 
     def create(self, resource: Any, limit: int | None) -> Any:
         """Make the pool for *resource*."""
@@ -76,12 +78,27 @@ class PoolGroup(KombuPoolGroup):
             known = names.get(resource)
             if known is not None:
                 return known
+        elif isinstance(resource, kombu.Connection):
+            noted = resource.__dict__.get(self._note)
+            if noted is not None and noted[0] is names and read(resource.__dict__) == noted[1]:
+                known = noted[2]()
+                if known is not None:
+                    return known
         pool = dict.get(self, self._key_for(resource))
         if pool is None:
             pool = self.__missing__(resource)
         if isinstance(resource, str):
             names[resource] = pool
+        elif isinstance(resource, kombu.Connection):
+            self._note_on(resource.__dict__, names, pool)
         return pool
+
+    def _note_on(self, state: dict[str, Any], names: dict[str, Any], pool: Any) -> None:
+        """Have a connection remember its pool, until it is changed, or *names* are forgotten."""
+        seen = snapshot(state)
+        # Weakly: the pool's own connection must not keep it alive.
+        if seen is not None and isinstance(pool, PoolFace):
+            state[self._note] = names, seen, weakref.ref(pool)
 
     def _key_for(self, resource: Any) -> Any:
         """The key of whatever a pool may be asked for by; iterating gives keys, so they are among it."""
