@@ -36,8 +36,8 @@ class AliasedPools(Mapping[Any, Any]):
         #: The shared group behind it.
         self.group = group
         self._keys: dict[str, tuple[PoolSettings, Any]] = {}
-        # What was found by alias, as long as the settings and the group's names are these. Weakly, for a reset takes pools
-        # out of the group.
+        # What was found by alias, as long as the settings and the group's names are these. Weakly, for a reset takes
+        # pools out of the group.
         self._found: tuple[Any, Any, dict[str, weakref.ref[Any]]] = None, None, {}
 
     def __getitem__(self, name: Any) -> Any:
@@ -145,11 +145,7 @@ class Pools:
         settings, self._settings = self._settings, None
         for one in (settings or {}).values():
             for group in (groups.producers, groups.connections):
-                try:
-                    pool = group.get(one)
-                except ImportError:
-                    # The transport's driver is missing: no pool was ever made.
-                    continue
+                pool = group.get(one)
                 if pool is not None:
                     pool.force_close_all(close_pool=False)
                     group.discard(one)
@@ -195,16 +191,11 @@ class Pools:
     def aliases_of(self, pool: Any) -> tuple[str, ...]:
         """The aliases that name *pool*, a connection pool; makes none, and knows one that a reset took out too."""
         former = groups.connections._former
-        aliases = []
-        for alias, settings in self.settings.items():
-            try:
-                key = self.connections.key_of(alias, settings)
-            except ImportError:
-                # The transport's driver is missing: there is no pool, and the others' events go on.
-                continue
-            if former.get(key) is pool:
-                aliases.append(alias)
-        return tuple(aliases)
+        return tuple(
+            alias
+            for alias, settings in self.settings.items()
+            if former.get(self.connections.key_of(alias, settings)) is pool
+        )
 
     def pools_of(self, using: Sequence[str] | None = None) -> dict[str, ConnectionPool]:
         """The connection pools of these aliases, or of all.

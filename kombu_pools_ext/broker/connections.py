@@ -18,6 +18,7 @@ from ..errors import LeaseError
 from ..masking import mask_url
 from .driver import ConnectionDriver, OpenConnection, errors_for
 from .identity import with_host
+from .made_once import MadeOnce
 from .redis_sockets import ANSWER_TIMEOUT
 from .validate import valid_limit, valid_seconds, valid_timeout
 from .views import RELEASED_STATE, ConnectionView
@@ -37,7 +38,8 @@ def masked_uri(connection: kombu.Connection) -> str:
 class PoolFace:
     """What a connection pool and a producer pool have in common: kombu's interface over an engine."""
 
-    engine: Pool[Any]
+    #: Made at the first use.
+    engine: Any
     _closed: Any
 
     def __init__(self, preload: Any = None, close_after_fork: Any = None) -> None:
@@ -50,7 +52,13 @@ class PoolFace:
     @property
     def name(self) -> str:
         """What errors, logs and tables call the pool: alias and URI, without a password."""
-        return self.engine.name
+        return str(self.engine.name)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it was closed, or what it draws on."""
+        engine = MadeOnce.of(self, "engine")
+        return self._closed or (engine is not None and engine.closed)
 
     @property
     def limit(self) -> int | None:
@@ -62,7 +70,7 @@ class PoolFace:
         self.resize(limit)
 
     def _get_limit(self) -> int | None:
-        return self.engine.limit
+        raise NotImplementedError
 
     def resize(
         self,
@@ -86,12 +94,13 @@ class PoolFace:
             self.force_close_all(close_pool=False)
 
     def _resize(self, limit: int | None, *, force: bool) -> None:
-        self.engine.resize(limit, force=force)
+        raise NotImplementedError
 
     @property
     def lent(self) -> int:
         """Leases out at the moment."""
-        return self.engine.lent
+        engine = MadeOnce.of(self, "engine")
+        return 0 if engine is None else engine.lent
 
     def force_close_all(self, close_pool: bool = True) -> Drained:
         """Close what is idle now, and what is lent when it comes back.
@@ -99,7 +108,11 @@ class PoolFace:
         :param close_pool: refuse every later acquire, and fail at once whoever waits.
         :returns: how many were closed, and how many are still lent.
         """
-        return self.engine.close() if close_pool else self.engine.drain()
+        if close_pool:
+            closed: Drained = self.engine.close()
+            return closed
+        engine = MadeOnce.of(self, "engine")
+        return Drained(0, 0) if engine is None else engine.drain()
 
     def suspend(self, mode: Literal["fail", "wait"] = "wait") -> None:
         """Lend nothing and open nothing until :meth:`resume`; what is lent comes back as ever.
@@ -134,18 +147,21 @@ class PoolFace:
         :returns: how many were closed, and how many are still lent.
         :raises TypeError, ValueError: for a *timeout* that is none.
         """
-        return self.engine.drain(None if timeout is None else valid_seconds(timeout))
+        drained: Drained = self.engine.drain(None if timeout is None else valid_seconds(timeout))
+        return drained
 
     def begin_drain(self) -> Callable[[float | None], Drained]:
         """The first half of :meth:`drain`.
 
         :returns: the second half, which takes a deadline of ``time.monotonic``, or ``None`` not to wait.
         """
-        return self.engine.begin_drain()
+        finish: Callable[[float | None], Drained] = self.engine.begin_drain()
+        return finish
 
     def stats(self) -> PoolStats:
         """A snapshot of the pool, and its totals."""
-        return self.engine.stats()
+        stats: PoolStats = self.engine.stats()
+        return stats
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}: {self.engine.describe()}>"
@@ -170,53 +186,100 @@ class _Listener:
 class ConnectionPool(PoolFace, KombuConnectionPool):
     """A pool of connections like *connection*, which itself stays unconnected and unused.
 
-    :param connection: the broker, and every setting of the connections.
+    :param connection: the broker, and every setting of the connections; or a function that returns it, called once.
     :param limit: most connections at a time; ``None`` or 0 is unlimited.
     :param preload: kombu's; has no effect (``min_idle`` has).
-    :param options: times and bounds, by default those of ``docs/reference/settings.md``.
+    :param options: times and bounds, or a function that returns them; by default those of
+        ``docs/reference/settings.md``.
     :param name: stands in errors, logs and tables; by default the URI without its password.
     :param confirm_timeout: seconds that a publish waits for its confirm, where the connection asks for confirms.
     """
 
     def __init__(
         self,
-        connection: kombu.Connection,
+        connection: kombu.Connection | Callable[[], kombu.Connection],
         limit: int | None = None,
         preload: Any = None,
         close_after_fork: Any = None,
         *,
-        options: PoolOptions | None = None,
+        options: PoolOptions | Callable[[], PoolOptions] | None = None,
         name: str | None = None,
         confirm_timeout: float | None = None,
     ) -> None:
         # Not kombu's __init__: it registers a fork hook that shuts the parent's sockets down.
         PoolFace.__init__(self, preload, close_after_fork)
-        # A lease ends, and its settings with it.
-        self.connection = (
-            connection.clone() if isinstance(connection, ConnectionView) else connection
-        )
+        if isinstance(connection, ConnectionView):
+            # A lease ends, and its settings with it.
+            connection = connection.clone()
+        self._origin = connection
+        self._limit = valid_limit(limit)
+        self._options = options
+        self._name = name
         self.confirm_timeout = confirm_timeout
-        #: By thread, the lease that a producer pool is preparing: there, acquire() returns that one.
-        self.pending: dict[int, ConnectionView] = {}
-        #: What every producer on these connections has to pass; shut while the broker takes no messages.
-        self.publishing = Gate()
-        # Bound once: this is on the hot path.
-        self._make = self.make_view
-        self._driver = ConnectionDriver(
+
+    # What most pools of a process with many never need.
+
+    def _find_origin(self) -> kombu.Connection:
+        origin = self._origin
+        return origin if isinstance(origin, kombu.Connection) else origin()
+
+    def _make_driver(self) -> ConnectionDriver:
+        return ConnectionDriver(
             lambda: self.connection,
             lambda: self.name,
-            answer_timeout=ANSWER_TIMEOUT if confirm_timeout is None else confirm_timeout,
+            answer_timeout=ANSWER_TIMEOUT if self.confirm_timeout is None else self.confirm_timeout,
             on_blocked=self.publishing_blocked,
             on_unblocked=self.publishing_unblocked,
         )
-        self.engine: Pool[OpenConnection] = Pool(
+
+    def _make_engine(self) -> Pool[OpenConnection]:
+        options = self._options() if callable(self._options) else self._options
+        return Pool(
             self._driver,
-            name=name if name is not None else masked_uri(connection),
-            limit=valid_limit(limit),
+            name=self.name,
+            limit=self._limit,
             options=options if options is not None else PoolOptions(),
             errors=errors_for(),
             listener=_Listener(self),
         )
+
+    def _note_limit(self, engine: Pool[OpenConnection]) -> None:
+        # Closes the race with a resize that came while the engine was made, and did not see it.
+        if engine.limit != self._limit:
+            engine.resize(self._limit, force=True)
+
+    #: The broker, and every setting of the connections; it stays unconnected.
+    connection: kombu.Connection = MadeOnce(_find_origin)
+    #: By thread, the lease that a producer pool is preparing: there, acquire() returns that one.
+    pending: dict[int, ConnectionView] = MadeOnce(lambda pool: {})  # type: ignore[assignment]  # a descriptor
+    #: What every producer on these connections has to pass; shut while the broker takes no messages.
+    publishing: Gate = MadeOnce(lambda pool: Gate())  # type: ignore[assignment]  # a descriptor
+    _driver: ConnectionDriver = MadeOnce(_make_driver)  # type: ignore[assignment]  # a descriptor
+    engine: Pool[OpenConnection] = MadeOnce(_make_engine, _note_limit)  # type: ignore[assignment]  # a descriptor
+    # Bound once: this is on the hot path.
+    _make: Any = MadeOnce(lambda pool: pool.make_view)
+
+    @property
+    def name(self) -> str:
+        """What errors, logs and tables call the pool: alias and URI, without a password."""
+        if self._name is None:
+            self._name = masked_uri(self.connection)
+        return self._name
+
+    def _get_limit(self) -> int | None:
+        engine = MadeOnce.of(self, "engine")
+        return self._limit if engine is None else engine.limit
+
+    def _resize(self, limit: int | None, *, force: bool) -> None:
+        before, self._limit = self._limit, limit
+        # In this order: a thread that is making the engine looks at the limit when the engine can be seen here.
+        engine = MadeOnce.of(self, "engine")
+        if engine is not None:
+            try:
+                engine.resize(limit, force=force)
+            except BaseException:
+                self._limit = before
+                raise
 
     def acquire(self, block: bool = False, timeout: float | None = None) -> ConnectionView:
         """Lend an open connection; to be given back with ``release()``, or by leaving its ``with`` block.
@@ -288,7 +351,8 @@ class ConnectionPool(PoolFace, KombuConnectionPool):
     @property
     def _closed(self) -> bool:
         # kombu's name for it.
-        return self.engine.closed
+        engine = MadeOnce.of(self, "engine")
+        return engine is not None and engine.closed
 
     def new(self) -> OpenConnection:
         """A connection with the pool's settings, not connected and not of the pool."""

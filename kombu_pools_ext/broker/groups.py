@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import kombu
@@ -16,7 +17,7 @@ from ..engine.counters import Drained
 from ..errors import UnknownAlias
 from ..settings import PoolSettings
 from .connections import ConnectionPool, PoolFace
-from .identity import PoolKey, key_of
+from .identity import PoolKey, key_of, settings_key
 from .pool_group import PoolGroup, get_limit, global_limit, use_global_limit
 from .producers import ProducerPool
 from .validate import valid_limit
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 _groups: list[Any] = []
+_options_of = attrgetter("options")
 #: Aliases of plain Python, by :func:`kombu_pools_ext.configure`.
 _aliases: dict[str, PoolSettings] = {}
 
@@ -84,7 +86,7 @@ class _BrokerGroup(PoolGroup):
 
     def key(self, resource: Any) -> Any:
         if isinstance(resource, PoolSettings):
-            return key_of(resource.connection(), options=resource.identity)
+            return settings_key(resource)
         return key_of(resource)
 
     def _note_limit(self, pool: Any, resource: Any) -> None:
@@ -103,10 +105,12 @@ class Connections(_BrokerGroup):
         if not isinstance(connection, PoolSettings):
             return ConnectionPool(connection, limit=limit)
         settings = connection
+        if missing := settings.missing_driver():
+            raise ImportError(missing)
         return ConnectionPool(
-            settings.connection(),
+            settings.connection,
             limit=settings.own_limit(limit),
-            options=settings.options,
+            options=partial(_options_of, settings),
             name=settings.uri,
             confirm_timeout=settings.confirm_timeout,
         )

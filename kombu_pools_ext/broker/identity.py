@@ -11,9 +11,10 @@ from typing import Any
 
 import kombu
 
+from ..settings import PoolSettings
 from ..settings.nested import copy_options, freeze
 
-__all__ = ["PoolKey", "key_of", "read", "snapshot", "with_host"]
+__all__ = ["PoolKey", "key_of", "read", "settings_key", "snapshot", "with_host"]
 
 #: Options that kombu's ``publish(retry_policy=…)`` writes into a connection: no part of what it is.
 _RETRY_OPTIONS = frozenset(
@@ -66,21 +67,17 @@ def with_host(connection: kombu.Connection) -> kombu.Connection:
     return like_it
 
 
-def key_of(connection: kombu.Connection, options: Any = None) -> PoolKey:
-    """The key of the pool for *connection*.
-
-    :param options: whatever else tells pools of the same connection apart; hashable.
-    """
+def key_of(connection: kombu.Connection) -> PoolKey:
+    """The key of the pool for *connection*."""
     state = connection.__dict__
     # Kept with the connection, for making it takes longer than a lease; and anybody may change a connection.
     read_from = (
         *(state.get(name) for name in _ATTRIBUTES),
         *(freeze(value) if (value := state.get(name)) else None for name in _CONTAINERS),
-        options,
     )
     known = state.get("_pool_key")
     if known is None or known[0] != read_from:
-        known = state["_pool_key"] = read_from, _make_key(connection, options)
+        known = state["_pool_key"] = read_from, _make_key(connection)
     key: PoolKey = known[1]
     return key
 
@@ -119,10 +116,15 @@ def snapshot(state: dict[str, Any]) -> tuple[Any, ...] | None:
     except KeyError:
         return None
     # Containers may be changed in place.
-    return tuple(map(copy_options, values[:3])) + values[3:]
+    return (*map(copy_options, values[:3]), *values[3:])
 
 
-def _make_key(connection: kombu.Connection, options: Any) -> PoolKey:
+def settings_key(settings: PoolSettings) -> PoolKey:
+    """The key of the pool with *settings*: equal settings share one. Makes no connection."""
+    return PoolKey((PoolSettings, settings.identity), settings.uri)
+
+
+def _make_key(connection: kombu.Connection) -> PoolKey:
     connection = with_host(connection)
     info = dict(connection._info())
     host = info["hostname"]
@@ -153,6 +155,5 @@ def _make_key(connection: kombu.Connection, options: Any) -> PoolKey:
         freeze(info["failover_strategy"]),
         freeze(tuple(info["alternates"] or ())),
         freeze(info.get("credential_provider")),
-        options,
     )
     return PoolKey(parts, connection.as_uri())

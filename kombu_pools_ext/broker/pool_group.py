@@ -106,7 +106,7 @@ class PoolGroup(KombuPoolGroup):
 
     def _adopt(self, key: Any, resource: Any) -> Any:
         pool = self._former.get(key)
-        if pool is None or (isinstance(pool, PoolFace) and (pool._closed or pool.engine.closed)):
+        if pool is None or (isinstance(pool, PoolFace) and pool.is_over):
             limit = get_limit() if self.limit is use_global_limit else self.limit
             pool = self.create(resource, limit)
             self._note_limit(pool, resource)

@@ -13,12 +13,12 @@ from kombu.utils.functional import lazy
 
 from ..engine import Lease, Pool, PoolOptions, Share
 from ..engine.counters import Drained
-from ..engine.lease import MakeLease
 from ..errors import LeaseError, PoolClosed
 from ..settings import RetryPolicy
 from .confirms import CONFIRM_TIMEOUT
 from .connections import ConnectionPool, PoolFace
 from .driver import ForeignDriver, errors_for
+from .made_once import MadeOnce
 from .producer_views import ProducerView, new_producer_view
 from .validate import valid_limit, valid_timeout
 from .views import RELEASED_STATE, ConnectionView, verdict_on
@@ -71,51 +71,91 @@ class ProducerPool(PoolFace, KombuProducerPool):
         #: Whether the connections are a pool of somebody else.
         self.foreign = not isinstance(connections, ConnectionPool)
         self._closed = False
-        #: Producers that close_resource() is looking at: it may release them itself.
-        self._leaving: set[ProducerView] = set()
-        limit = valid_limit(limit)
-        self._share: Share | None
-        self._foreign: ForeignDriver | None = None
-        # By thread that is in acquire(), the lease for create_producer() to use.
-        self._pending: dict[int, Any]
-        if not self.foreign:
-            self._pending = connections.pending
-            self._make_lease: MakeLease = connections.make_view
-            self.engine = connections.engine
-            self._share = Share(limit, connections.publishing)
-        else:
-            self._pending = {}
-            self._make_lease = Lease
-            self._share = None
-            self._foreign = ForeignDriver(connections)
-            self.engine = Pool(
-                self._foreign,
-                name=f"producers of {connections!r}",
-                limit=limit,
-                options=PoolOptions(keep=False),
-                errors=errors_for(),
-            )
+        self._limit = valid_limit(limit)
+
+    # What most pools of a process with many never need.
+
+    def _make_foreign(self) -> ForeignDriver | None:
+        return ForeignDriver(self.connections) if self.foreign else None
+
+    def _make_engine(self) -> Pool[Any]:
+        if self._foreign is None:
+            engine: Pool[Any] = self.connections.engine
+            return engine
+        return Pool(
+            self._foreign,
+            name=f"producers of {self.connections!r}",
+            limit=self._limit,
+            options=PoolOptions(keep=False),
+            errors=errors_for(),
+        )
+
+    def _make_share(self) -> Share | None:
+        return None if self.foreign else Share(self._limit, self.connections.publishing)
+
+    def _note_limit(self, made: Any) -> None:
+        # Closes the race with a resize that came while engine or share was made, and did not see it.
+        own = made is not None and self.foreign == isinstance(made, Pool)
+        if own and made.limit != self._limit:
+            self._resize(self._limit, force=True)
+
+    _foreign: ForeignDriver | None = MadeOnce(_make_foreign)  # type: ignore[assignment]  # a descriptor
+    engine: Pool[Any] = MadeOnce(_make_engine, _note_limit)  # type: ignore[assignment]  # a descriptor
+    #: The bound on some of the leases of the connection pool.
+    _share: Share | None = MadeOnce(_make_share, _note_limit)  # type: ignore[assignment]  # a descriptor
+    #: By thread that is in acquire(), the lease for create_producer() to use.
+    _pending: dict[int, Any] = MadeOnce(  # type: ignore[assignment]  # a descriptor
+        lambda pool: {} if pool.foreign else pool.connections.pending
+    )
+    _make_lease: Any = MadeOnce(lambda pool: Lease if pool.foreign else pool.connections.make_view)
+    #: Producers that close_resource() is looking at: it may release them itself.
+    _leaving: set[ProducerView] = MadeOnce(lambda pool: set())  # type: ignore[assignment]  # a descriptor
+
+    @property
+    def name(self) -> str:
+        """What errors, logs and tables call the pool: alias and URI, without a password."""
+        return str(self.engine.name if self.foreign else self.connections.name)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it was closed, or what it draws on."""
+        return super().is_over or (not self.foreign and self.connections.is_over)
 
     # -- the limit: a share of the connection pool's ----------------------------------------------------
 
+    def _bounded(self) -> Any:
+        """What the limit is of, if it was made yet."""
+        return MadeOnce.of(self, "engine" if self.foreign else "_share")
+
     def _get_limit(self) -> int | None:
-        return self.engine.limit if self._share is None else self._share.limit
+        bounded = self._bounded()
+        limit: int | None = self._limit if bounded is None else bounded.limit
+        return limit
 
     def _resize(self, limit: int | None, *, force: bool) -> None:
-        if self._share is None:
-            self.engine.resize(limit, force=force)
-            return
-        if limit is not None and self.lent > limit and not force:
+        bounded = self._bounded()
+        if bounded is not None and limit is not None and self.lent > limit and not force:
             raise RuntimeError(
-                f"pool {self.name!r}: can't shrink producer pool when in use: was={self._share.limit} "
+                f"pool {self.name!r}: can't shrink producer pool when in use: was={bounded.limit} "
                 f"now={limit}, {self.lent} lent; pass force=True"
             )
-        self.engine.resize_share(self._share, limit)
+        # In this order: a thread that is making it looks at the limit when it can be seen here.
+        self._limit = limit
+        bounded = self._bounded()
+        if bounded is None:
+            return
+        if self.foreign:
+            self.engine.resize(limit, force=force)
+        else:
+            self.engine.resize_share(bounded, limit)
 
     @property
     def lent(self) -> int:
         """Producers out at the moment."""
-        return self.engine.lent if self._share is None else len(self._share.lent)
+        bounded = self._bounded()
+        if bounded is None:
+            return 0
+        return int(bounded.lent) if self.foreign else len(bounded.lent)
 
     # -- acquire and release ----------------------------------------------------------------------------
 
@@ -300,4 +340,6 @@ class ProducerPool(PoolFace, KombuProducerPool):
         :returns: how many were closed, and how many are still lent.
         """
         self._closed = self._closed or close_pool
-        return self.engine.drain()
+        if self.foreign:
+            return super().force_close_all(close_pool=False)
+        return self.connections.force_close_all(close_pool=False)  # type: ignore[no-any-return]  # kombu's may be given

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import traceback
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
@@ -63,6 +63,10 @@ class Borrower(NamedTuple):
         return f"{self}\n{''.join(self.stack.format())}".rstrip()
 
 
+#: Never written to.
+_NOBODY: MutableMapping[Any, str] = {}
+
+
 class Gate:
     """What some of a pool's leases have to pass: those whose share has this gate. Shut, their borrowers wait.
 
@@ -74,11 +78,13 @@ class Gate:
     def __init__(self) -> None:
         #: Why it is shut; ``None`` if it is open.
         self.reason: str | None = None
-        # Weakly: whoever is gone does not keep it shut.
-        self._shut_by: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+        # Weakly: whoever is gone does not keep it shut. Made when it is first needed, for most pools never need it.
+        self._shut_by: MutableMapping[Any, str] = _NOBODY
 
     def shut(self, who: Any, reason: str) -> None:
         """*who* shuts it, because of *reason*."""
+        if self._shut_by is _NOBODY:
+            self._shut_by = weakref.WeakKeyDictionary()
         self._shut_by[who] = self.reason = reason
 
     def open(self, who: Any) -> None:

@@ -103,7 +103,7 @@ class Operations(Generic[T]):
             self.ledger.resume()
             openings = self.ledger.pump()
         self.start_openings(openings)
-        self.keeper.nudge()
+        self.keeper.nudge(self)
 
     def shut_gate(self, gate: Gate, item: T, reason: str) -> None:
         """Lend nothing to shares with *gate*, whose borrowers wait, until *item* opens it or is closed.
@@ -115,14 +115,14 @@ class Operations(Generic[T]):
             self.ledger.shut_gates.add(gate)
             gate.shut(item, reason)
         # Upkeep looks for the end more often now.
-        self.keeper.nudge()
+        self.keeper.nudge(self)
 
     def open_gate(self, gate: Gate, item: T) -> None:
         """End what :meth:`shut_gate` began for *item*."""
         if self._owned():
             # A signal handler, in the middle of this thread's own decision: upkeep, or who waits, does the rest.
             gate.open(item)
-            self.keeper.nudge()
+            self.keeper.nudge(self)
             return
         with self.lock:
             gate.open(item)
@@ -247,7 +247,7 @@ class Operations(Generic[T]):
             lent = len(self.ledger.lent)
         for entry in entries:
             self.close_entry(entry, "closed")
-        self.keeper.nudge()
+        self.keeper.nudge(self)
         return Drained(len(entries), lent)
 
     def time_left_out(self, seconds: float) -> None:

@@ -227,7 +227,7 @@ class Pool(Operations[T]):
         if self._owned():
             self._inbox.append((entry, lease._loan, broken or ""))
             lease._entry = None
-            self.keeper.nudge()
+            self.keeper.nudge(self)
             return
         # Closes the race of two releases of one lease: the loan that it is about ends once. The lease forgets
         # its entry after that: should this thread be killed on the way, it brings home what is left.
@@ -262,7 +262,7 @@ class Pool(Operations[T]):
     def dropped(self, entry: Entry[T], loan: int) -> None:
         """A lease was collected: called by its finalizer, which may only append and nudge."""
         self._inbox.append((entry, loan, "dropped"))
-        self.keeper.nudge()
+        self.keeper.nudge(self)
 
     def settle(self) -> None:
         """Do what the inbox asks for, unless this code interrupts the pool itself."""
@@ -324,7 +324,7 @@ class Pool(Operations[T]):
             self.start_openings(openings)
             if over:
                 # That was the last one of a closed pool: the thread need not wait to find out.
-                self.keeper.nudge()
+                self.keeper.nudge(self)
         self.tell("closed", reason)
 
     def tell(self, event: str, *args: Any) -> None:

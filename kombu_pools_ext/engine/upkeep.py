@@ -13,9 +13,10 @@ import time
 import weakref
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 
 from . import aging, fork, ways_out
+from .agenda import Agenda
 from .threads import spawn_thread
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class NoUpkeep:
     def watch(self, pool: Pool[Any]) -> None:
         """Do nothing: borrowers do the work when it is overdue."""
 
-    def nudge(self) -> None:
+    def nudge(self, pool: Any = None) -> None:
         """Do nothing."""
 
 
@@ -128,6 +129,10 @@ def _seconds_suspended() -> float:
     if not hasattr(time, "CLOCK_BOOTTIME"):
         return 0.0
     return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
+#: What wakes the thread.
+_Ring = Union[bool, "weakref.ref[Pool[Any]]"]
 
 
 class _Turn:
@@ -156,20 +161,20 @@ class Upkeep:
     def _reset(self) -> None:
         # Re-entrant: a signal handler that opens an item in its own thread may have interrupted `watch`.
         self._lock = threading.RLock()
-        self._due: weakref.WeakKeyDictionary[Pool[Any], float] = weakref.WeakKeyDictionary()
+        self._due = Agenda()
         #: What the thread that is at it holds: whoever is killed while beginning it leaves that to the next.
         self._running: weakref.ref[_Turn] | None = None
         # The one queue whose put() may interrupt itself: a finalizer or signal handler nudges with it.
-        # What is put says whether every pool is to be looked at, or those that are due.
-        self._bell: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        # What is put is a pool to look at besides those that are due, or says whether that is every pool.
+        self._bell: queue.SimpleQueue[_Ring] = queue.SimpleQueue()
 
     def after_fork_in_child(self) -> None:
         """Forget the parent's thread; the child starts its own with its first connection."""
         self._reset()
 
-    def nudge(self) -> None:
-        """Have the thread look at every pool now. Never waits; safe in finalizers and signal handlers."""
-        self._bell.put(True)
+    def nudge(self, pool: Any = None) -> None:
+        """Have the thread look at *pool* now, or at every pool. Never waits; safe in finalizers and signal handlers."""
+        self._bell.put(True if pool is None else weakref.ref(pool))
 
     def watch(self, pool: Pool[Any]) -> None:
         """Tend *pool* until it has nothing left to tend."""
@@ -181,6 +186,8 @@ class Upkeep:
                 # A new one: gevent or eventlet may have replaced the class since, and the former would hold up all.
                 self._bell = queue.SimpleQueue()
                 me = _Turn()
+                # The thread before this one may have been killed over what it had taken.
+                self._due.tidy()
                 self._running = weakref.ref(me)
         if me is None:
             # What was opened may be due before the thread meant to wake.
@@ -199,12 +206,22 @@ class Upkeep:
                 return
             before, suspended = self._clock(), self._suspended()
             try:
-                everything = bell.get(timeout=nap)
+                rings = [bell.get(timeout=nap)]
             except queue.Empty:
-                everything = False
+                rings = []
             self.woke(self._clock() - before - nap, self._suspended() - suspended)
             while not bell.empty():
-                everything = bell.get() or everything
+                rings.append(bell.get())
+            everything = self._heed(rings)
+
+    def _heed(self, rings: list[_Ring]) -> bool:
+        """Note the pools that are to be looked at; whether all of them are."""
+        for ring in rings:
+            pool = None if isinstance(ring, bool) else ring()
+            with self._lock:
+                if pool is not None and pool in self._due:
+                    self._due[pool] = 0.0
+        return True in rings
 
     def woke(self, late: float, suspended: float) -> None:
         """After a nap: what time has passed that nobody lived through is no pool's age.
@@ -226,7 +243,7 @@ class Upkeep:
     def _round(self, *, everything: bool) -> float | None:
         now = self._clock()
         with self._lock:
-            pools = [pool for pool, due in self._due.items() if everything or due <= now]
+            pools = list(self._due) if everything else self._due.take(now)
         for pool in pools:
             with self._lock:
                 # Whoever watches it from here on is not overwritten: what was opened may be due very soon.
@@ -245,11 +262,11 @@ class Upkeep:
                     self._due[pool] = now + max(SHORTEST_NAP, min(nap, LONGEST_NAP))
         pools.clear()
         with self._lock:
-            due_times = list(self._due.values())
-            if not due_times:
+            due = self._due.next()
+            if due is None:
                 self._running = None
                 return None
-        return max(SHORTEST_NAP, min(due_times) - self._clock())
+        return max(SHORTEST_NAP, due - self._clock())
 
 
 #: The thread that every pool of the process uses unless it is given another.

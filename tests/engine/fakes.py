@@ -64,7 +64,7 @@ class Keeper(NoUpkeep):
     def watch(self, pool: Pool[Any]) -> None:
         self.watched.append(pool)
 
-    def nudge(self) -> None:
+    def nudge(self, pool: Any = None) -> None:
         self.nudges += 1
 
 

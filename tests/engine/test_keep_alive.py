@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
+import weakref
+from functools import partial
 
 import pytest
 
 from kombu_pools_ext.engine import Gate, Pool, PoolOptions, upkeep
+from kombu_pools_ext.engine.agenda import SPARE, Agenda
+from kombu_pools_ext.engine.aging import EARLY
 from kombu_pools_ext.engine.breaker import FIRST_PAUSE, LONGEST_PAUSE
 from kombu_pools_ext.engine.upkeep import Upkeep, close_together, keep_idle, tend
-from tests.engine.fakes import PATIENCE, Driver, Rig, assert_sound, in_thread, rig, wait_until
+from tests.engine.fakes import (
+    PATIENCE,
+    Driver,
+    Item,
+    Rig,
+    assert_sound,
+    in_thread,
+    rig,
+    wait_until,
+)
 from tests.engine.steps import Killed, Steps
 
 EVERY = 20.0
@@ -461,3 +475,74 @@ def test_what_is_lent_is_kept_alive_once_an_interval() -> None:
     for _ in range(2):
         tend(tested.pool)
     assert tested.driver.kept == [(lease.item, True)]
+
+
+# -- many --------------------------------------------------------------------------------------------------------------
+
+
+def test_those_that_are_next_are_kept_with_the_first_that_is_due() -> None:
+    tested = kept()
+    clock = tested.clock
+    leases = []
+    for pause in (EVERY * EARLY / 2, EVERY / 2):
+        leases += tested.take()
+        clock.advance(pause)
+    leases += tested.take()
+    for lease in leases:
+        lease.end()
+    clock.advance(EVERY - EVERY * EARLY / 2 - EVERY / 2)
+    tend(tested.pool)
+    first, second, third = (item for item in tested.driver.opened)
+    assert [item for item, _ in tested.driver.kept] == [first, second]
+    clock.advance(EVERY / 2 + EVERY * EARLY / 2)
+    tend(tested.pool)
+    assert [item for item, _ in tested.driver.kept] == [first, second, third]
+
+
+def test_an_agenda_gives_what_is_due_and_knows_what_is_next() -> None:
+    agenda = Agenda()
+    pools = [rig(1).pool for _ in range(5)]
+    for at, pool in enumerate(pools):
+        agenda[pool] = float(at)
+    agenda[pools[0]] = 9.0
+    assert agenda.next() == 1.0
+    del agenda[pools[1]]
+    assert agenda.take(3.0) == [pools[2], pools[3]]
+    assert agenda.next() == 4.0
+    # Whoever took them was killed.
+    agenda.tidy()
+    assert agenda.take(3.0) == [pools[2], pools[3]]
+    del pool
+    gone = weakref.ref(pools.pop())
+    gc.collect()
+    assert gone() is None
+    assert agenda.next() == 9.0
+    assert agenda.take(10.0) == [pools[0]]
+    assert agenda.next() is None
+
+
+def test_an_agenda_does_not_grow_with_its_changes() -> None:
+    agenda, pool = Agenda(), rig(1).pool
+    for at in range(10_000):
+        agenda[pool] = 100.0 + at
+    assert len(agenda._notes) <= 2 + SPARE
+    assert agenda.take(99_999.0) == [pool]
+
+
+@pytest.mark.threads
+def test_a_nudge_for_one_pool_has_the_others_left_alone(keeper: Upkeep) -> None:
+    looked: list[Pool[Item]] = []
+    pools = [Pool(Driver(), limit=2, options=PoolOptions(), keeper=keeper) for _ in range(3)]
+    for pool in pools:
+        pool.acquire(timeout=PATIENCE).end()
+    wait_until(lambda: all(keeper._due.get(pool, 0.0) > 0.0 for pool in pools))
+    for pool in pools:
+        pool.settle = partial(looked.append, pool)  # type: ignore[method-assign]
+    keeper.nudge(pools[1])
+    wait_until(lambda: looked)
+    keeper.nudge(pools[2])
+    wait_until(lambda: len(looked) > 1)
+    assert looked == [pools[1], pools[2]]
+    for pool in pools:
+        del pool.settle
+        pool.close()

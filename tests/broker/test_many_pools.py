@@ -1,0 +1,188 @@
+"""A pool for each of many tenants: what one costs that is not used, and that none is forgotten."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import tracemalloc
+from typing import Any
+
+import kombu
+import pytest
+
+from kombu_pools_ext import Pools, connections, producers, reset, set_limit
+from kombu_pools_ext.broker.connections import ConnectionPool
+from kombu_pools_ext.broker.made_once import MadeOnce
+from kombu_pools_ext.broker.producers import ProducerPool
+from kombu_pools_ext.engine import Pool
+from kombu_pools_ext.engine.fork import live_pools
+
+#: Bytes of a connection pool and a producer pool that nobody has used, with their places in the groups.
+MOST_BYTES = 3 * 1024
+TENANTS = 500
+
+
+def tenants(count: int = TENANTS) -> Pools:
+    return Pools(
+        {f"tenant-{i}": {"URL": f"amqp://user-{i}:secret@127.0.0.1:1//"} for i in range(count)}
+    )
+
+
+def made(pool: Any) -> bool:
+    return MadeOnce.of(pool, "engine") is not None
+
+
+def test_a_pool_that_nobody_uses_costs_little_memory() -> None:
+    pools = tenants()
+    # What the first of them imports and makes is not theirs.
+    pools.connections["tenant-0"], pools.producers["tenant-0"]
+    aliases = list(pools.settings)[1:]
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for alias in aliases:
+            pools.connections[alias], pools.producers[alias]
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (after - before) / len(aliases) <= MOST_BYTES
+
+
+def test_what_can_be_asked_of_all_pools_makes_nothing() -> None:
+    pools = tenants(5)
+    engines = len(live_pools(Pool))
+    found: list[Any] = [*pools.connections.values(), *pools.producers.values()]
+    assert [pool.limit for pool in found] == [10] * 10
+    assert [pool.lent for pool in found] == [0] * 10
+    assert {pool.is_over for pool in found} == {False}
+    assert {bool(pool._closed) for pool in found} == {False}
+    set_limit(7)
+    try:
+        assert [pool.limit for pool in found] == [7] * 10
+        assert reset() == (0, 0)
+        assert len(live_pools(Pool)) == engines
+        assert not any(map(made, found))
+        assert found[0].stats().limit == 7
+        assert found[0].engine.limit == 7
+    finally:
+        set_limit(10)
+
+
+def test_a_pool_is_made_when_it_is_used(memory_url: str) -> None:
+    pool = connections[memory_url]
+    assert not made(pool)
+    with producers[memory_url].acquire() as producer:
+        assert made(pool)
+        assert producers[memory_url].engine is pool.engine
+        assert (pool.lent, producers[memory_url].lent) == (1, 1)
+        producer.publish({}, routing_key="nowhere")
+    assert producers[memory_url].force_close_all(close_pool=False) == (1, 0)
+
+
+def test_of_many_threads_that_use_it_first_all_get_the_same(memory_url: str) -> None:
+    for number in range(50):
+        pool = ConnectionPool(kombu.Connection(f"{memory_url}-{number}"), limit=3)
+        found: list[Any] = []
+        start = threading.Barrier(4)
+
+        def ask(pool: ConnectionPool = pool, start: Any = start, found: list[Any] = found) -> None:
+            start.wait(30)
+            found.append(pool.engine)
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert {id(engine) for engine in found} == {id(pool.engine)}
+
+
+def test_a_limit_set_while_the_engine_is_made_is_not_lost(
+    memory_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = ConnectionPool(kombu.Connection(memory_url), limit=3)
+    make = ConnectionPool._make_driver
+
+    def meanwhile(self: ConnectionPool) -> Any:
+        # The engine has been asked for, and nobody can see it yet.
+        if pool.limit == 3:
+            pool.resize(5)
+        return make(self)
+
+    monkeypatch.setattr(vars(ConnectionPool)["_driver"], "_make", meanwhile)
+    assert pool.engine.limit == 5
+    assert pool.limit == 5
+
+
+def test_a_share_set_while_it_is_made_is_not_lost(memory_url: str) -> None:
+    pool = ProducerPool(ConnectionPool(kombu.Connection(memory_url), limit=3), limit=2)
+
+    class Meanwhile:
+        def __get__(self, instance: Any, owner: Any) -> Any:
+            pool.resize(1)
+            return gate
+
+    gate = pool.connections.publishing
+    pool.connections.__class__ = type(
+        "Another",
+        (ConnectionPool,),
+        {"publishing": property(lambda self: Meanwhile().__get__(self, None))},
+    )
+    del pool.connections.__dict__["publishing"]
+    assert pool._share is not None
+    assert pool._share.limit == pool.limit == 1
+
+
+def test_a_closed_connection_pool_is_the_end_of_its_producers(memory_url: str) -> None:
+    pool = producers[memory_url]
+    connections[memory_url].force_close_all()
+    assert pool.is_over
+    assert producers[memory_url] is pool
+    del producers[memory_url], connections[memory_url]
+    assert not connections[memory_url].is_over
+
+
+# -- looking up --------------------------------------------------------------------------------------------------------
+
+
+def test_a_connection_that_was_changed_names_another_pool(memory_url: str) -> None:
+    connection = kombu.Connection(memory_url, transport_options={"a": [1]})
+    first = connections[connection]
+    assert connections[connection] is first
+    connection.transport_options["a"].append(2)
+    second = connections[connection]
+    assert second is not first
+    assert connections[connection] is second
+    connection.transport_options["a"].pop()
+    assert connections[connection] is first
+    connection.virtual_host = "another"
+    assert connections[connection] not in (first, second)
+
+
+def test_what_a_connection_has_found_is_looked_up_anew_after_a_reset(memory_url: str) -> None:
+    connection = kombu.Connection(memory_url)
+    pool = connections[connection]
+    pool.force_close_all()
+    assert connections[connection] is pool
+    reset()
+    assert connections[connection] is not pool
+    del connections[connection]
+    connections[connection] = pool
+    assert connections[connection] is pool
+
+
+def test_an_alias_is_looked_up_anew_when_its_settings_change(memory_url: str) -> None:
+    url = [memory_url]
+    pools = Pools(lambda: {"default": url[0]})
+    first = pools.connections["default"]
+    assert pools.connections["default"] is first
+    url[0] = f"{memory_url}-2"
+    assert pools.connections["default"] is first
+    pools.reload()
+    second = pools.connections["default"]
+    assert second is not first
+    reset()
+    assert pools.connections["default"] is second
+    assert second.connection.hostname != first.connection.hostname
