@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import struct
 import time
+from collections.abc import Callable
+from functools import partial
 from os import urandom
 from typing import TYPE_CHECKING, Any
 
@@ -127,6 +129,22 @@ class Confirms(Tally):
         immediate: bool,
         argsig: str,
     ) -> None:
+        message_id = msg.properties.get("message_id")
+        if message_id is None:
+            message_id = msg.properties["message_id"] = new_message_id()
+        self.send(
+            Delivery(message_id, exchange, routing_key, mandatory or immediate, len(msg.body)),
+            partial(
+                self.channel.send_method,
+                spec.Basic.Publish,
+                argsig,
+                (0, exchange, routing_key, mandatory, immediate),
+            ),
+            msg,
+        )
+
+    def send(self, delivery: Delivery, write: Callable[[Any], Any], data: Any) -> None:
+        """Publish *delivery* by ``write(data)``, within the wire's time; otherwise as :meth:`publish`."""
         if self.interrupted:
             raise RecoverableConnectionError(
                 "an earlier confirm did not come, so this channel is not used any more"
@@ -135,25 +153,17 @@ class Confirms(Tally):
             self._open_anew()
         if not self._selected:
             self._select()
-        message_id = msg.properties.get("message_id")
-        if message_id is None:
-            message_id = msg.properties["message_id"] = new_message_id()
-        delivery = Delivery(
-            message_id, exchange, routing_key, mandatory or immediate, len(msg.body)
-        )
-        self.add(delivery)
         wire = self._wire
         wire.spoken = False
         try:
-            self.channel.send_method(
-                spec.Basic.Publish, argsig, (0, exchange, routing_key, mandatory, immediate), msg
-            )
+            self.add(delivery)
+            write(data)
         except BaseException:
             # What AMQP has no frame for, a header of an unknown type say, was not even begun: all else goes on.
             begun = wire.spoken
             # Else, whether the broker counts it is anybody's guess. It does not route it: the end is missing.
             if not (begun and self.pipelined):
-                self._forget_last()
+                self._forget(delivery)
             if begun or self.channel.connection is None:
                 self.interrupt()
             raise
@@ -275,9 +285,9 @@ class Confirms(Tally):
         self.interrupted = self.spoiled = True
         self.lose()
 
-    def _forget_last(self) -> None:
-        last = self.pending.pop(self.sent, None)
-        if last is not None:
+    def _forget(self, last: Delivery) -> None:
+        if self.pending.get(self.sent) is last:
+            del self.pending[self.sent]
             self.sent -= 1
             if last.mandatory:
                 self.returnable -= last.size

@@ -35,6 +35,8 @@ from .wire import Wire
 if TYPE_CHECKING:
     from kombu.connection import ConnectionPool as KombuConnectionPool
 
+    from .direct import Direct
+
 __all__ = ["ConnectionDriver", "ForeignDriver", "OpenConnection", "errors_for"]
 
 #: Seconds that a peer gets to answer a goodbye. It answers within a millisecond or never.
@@ -64,6 +66,8 @@ class OpenConnection(kombu.Connection):
     pooled_producers: dict[Any, Any]
     #: Who counts what is published on the default channel, where that is in confirm mode.
     confirms: Confirms | None = None
+    #: The short way to publish on that channel, once a producer has looked for it.
+    direct: Direct | None = None
     #: Seconds for a publish on that channel by somebody without a bound of his own.
     confirm_timeout: float = CONFIRM_TIMEOUT
 

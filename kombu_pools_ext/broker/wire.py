@@ -140,7 +140,11 @@ class Wire:
         if self._poll is None:  # pragma: no cover - platforms without poll()
             events: Any = select.select([self._sock], [], [], 0)[0]
         else:
-            events = self._poll(0)
+            try:
+                events = self._poll(0)
+            except RuntimeError:
+                # Somebody uses one connection in two threads, which is nothing to be recommended, but goes.
+                return "readable"
             if events and events[0][1] & GONE:
                 return "gone"
         if events or self._transport._read_buffer or (self._tls and self._sock.pending()):

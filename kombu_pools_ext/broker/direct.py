@@ -1,0 +1,117 @@
+"""The short way onto the wire: a message's frames, put together here, in one write."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from amqp.exceptions import RecoverableConnectionError
+from amqp.transport import SSLTransport, TCPTransport
+from kombu.transport import pyamqp
+
+from . import shape
+from .confirms import Confirms
+
+if TYPE_CHECKING:
+    from .driver import OpenConnection
+    from .wire import Wire
+
+__all__ = ["Direct", "direct_for"]
+
+
+class Direct:
+    """What a publish needs to know of one channel.
+
+    :param item: the connection, which has a wire.
+    :param channel: one of it.
+    :param confirms: who counts there, if somebody does.
+    """
+
+    __slots__ = (
+        "_basic_publish",
+        "_established",
+        "_frame_writer",
+        "_heeds",
+        "_transport",
+        "_wire",
+        "channel",
+        "confirms",
+        "frame_max",
+    )
+
+    def __init__(self, item: OpenConnection, channel: Any, confirms: Confirms | None) -> None:
+        established = item.established
+        self.channel = channel
+        self.confirms = confirms
+        self.frame_max: int = established.frame_max
+        self._established = established
+        self._frame_writer = established._frame_writer
+        self._transport = established._transport
+        self._wire: Wire = item.wire  # type: ignore[assignment]  # there is one
+        self._basic_publish = channel.__dict__.get("basic_publish")
+        capabilities = established.client_properties.get("capabilities", {})
+        #: Whether the broker may say that it takes no messages: py-amqp looks for that before each publish.
+        self._heeds: bool = capabilities.get("connection.blocked", False)
+
+    def fits(self) -> bool:
+        """Whether the channel is open, and nobody has put something of his own into the way of a publish."""
+        channel, established = self.channel, self._established
+        own = channel.__dict__
+        return (
+            channel.connection is established
+            and established._transport is self._transport
+            and self._transport.connected
+            and established._frame_writer is self._frame_writer
+            and own.get("basic_publish") is self._basic_publish
+            and "send_method" not in own
+            and "prepare_message" not in own
+            and "drain_events" not in established.__dict__
+        )
+
+    def heed(self) -> bool:
+        """Read what came unasked, as py-amqp does before each publish; whether the short way is still open.
+
+        :raises Exception: py-amqp's, for what it found there: the end of the channel or of the connection.
+        """
+        if not self._heeds or self._wire.look() is None:
+            return True
+        try:
+            self._established.drain_events(timeout=0)
+        except TimeoutError:
+            pass  # half a frame, or what only TLS is interested in
+        return self.fits()
+
+    def write(self, frames: bytes) -> None:
+        """Write *frames*, of one message.
+
+        :raises OSError, RecoverableConnectionError: if not all of it could be written: it is not there then.
+        """
+        try:
+            self.put(frames)
+        except TimeoutError as error:
+            # py-amqp's: the socket is of no use any more.
+            raise RecoverableConnectionError("basic_publish: timed out") from error
+
+    def put(self, frames: bytes) -> None:
+        """:meth:`write`, with the socket's own error where the time was up."""
+        self._transport.write(frames)
+        self._established.bytes_sent += 1
+
+
+def direct_for(item: OpenConnection, channel: Any) -> Direct | None:
+    """The short way for *channel* of *item*; ``None`` if there is none, or if it is not known to lead to the same."""
+    established = item.established
+    if (
+        item.wire is None
+        or type(channel) is not pyamqp.Channel
+        or type(established) is not pyamqp.Connection
+        or type(established._transport) not in (TCPTransport, SSLTransport)
+        or not shape.fits()
+    ):
+        return None
+    confirms = item.confirms
+    if confirms is None or confirms.channel is not channel:
+        if established.confirm_publish:
+            # Nobody counts, and py-amqp's own confirms are waited for.
+            return None
+        confirms = None
+    return Direct(item, channel, confirms)

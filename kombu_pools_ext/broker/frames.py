@@ -1,0 +1,168 @@
+"""The frames of a publish, byte for byte as py-amqp writes them, with what repeats encoded once.
+
+py-amqp encodes each property of each message by itself, which takes as long as the operating system needs to send it.
+Of the messages of one application next to all have the same, but for their ``message_id``, headers and times.
+"""
+
+from __future__ import annotations
+
+import struct
+from struct import Struct, pack
+from typing import Any
+
+from amqp.exceptions import FrameSyntaxError
+from amqp.serialization import dumps
+from amqp.spec import Basic
+
+__all__ = ["LONGEST", "encode_publish"]
+
+#: Bytes of a message that are put together for one write. What is longer goes py-amqp's way, a frame at a time: one
+#: more copy of it would cost more than the writes.
+LONGEST = 1 << 20
+
+#: Encodings kept at most, of each kind. Whoever has more routing keys than that has them encoded anew.
+_MOST_KEPT = 1024
+#: py-amqp's: bytes of frames besides what is in them, on the safe side.
+_OVERHEAD = 40
+_END = b"\xce"
+_LENGTHS = tuple(bytes((number,)) for number in range(256))
+_NO_HEADERS = b"\0\0\0\0"
+
+#: Kind, channel and size of a frame; class, weight and size of the body.
+_header = Struct(">BHIHHQ").pack
+#: The end of a frame, and kind, channel and size of the next.
+_body = Struct(">BBHI").pack
+_timestamp = Struct(">Q").pack
+
+#: What :meth:`kombu.Producer.publish` lets through to the broker, in AMQP's order, with the encoding and the flag.
+_BEFORE = (("content_type", "s", 0x8000), ("content_encoding", "s", 0x4000))
+_MIDDLE = (("delivery_mode", "o", 0x1000), ("priority", "o", 0x0800))
+_THEN = (("reply_to", "s", 0x0200), ("expiration", "s", 0x0100))
+_AFTER = (
+    ("type", "s", 0x0020),
+    ("user_id", "s", 0x0010),
+    ("app_id", "s", 0x0008),
+    ("cluster_id", "s", 0x0004),
+)
+_HEADERS, _CORRELATION_ID, _MESSAGE_ID, _TIMESTAMP = 0x2000, 0x0400, 0x0080, 0x0040
+_KNOWN = frozenset(name for part in (_BEFORE, _MIDDLE, _THEN, _AFTER) for name, _, _ in part)
+
+#: What an encoding fails with: it is py-amqp's to say that.
+_CANNOT = (
+    *(struct.error, FrameSyntaxError, TypeError, ValueError, AttributeError),
+    *(OverflowError, IndexError),
+)
+
+_Kept = tuple[int, bytes, bytes, bytes, bytes]
+# By what they are made of. A dict's operations are atomic: at the worst two threads encode the same.
+_methods: dict[Any, bytes] = {}
+_properties: dict[Any, _Kept] = {}
+
+
+def encode_publish(
+    channel: int,
+    frame_max: int,
+    exchange: str,
+    routing_key: str,
+    mandatory: bool,
+    immediate: bool,
+    body: bytes,
+    message_id: str,
+    headers: dict[str, Any],
+    properties: dict[str, Any],
+) -> bytes | None:
+    """All frames of one message; ``None`` if py-amqp has to send it, or has to say what is wrong with it.
+
+    :param properties: the others, by AMQP's names; ``delivery_mode`` and ``priority`` are among them, as are
+        ``content_type`` and ``content_encoding``.
+    """
+    try:
+        key = channel, exchange, routing_key, mandatory, immediate
+        method = _methods.get(key)
+        if method is None:
+            method = _keep_method(key)
+            if method is None:
+                return None
+        name = message_id.encode("utf-8", "surrogatepass")
+        table = dumps("F", (headers,)) if headers else _NO_HEADERS
+        correlation = sent_at = b""
+        flags = 0
+        if len(properties) > 4:
+            properties = properties.copy()
+            correlation_id = properties.pop("correlation_id", None)
+            if correlation_id is not None:
+                flags = _CORRELATION_ID
+                correlation = dumps("s", (correlation_id,))
+            timestamp = properties.pop("timestamp", None)
+            if timestamp is not None:
+                flags |= _TIMESTAMP
+                sent_at = _timestamp(timestamp)
+        # Else equal to a number for which something is kept, and not what py-amqp takes for one: 1.0, say.
+        if type(properties["delivery_mode"]) is not int or type(properties["priority"]) is not int:
+            return None
+        known = (flags, *properties.items())
+        kept = _properties.get(known)
+        if kept is None:
+            kept = _keep_properties(known, flags, properties)
+            if kept is None:
+                return None
+        size, before, middle, then, after = kept
+        size += len(table) + len(correlation) + len(name) + len(sent_at)
+        length = _LENGTHS[len(name)]
+    except _CANNOT:
+        return None
+    long = len(body)
+    if size + long > LONGEST or size + 20 > frame_max:
+        # The second: no broker takes such headers, and an old py-amqp stumbles over them.
+        return None
+    header = _header(2, channel, 12 + size, 60, 0, long)
+    parts = [method, header, before, table, middle, correlation, then, length, name, sent_at, after]
+    chunk = frame_max - 8
+    # py-amqp's rule, its off-by-a-few included: -12 for what the method's frame has besides its arguments.
+    if len(method) - 12 + size + long + _OVERHEAD <= chunk:
+        if long:
+            parts += (_body(0xCE, 3, channel, long), body)
+    else:
+        for start in range(0, long, chunk):
+            part = body[start : start + chunk]
+            parts += (_body(0xCE, 3, channel, len(part)), part)
+    parts.append(_END)
+    return b"".join(parts)
+
+
+def _keep_method(key: Any) -> bytes | None:
+    channel, exchange, routing_key, mandatory, immediate = key
+    if type(exchange) is not str or type(routing_key) is not str:
+        # str() of something else may be another one each time.
+        return None
+    arguments = dumps("Bssbb", (0, exchange, routing_key, mandatory, immediate))
+    payload = pack(">HH", *Basic.Publish) + arguments
+    method: bytes = pack(">BHI", 1, channel, len(payload)) + payload + _END
+    if len(_methods) >= _MOST_KEPT:
+        _methods.clear()
+    _methods[key] = method
+    return method
+
+
+def _keep_properties(known: Any, flags: int, properties: dict[str, Any]) -> _Kept | None:
+    if not properties.keys() <= _KNOWN:
+        return None
+    flags |= _HEADERS | _MESSAGE_ID
+    encoded = []
+    for part in (_BEFORE, _MIDDLE, _THEN, _AFTER):
+        formats, values = "", []
+        for name, kind, flag in part:
+            value = properties.get(name)
+            if value is not None:
+                flags |= flag
+                formats += kind
+                values.append(value)
+        encoded.append(dumps(formats, values))
+    before = pack(">H", flags) + encoded[0]
+    # One byte is the length of the message_id.
+    middle, then, after = encoded[1:]
+    kept = len(before) + len(middle) + len(then) + 1 + len(after), before, middle, then, after
+    if len(_properties) >= _MOST_KEPT:
+        _properties.clear()
+    _properties[known] = kept
+    return kept

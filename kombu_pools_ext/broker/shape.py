@@ -1,0 +1,234 @@
+"""Whether the installed kombu and py-amqp publish in the way for which there is a short one.
+
+The short way leaves out what they do for nothing, and writes the frames itself. So it has to be known that they would
+write the same: their methods have the parameters that they are known to have, and a few messages are published both
+ways, without a broker. And whoever puts himself between, to trace each publish say, must not be passed by.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import threading
+from collections.abc import Iterator
+from types import FunctionType, SimpleNamespace
+from typing import Any
+
+import amqp
+import kombu
+from amqp import spec
+from amqp.abstract_channel import AbstractChannel
+from amqp.method_framing import frame_writer
+from amqp.transport import _AbstractTransport
+from kombu.transport import pyamqp
+
+from .frames import encode_publish
+
+__all__ = ["fits", "intact", "is_plain"]
+
+logger = logging.getLogger("kombu_pools_ext")
+
+#: What stands on the way of a publish, with its parameters after ``self``.
+_METHODS: tuple[tuple[type[Any], str, tuple[str, ...]], ...] = (
+    (
+        kombu.Producer,
+        "publish",
+        (
+            *("body", "routing_key", "delivery_mode", "mandatory", "immediate", "priority"),
+            *("content_type", "content_encoding", "serializer", "headers", "compression"),
+            *("exchange", "retry", "retry_policy", "declare", "expiration", "timeout"),
+            *("confirm_timeout", "properties"),
+        ),
+    ),
+    (
+        kombu.Producer,
+        "_publish",
+        (
+            *("body", "priority", "content_type", "content_encoding", "headers", "properties"),
+            *("routing_key", "mandatory", "immediate", "exchange", "declare", "timeout"),
+            *("confirm_timeout", "retry", "retry_policy"),
+        ),
+    ),
+    (
+        kombu.Producer,
+        "_prepare",
+        (
+            *("body", "serializer", "content_type", "content_encoding"),
+            *("compression", "headers"),
+        ),
+    ),
+    (
+        pyamqp.Channel,
+        "prepare_message",
+        (
+            *("body", "priority", "content_type", "content_encoding", "headers", "properties"),
+            "_Message",
+        ),
+    ),
+    (
+        amqp.Channel,
+        "_basic_publish",
+        (
+            *("msg", "exchange", "routing_key", "mandatory", "immediate", "timeout"),
+            *("confirm_timeout", "argsig"),
+        ),
+    ),
+    (
+        AbstractChannel,
+        "send_method",
+        ("sig", "format", "args", "content", "wait", "callback", "returns_tuple"),
+    ),
+    (amqp.Connection, "drain_events", ("timeout",)),
+    (amqp.Connection, "blocking_read", ("timeout",)),
+    (_AbstractTransport, "read_frame", ("unpack",)),
+    (_AbstractTransport, "write", ("s",)),
+)
+_PRODUCERS = ("publish", "_publish", "_prepare", "channel")
+
+_lock = threading.Lock()
+_fits: bool | None = None
+
+
+def fits() -> bool:
+    """Whether the short way leads to the same; found out at the first call, which logs it once if it does not."""
+    global _fits
+    if _fits is None:
+        with _lock:
+            if _fits is None:
+                problem = next(problems(), None)
+                if problem is not None:
+                    logger.warning(
+                        "messages are published by kombu %s and py-amqp %s alone, which takes longer: %s",
+                        kombu.__version__,
+                        amqp.__version__,
+                        problem,
+                    )
+                _fits = problem is None
+    return _fits
+
+
+def problems() -> Iterator[str]:
+    """What is not as it is known to be."""
+    for owner, name, parameters in _METHODS:
+        method = owner.__dict__.get(name)
+        where = f"{owner.__module__}.{owner.__name__}.{name}"
+        if method is None or not _is_its_own(method, owner):
+            yield f"{where} is none of its own methods"
+        elif tuple(inspect.signature(method).parameters)[1:] != parameters:
+            yield f"{where} has other parameters"
+    if amqp.Channel.basic_publish is not amqp.Channel._basic_publish:
+        yield "amqp.Channel.basic_publish is not its own"
+    try:
+        yield from _trials()
+    except Exception as error:
+        yield f"a trial failed: {error!r}"
+
+
+def _is_its_own(method: Any, owner: type[Any]) -> bool:
+    # A wrapper may have the name of what it wraps, but not its code.
+    return (
+        isinstance(method, FunctionType)
+        and method.__code__.co_filename == inspect.getsourcefile(owner)
+        and method.__code__.co_name == method.__name__
+    )
+
+
+def _trials() -> Iterator[str]:
+    """A few messages, published both ways."""
+    for size in (0, 1, 4040, 4096, 10_000):
+        trials: tuple[dict[str, Any], ...] = (
+            {"message_id": "m"},
+            {
+                "message_id": "é" * 100,
+                "timestamp": 1 << 33,
+                "correlation_id": "c",
+                "reply_to": "r",
+                "type": "t",
+                "user_id": "u",
+                "app_id": "a",
+                "cluster_id": "",
+                "headers": {"a": [1, {"b": None}]},
+                "priority": 9,
+            },
+        )
+        for properties in trials:
+            body = bytes(size)
+            if _by_kombu(body, properties) != _by_us(body, **properties):
+                yield f"the frames of {size} bytes with {properties} are others"
+    for method, arguments in ((spec.Basic.Ack, "Lb"), (spec.Basic.Nack, "Lb")):
+        if amqp.Channel._METHODS[method].args != arguments:
+            yield f"the method {method} is another"
+
+
+def _by_kombu(body: bytes, properties: dict[str, Any]) -> bytes:
+    written: list[bytes] = []
+    transport = SimpleNamespace(write=lambda data: written.append(bytes(data)))
+    connection: Any = SimpleNamespace(frame_max=4096, bytes_sent=0, client_properties={})
+    connection.frame_writer = frame_writer(connection, transport)
+    channel: Any = pyamqp.Channel.__new__(pyamqp.Channel)
+    channel.connection, channel.channel_id = connection, 7
+    connection.transport = _AbstractTransport("h")
+    producer = kombu.Producer(None)
+    producer._channel = channel
+    producer.publish(
+        body,
+        routing_key="key",
+        mandatory=True,
+        content_type="text/plain",
+        content_encoding="binary",
+        expiration=1.5,
+        **properties,
+    )
+    if connection.bytes_sent != 1:
+        raise RuntimeError("a publish counts otherwise")
+    return b"".join(written)
+
+
+def _by_us(
+    body: bytes,
+    message_id: str,
+    headers: dict[str, Any] | None = None,
+    priority: int = 0,
+    **properties: Any,
+) -> bytes | None:
+    return encode_publish(
+        *(7, 4096, "", "key", True, False, body, message_id, headers or {}),
+        {
+            "content_type": "text/plain",
+            "content_encoding": "binary",
+            "priority": priority,
+            "delivery_mode": 2,
+            "expiration": "1500",
+            **properties,
+        },
+    )
+
+
+_KOMBUS = tuple(kombu.Producer.__dict__.get(name) for name in _PRODUCERS)
+_publish, _later, _prepare, _channel = _KOMBUS
+_prepare_message = pyamqp.Channel.prepare_message
+_basic_publish = amqp.Channel.basic_publish
+_send_method = AbstractChannel.send_method
+_drain_events = amqp.Connection.drain_events
+
+
+def is_plain(producer_class: type[Any]) -> bool:
+    """Whether *producer_class* publishes as :class:`kombu.Producer` does: it may add what it likes besides."""
+    return all(
+        getattr(producer_class, name, None) is kombus
+        for name, kombus in zip(_PRODUCERS, _KOMBUS, strict=True)
+    )
+
+
+def intact() -> bool:
+    """Whether nobody has put something else into the classes since; asked at each publish."""
+    producer, channel = kombu.Producer, pyamqp.Channel
+    return (
+        producer.publish is _publish
+        and producer._publish is _later
+        and producer._prepare is _prepare
+        and channel.prepare_message is _prepare_message
+        and channel.basic_publish is _basic_publish
+        and channel.send_method is _send_method
+        and pyamqp.Connection.drain_events is _drain_events
+    )
