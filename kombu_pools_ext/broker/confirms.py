@@ -153,7 +153,7 @@ class Confirms(Tally):
             self._open_anew()
         if not self._selected:
             self._select()
-        wire = self._wire
+        wire, before = self._wire, self.sent
         wire.spoken = False
         try:
             self.add(delivery)
@@ -163,7 +163,7 @@ class Confirms(Tally):
             begun = wire.spoken
             # Else, whether the broker counts it is anybody's guess. It does not route it: the end is missing.
             if not (begun and self.pipelined):
-                self._forget(delivery)
+                self._forget(delivery, before)
             if begun or self.channel.connection is None:
                 self.interrupt()
             raise
@@ -236,7 +236,11 @@ class Confirms(Tally):
             raise
 
     def _read(self) -> None:
+        """Read what has come, or what comes next: all the answers that it begins with, else one method."""
         try:
+            direct = self._item.direct
+            if direct is not None and direct.confirms is self and direct.answers():
+                return
             self._established.drain_events()
         except _GARBLED as error:
             raise UnexpectedFrame(f"what came could not be read: {error!r}") from error
@@ -285,12 +289,14 @@ class Confirms(Tally):
         self.interrupted = self.spoiled = True
         self.lose()
 
-    def _forget(self, last: Delivery) -> None:
-        if self.pending.get(self.sent) is last:
-            del self.pending[self.sent]
-            self.sent -= 1
-            if last.mandatory:
-                self.returnable -= last.size
+    def _forget(self, last: Delivery, before: int) -> None:
+        """Count as if *last* had never been there, however far its counting came; *before* were sent before it."""
+        if self.sent < before:
+            return  # all was lost meanwhile
+        if self.pending.get(before + 1) is last:
+            del self.pending[before + 1]
+        self.sent = before
+        self.returnable = sum(one.size for one in self.pending.values() if one.mandatory)
 
     def _revive(self) -> None:
         """Called by py-amqp when the broker has closed the channel: it opens it anew, and without confirm mode."""

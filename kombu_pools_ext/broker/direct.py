@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, Any
 
 from amqp.exceptions import RecoverableConnectionError
@@ -10,12 +11,18 @@ from kombu.transport import pyamqp
 
 from . import shape
 from .confirms import Confirms
+from .frames import ANSWER, take_answers
 
 if TYPE_CHECKING:
     from .driver import OpenConnection
     from .wire import Wire
 
 __all__ = ["Direct", "direct_for"]
+
+#: Bytes that are read at once: the answers to 3,000 messages.
+_CHUNK = 65536
+#: What py-amqp takes for "nothing there yet".
+_LATER = (errno.EAGAIN, errno.EINTR, errno.ENOENT)
 
 
 class Direct:
@@ -66,6 +73,50 @@ class Direct:
             and "prepare_message" not in own
             and "drain_events" not in established.__dict__
         )
+
+    def answers(self) -> bool:
+        """Read what has come, or what comes next, and tell of the answers that it begins with; whether there are any.
+
+        What comes after them stays for py-amqp to read.
+
+        :raises OSError: if the connection ended, or nothing came in time.
+        """
+        channel, confirms, transport = self.channel, self.confirms, self._transport
+        listeners = channel.events
+        if (
+            confirms is None
+            or not self.fits()
+            or channel._pending
+            or channel.is_closing
+            or len(listeners["basic_ack"]) != 1
+            or len(listeners["basic_nack"]) != 1
+        ):
+            # Somebody else wants to hear of them, too.
+            return False
+        data = transport._read_buffer
+        if not data:
+            data = self._receive()
+        taken = take_answers(data, channel.channel_id, confirms)
+        transport._read_buffer = data[taken:]
+        self._established.bytes_recv += taken // ANSWER
+        return taken > 0
+
+    def _receive(self) -> bytes:
+        # As py-amqp does it, for what a frame begins with.
+        transport = self._transport
+        try:
+            data = self._wire.receive(min(_CHUNK, self.frame_max))
+        except TimeoutError:
+            raise
+        except OSError as error:
+            if error.errno in _LATER:
+                raise TimeoutError("nothing to read") from error
+            transport.connected = False
+            raise
+        if not data:
+            transport.connected = False
+            raise OSError("Server unexpectedly closed connection")
+        return data
 
     def heed(self) -> bool:
         """Read what came unasked, as py-amqp does before each publish; whether the short way is still open.

@@ -1,4 +1,4 @@
-"""The frames of a publish, byte for byte as py-amqp writes them, with what repeats encoded once.
+"""The frames of a publish and of its answer, byte for byte as py-amqp writes them, with what repeats encoded once.
 
 py-amqp encodes each property of each message by itself, which takes as long as the operating system needs to send it.
 Of the messages of one application next to all have the same, but for their ``message_id``, headers and times.
@@ -14,11 +14,16 @@ from amqp.exceptions import FrameSyntaxError
 from amqp.serialization import dumps
 from amqp.spec import Basic
 
-__all__ = ["LONGEST", "encode_publish"]
+from .tally import Tally
+
+__all__ = ["ANSWER", "LONGEST", "encode_publish", "take_answers"]
 
 #: Bytes of a message that are put together for one write. What is longer goes py-amqp's way, a frame at a time: one
 #: more copy of it would cost more than the writes.
 LONGEST = 1 << 20
+
+#: Bytes of the frame of an answer.
+ANSWER = 21
 
 #: Encodings kept at most, of each kind. Whoever has more routing keys than that has them encoded anew.
 _MOST_KEPT = 1024
@@ -33,6 +38,10 @@ _header = Struct(">BHIHHQ").pack
 #: The end of a frame, and kind, channel and size of the next.
 _body = Struct(">BBHI").pack
 _timestamp = Struct(">Q").pack
+#: Of an answer: kind, channel, size, class and method; then its number and bits, and the end.
+_answer_head = Struct(">BHIHH").pack
+_answer = Struct(">QBB").unpack_from
+_HEAD = 11
 
 #: What :meth:`kombu.Producer.publish` lets through to the broker, in AMQP's order, with the encoding and the flag.
 _BEFORE = (("content_type", "s", 0x8000), ("content_encoding", "s", 0x4000))
@@ -166,3 +175,24 @@ def _keep_properties(known: Any, flags: int, properties: dict[str, Any]) -> _Kep
         _properties.clear()
     _properties[known] = kept
     return kept
+
+
+def take_answers(data: bytes, channel: int, tally: Tally) -> int:
+    """Tell *tally* of the acks and nacks for *channel* that *data* begins with; the bytes that they take.
+
+    :param data: what the broker said, from the beginning of a frame on.
+    """
+    ack = _answer_head(1, channel, 13, *Basic.Ack)
+    nack = _answer_head(1, channel, 13, *Basic.Nack)
+    at, last = 0, len(data) - ANSWER
+    while at <= last:
+        head = data[at : at + _HEAD]
+        if head != ack and head != nack:
+            break
+        tag, bits, end = _answer(data, at + _HEAD)
+        if end != 0xCE:
+            break
+        answer = tally.ack if head == ack else tally.nack
+        answer(tag, bool(bits & 1))
+        at += ANSWER
+    return at

@@ -33,8 +33,14 @@ HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 #: the answer to TLS's goodbye.
 LAST_WORD = 1.0
 
+#: Seconds, for a poller counts milliseconds in 32 bits.
+_LONGEST_POLL = 86_400.0
+
 _monotonic = time.monotonic
 _AT_ONCE = getattr(socket, "MSG_DONTWAIT", None)
+#: Part of what a poller raises that two threads ask at once. To publish in both on one connection is nothing to be
+#: recommended, but goes.
+_CONCURRENT = "concurrent poll"
 #: What a non-blocking operation of TLS raises instead of waiting.
 _WANTS = (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError)
 
@@ -142,14 +148,49 @@ class Wire:
         else:
             try:
                 events = self._poll(0)
-            except RuntimeError:
-                # Somebody uses one connection in two threads, which is nothing to be recommended, but goes.
+            except RuntimeError as error:
+                if _CONCURRENT not in str(error):
+                    raise
                 return "readable"
             if events and events[0][1] & GONE:
                 return "gone"
         if events or self._transport._read_buffer or (self._tls and self._sock.pending()):
             return "readable"
         return None
+
+    def receive(self, size: int) -> bytes:
+        """At most *size* bytes, by the deadline, of what has not come yet: it waits first, in one call.
+
+        For whoever holds the connection, like reading. No bytes are the end of the connection.
+
+        :raises TimeoutError: if nothing came in time.
+        """
+        deadline, poll, sock = self.deadline, self._poll, self._sock
+        wait = (
+            deadline is not None
+            and poll is not None
+            and self._native
+            and not self._tls
+            and sock.gettimeout() is None
+        )
+        if wait and deadline is not None and poll is not None:
+            try:
+                left = deadline - _monotonic()
+                if left > 0 and poll(int(min(left, _LONGEST_POLL) * 1000) + 1):
+                    return self._recv(size, _AT_ONCE)
+            except RuntimeError as error:
+                if _CONCURRENT not in str(error):
+                    self.interrupted = True
+                    raise
+            except BlockingIOError:
+                pass  # there was nothing after all
+            except OSError:
+                raise
+            except BaseException:
+                self.interrupted = True
+                raise
+        data: bytes = self._transport._quick_recv(size)
+        return data
 
     def within(self, deadline: float | None) -> contextlib.AbstractContextManager[None]:
         """Within, every read and write has ended by *deadline*, in total, with a :class:`TimeoutError`.
