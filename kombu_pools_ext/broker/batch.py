@@ -72,27 +72,33 @@ class _State:
         view = self.view
         item: Any = view._lease.item
         confirms: Confirms | None = None
+        wire = item.wire
+        # Within a deadline, written out: a context costs as much as all the encoding.
+        before, deadline = wire.deadline, monotonic() + view._seconds(kwargs)
         try:
-            with item.within(monotonic() + view._seconds(kwargs)):
-                # The channel, and with it the count, is there from the first message on.
-                channel = view.channel  # type: ignore[attr-defined]  # a property of the producer class
-                counting: Confirms | None = item.confirms
-                if counting is None or counting.channel is not channel:
-                    # A channel of the borrower's own, where nobody counts: each message waits for its confirm.
-                    return publish(body, *args, **kwargs)
-                confirms = counting
-                if self.confirms is None:
-                    self.confirms, self._losses = counting, counting.losses
-                counting.pipelined, counting.settled = self.window, self.settled
+            if before is None or deadline < before:
+                wire.deadline = deadline
+            # The channel, and with it the count, is there from the first message on.
+            channel = view.channel  # type: ignore[attr-defined]  # a property of the producer class
+            counting: Confirms | None = item.confirms
+            if counting is None or counting.channel is not channel:
+                # A channel of the borrower's own, where nobody counts: each message waits for its confirm.
                 return publish(body, *args, **kwargs)
+            confirms = counting
+            if self.confirms is None:
+                self.confirms, self._losses = counting, counting.losses
+            counting.pipelined, counting.settled = self.window, self.settled
+            done = publish(body, *args, **kwargs)
         except BaseException as error:
             view._note(item, error)
             if isinstance(error, Exception) and self._has_lost():
                 raise self.failure(error) from error
             raise
         finally:
+            wire.deadline = before
             if confirms is not None:
                 confirms.pipelined = 0
+        return done
 
     def _has_lost(self) -> bool:
         return self.confirms is not None and self.confirms.losses != self._losses

@@ -180,6 +180,11 @@ class Confirms(Tally):
         self.refused = True
         super().nack(tag, multiple)
 
+    def lose(self) -> None:
+        # What was gathered with them is not sent any more: the broker would count it.
+        self._wire.forget()
+        super().lose()
+
     def _open_anew(self) -> None:
         """Close the channel and open it again, under the same number: for the broker it is another one.
 
@@ -274,6 +279,7 @@ class Confirms(Tally):
         """
         drain_events = self._read
         try:
+            self._wire.flush()
             while len(self.pending) > left or self.returnable > MOST_RETURNABLE:
                 drain_events()
         except ChannelError:

@@ -12,6 +12,7 @@ from vine import promise
 
 from .direct import Direct, direct_for
 from .frames import encode_publish
+from .serializing import serialized
 from .shape import intact
 from .tally import Delivery
 
@@ -83,8 +84,8 @@ def publish(
     name, properties["delivery_mode"] = producer._delivery_details(exchange or own, delivery_mode)
     if expiration is not None:
         properties["expiration"] = str(int(expiration * 1000))
-    content, content_type, content_encoding = producer._prepare(
-        body, serializer, content_type, content_encoding, None, headers
+    content, content_type, content_encoding = serialized(
+        producer, body, serializer, content_type, content_encoding, headers
     )
     octets = _octets(content, content_encoding)
     frames = None
@@ -118,7 +119,7 @@ def publish(
         size = len(content)
         confirms.send(
             Delivery(message_id, name, routing_key, mandatory or immediate, size),
-            direct.put,
+            direct.gather if confirms.pipelined else direct.put,
             frames,
         )
         return None

@@ -126,9 +126,11 @@ class ProducerView:
                     wire.deadline = deadline
                 try:
                     done = lean.publish(self, item, body, **kwargs)
-                    return done if done is not KOMBUS else super().publish(body, **kwargs)  # type: ignore[misc]  # as in publish()
+                    if done is KOMBUS:
+                        done = super().publish(body, **kwargs)  # type: ignore[misc]  # as in publish()
                 finally:
                     wire.deadline = before
+                return done
             # Redis's sockets have bounds in place of a wire.
             bounded = wire or getattr(item, "bounds", None)
             if bounded is None:
@@ -147,6 +149,8 @@ class ProducerView:
 
     def _seconds(self, kwargs: dict[str, Any]) -> float:
         """What a publish may take."""
+        if "timeout" not in kwargs and "confirm_timeout" not in kwargs:
+            return self._pool.confirm_timeout
         seconds = self._pool.confirm_timeout
         for name in ("timeout", "confirm_timeout"):
             given = kwargs.get(name)

@@ -22,6 +22,7 @@ from amqp.method_framing import frame_writer
 from amqp.transport import _AbstractTransport
 from kombu.transport import pyamqp
 
+from . import serializing
 from .frames import encode_publish
 
 __all__ = ["fits", "intact", "is_plain"]
@@ -118,6 +119,7 @@ def problems() -> Iterator[str]:
             yield f"{where} has other parameters"
     if amqp.Channel.basic_publish is not amqp.Channel._basic_publish:
         yield "amqp.Channel.basic_publish is not its own"
+    yield from serializing.problems()
     try:
         yield from _trials()
     except Exception as error:

@@ -68,6 +68,7 @@ class Wire:
     __slots__ = (
         "_ended",
         "_frame_max",
+        "_gathered",
         "_lock",
         "_native",
         "_poll",
@@ -79,6 +80,7 @@ class Wire:
         "_transport",
         "beaten",
         "deadline",
+        "gathered",
         "heard",
         "interrupted",
         "spoken",
@@ -102,6 +104,9 @@ class Wire:
         self.beaten = _monotonic()
         #: When something had come since the last look, and how many frames had come by then.
         self.heard = self.beaten, established.bytes_recv
+        #: Bytes that wait for the next write, which sends them first. Nothing is read before that.
+        self.gathered = 0
+        self._gathered: list[bytes] = []
         self._ended = False
         # Made now, not at import: whoever patches threads may have done it in between.
         self._lock = threading.Lock()
@@ -158,6 +163,32 @@ class Wire:
             return "readable"
         return None
 
+    def gather(self, frames: bytes) -> None:
+        """Keep *frames*, whole ones, for the next write, to be sent in one with it; :meth:`flush` is one."""
+        with self._lock:
+            self.spoken = True
+            self._gathered.append(frames)
+            self.gathered += len(frames)
+
+    def flush(self) -> None:
+        """Write what was gathered."""
+        if self.gathered:
+            self._transport.write(b"")
+
+    def forget(self) -> None:
+        """Give up what was gathered."""
+        if self.gathered:
+            with self._lock:
+                self._gathered.clear()
+                self.gathered = 0
+
+    def _with_gathered(self, data: Any) -> Any:
+        # Within the write: if that is cut short, nothing is ever written again.
+        data = b"".join((*self._gathered, data))
+        self._gathered.clear()
+        self.gathered = 0
+        return data
+
     def receive(self, size: int) -> bytes:
         """At most *size* bytes, by the deadline, of what has not come yet: it waits first, in one call.
 
@@ -165,6 +196,8 @@ class Wire:
 
         :raises TimeoutError: if nothing came in time.
         """
+        if self.gathered:
+            self.flush()
         deadline, poll, sock = self.deadline, self._poll, self._sock
         wait = (
             deadline is not None
@@ -236,6 +269,8 @@ class Wire:
 
     def _read(self, size: int) -> bytes:
         """At most *size* bytes, as ``recv`` gives them."""
+        if self.gathered:
+            self.flush()
         if size > self._frame_max:
             raise self._absurd(size)
         deadline = self.deadline
@@ -276,6 +311,8 @@ class Wire:
                 raise self._torn_before()
             self.spoken = True
             try:
+                if self.gathered:
+                    data = self._with_gathered(data)
                 deadline = self.deadline
                 if deadline is None:
                     self._sendall(data)
@@ -311,6 +348,8 @@ class Wire:
 
     def _read_tls(self, size: int) -> bytes:
         """:meth:`_read`. OpenSSL knows one thread at a time, so the lock is held; but never while waiting."""
+        if self.gathered:
+            self.flush()
         if size > self._frame_max:
             raise self._absurd(size)
         try:
@@ -346,7 +385,7 @@ class Wire:
 
     def _write_tls(self, data: Any) -> None:
         """:meth:`_write`."""
-        sock, view = self._sock, memoryview(data)
+        sock = self._sock
         with self._lock:
             if self.torn:
                 raise self._torn_before()
@@ -354,6 +393,7 @@ class Wire:
             patience = sock.gettimeout()
             until = self._until(patience)
             try:
+                view = memoryview(self._with_gathered(data) if self.gathered else data)
                 self._in_time("write")
                 sock.setblocking(False)
                 while view:

@@ -1,4 +1,4 @@
-"""Doing something at the n-th step of the engine: raising there, or running a signal handler.
+"""Doing something at the n-th step of the engine, or of another folder: raising there, or running a signal handler.
 
 An exception can interrupt a thread only where the interpreter looks for signals: when a function begins, when a call
 has returned, and when a loop goes round. A signal handler is called at every bytecode: more often than it will be.
@@ -42,12 +42,12 @@ def _interruptible(code: CodeType) -> frozenset[int]:
 
 
 @cache
-def _engine_code() -> tuple[CodeType, ...]:
-    """The code of every function of the engine, those within others too."""
+def _code_in(folder: str) -> tuple[CodeType, ...]:
+    """The code of every function in a folder, those within others too."""
     found: dict[CodeType, None] = {}
     # Not `isinstance`: that asks the object, and a lazy proxy then loads whatever it stands for.
     functions = [one for one in gc.get_objects() if type(one) is FunctionType]
-    waiting = [one.__code__ for one in functions if one.__code__.co_filename.startswith(ENGINE)]
+    waiting = [one.__code__ for one in functions if one.__code__.co_filename.startswith(folder)]
     while waiting:
         code = waiting.pop()
         if code not in found and code.co_name not in FINALIZER:
@@ -57,9 +57,17 @@ def _engine_code() -> tuple[CodeType, ...]:
 
 
 class Steps:
-    """Runs `function`; does `what` at step number `at` of the engine's code, in this thread."""
+    """Runs `function`; does `what` at step number `at` of the code in `folder`, in this thread."""
 
-    def __init__(self, what: Callable[[], None], at: int, *, everywhere: bool = False) -> None:
+    def __init__(
+        self,
+        what: Callable[[], None],
+        at: int,
+        *,
+        everywhere: bool = False,
+        folder: str = ENGINE,
+    ) -> None:
+        self.folder = folder
         self.what = what
         self.at = at
         self.everywhere = everywhere
@@ -98,11 +106,11 @@ class Steps:
         try:
             monitoring.register_callback(TOOL, events.PY_START, entered)
             monitoring.register_callback(TOOL, events.INSTRUCTION, at_opcode)
-            for code in _engine_code():
+            for code in _code_in(self.folder):
                 monitoring.set_local_events(TOOL, code, events.PY_START | events.INSTRUCTION)
             return function()
         finally:
-            for code in _engine_code():
+            for code in _code_in(self.folder):
                 monitoring.set_local_events(TOOL, code, events.NO_EVENTS)
             monitoring.free_tool_id(TOOL)
 
@@ -119,7 +127,7 @@ class Steps:
         return run
 
     def _enter(self, frame: FrameType, event: str, arg: Any) -> Any:
-        if self.paused or not frame.f_code.co_filename.startswith(ENGINE):
+        if self.paused or not frame.f_code.co_filename.startswith(self.folder):
             return None
         if frame.f_code.co_name in FINALIZER:
             return None
