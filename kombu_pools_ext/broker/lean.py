@@ -63,10 +63,8 @@ def publish(
             return KOMBUS
     own = state["exchange"]
     if (
-        declare
-        or compression
+        compression
         or (compression is None and view.compression)  # type: ignore[attr-defined]  # a producer's
-        or (own.name and view.auto_declare)  # type: ignore[attr-defined]  # a producer's
         or "_publish" in state
         or "_prepare" in state
         or not intact()
@@ -87,9 +85,20 @@ def publish(
     content, content_type, content_encoding = serialized(
         producer, body, serializer, content_type, content_encoding, headers
     )
+    if own.name and producer.auto_declare:
+        declare = [] if declare is None else declare
+        if own not in declare:
+            # kombu's way, which whoever passed it may know of.
+            declare.append(own)
+    if declare:
+        for entity in declare:
+            producer.maybe_declare(entity, retry=False)
+        declared = direct.fits()
+    else:
+        declared = True
     octets = _octets(content, content_encoding)
     frames = None
-    if octets is not None:
+    if octets is not None and declared:
         frames = encode_publish(
             direct.channel.channel_id,
             direct.frame_max,

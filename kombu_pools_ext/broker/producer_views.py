@@ -173,6 +173,7 @@ class ProducerView:
                     producer.publish(order, routing_key="orders")
 
         With confirms, the end of the block waits for those that are missing, for ``confirm_timeout`` seconds at most.
+        Messages may be gathered, and written together, until then; ``flush()`` writes them, too.
         On Redis it is kombu's own batch, from kombu 5.7 on; elsewhere each message is published at once.
 
         :param max_size: messages that may be without their confirm; 1,000 at most. On Redis, those sent together.

@@ -7,9 +7,9 @@ ways, without a broker. And whoever puts himself between, to trace each publish 
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
-import threading
 from collections.abc import Iterator
 from types import FunctionType, SimpleNamespace
 from typing import Any
@@ -86,25 +86,21 @@ _METHODS: tuple[tuple[type[Any], str, tuple[str, ...]], ...] = (
 )
 _PRODUCERS = ("publish", "_publish", "_prepare", "channel")
 
-_lock = threading.Lock()
 _fits: bool | None = None
+#: One word, for one log line: whoever takes it says it.
+_words = ["messages are published by kombu %s and py-amqp %s alone, which takes longer: %s"]
 
 
 def fits() -> bool:
     """Whether the short way leads to the same; found out at the first call, which logs it once if it does not."""
     global _fits
+    # Without a lock, which a fork could leave taken: at the worst two threads find out the same.
     if _fits is None:
-        with _lock:
-            if _fits is None:
-                problem = next(problems(), None)
-                if problem is not None:
-                    logger.warning(
-                        "messages are published by kombu %s and py-amqp %s alone, which takes longer: %s",
-                        kombu.__version__,
-                        amqp.__version__,
-                        problem,
-                    )
-                _fits = problem is None
+        problem = next(problems(), None)
+        _fits = problem is None
+        if problem is not None:
+            with contextlib.suppress(IndexError):
+                logger.warning(_words.pop(), kombu.__version__, amqp.__version__, problem)
     return _fits
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import kombu
 import pytest
-from amqp.exceptions import NotFound
+from amqp.exceptions import ChannelError, ConnectionError, NotFound
 from hypothesis import given
 from hypothesis import strategies as st
 from kombu.exceptions import EncodeError
@@ -47,6 +47,7 @@ arguments = st.fixed_dictionaries(
         "content_encoding": st.sampled_from([None, "utf-8", "binary", "latin-1", "ascii", "none"]),
         "serializer": st.sampled_from([None, "json", "pickle", "raw", "nobody's"]),
         "headers": st.one_of(st.none(), st.dictionaries(texts, json, max_size=3)),
+        "declare": st.sampled_from([None, (), (kombu.Exchange("amq.direct"),)]),
         "compression": st.sampled_from([None, "", "zlib", "nobody's"]),
         "expiration": st.sampled_from([None, 0, 1.5, 60, "1"]),
         "correlation_id": st.one_of(st.none(), texts, st.integers()),
@@ -147,7 +148,7 @@ class OfItsOwn(kombu.Producer):  # type: ignore[misc]  # kombu ships no types
         (True, {"mandatory": True, "timeout": PATIENCE}),
         (True, {"retry": True, "retry_policy": {"max_retries": 1}}),
         (False, {"compression": "zlib"}),
-        (False, {"declare": [kombu.Exchange("amq.direct", no_declare=True)]}),
+        (True, {"declare": [kombu.Exchange("amq.direct"), kombu.Queue("", no_declare=True)]}),
         (False, {"weather": "fine"}),
     ],
 )
@@ -174,30 +175,67 @@ def test_the_short_way_is_for_the_usual(
     assert len(ids) == 4
 
 
-@pytest.mark.parametrize(
-    "attribute, value",
-    [
-        ("compression", "zlib"),
-        ("exchange", kombu.Exchange("amq.direct", no_declare=True)),
-    ],
-)
 def test_what_a_borrower_sets_on_it(
-    amqp_url: str, inbox: Callable[[str], Inbox], taken: list[bytes], attribute: str, value: Any
+    amqp_url: str, inbox: Callable[[str], Inbox], taken: list[bytes]
 ) -> None:
     box = inbox(amqp_url)
     with pools.producers[amqp_url].acquire(timeout=PATIENCE) as producer:
         producer.publish(0, routing_key=box.name)
-        before = getattr(producer, attribute)
-        setattr(producer, attribute, value)
+        producer.compression = "zlib"
         producer.publish(1, routing_key=box.name)
         assert taken == []
-        setattr(producer, attribute, before)
+        producer.compression = None
         producer.serializer, producer.routing_key = "raw", box.name
         producer.publish(b"2")
         assert len(taken) == 1
         del producer.serializer, producer.routing_key
-    bodies = [message.body for message in box.messages(2)]
-    assert bodies[-1] == b"2"
+    assert [message.body for message in box.messages(3)][-1] == b"2"
+
+
+@pytest.mark.parametrize("confirmed", [False, True])
+def test_what_is_to_be_declared_is_there(
+    amqp_url: str, queue: str, taken: list[bytes], confirmed: bool
+) -> None:
+    exchange = kombu.Exchange(queue, durable=False, auto_delete=True)
+    bound = kombu.Queue(queue, exchange, routing_key="key", durable=False, auto_delete=True)
+    connection = confirming(amqp_url) if confirmed else kombu.Connection(amqp_url)
+    with pools.producers[connection].acquire(timeout=PATIENCE) as producer:
+        producer.publish("first", routing_key=f"{queue}-nobody")
+        asked: list[Any] = []
+        maybe_declare = producer.maybe_declare
+        producer.maybe_declare = lambda *args, **kwargs: (
+            asked.append((args, kwargs)),
+            maybe_declare(*args, **kwargs),
+        )
+        before, producer.exchange = producer.exchange, exchange(producer.channel)
+        given = [bound]
+        for number in range(3):
+            producer.publish(number, routing_key="key", declare=given)
+        # Its own exchange as well, as kombu has it.
+        assert given == [bound, exchange]
+        assert len(taken) == 3
+        assert len(asked) == 6
+        del producer.maybe_declare
+        producer.exchange = before
+        inbox = bound(producer.connection.channel())
+        found: list[int] = []
+        eventually(lambda: found.extend(_all(inbox)) or found == [0, 1, 2])
+        inbox.delete()
+
+
+def _all(inbox: kombu.Queue) -> list[Any]:
+    message = inbox.get(no_ack=True)
+    return [] if message is None else [message.payload]
+
+
+def test_a_declaration_that_fails(amqp_url: str, taken: list[bytes], queue: str) -> None:
+    wrong = kombu.Exchange(f"{queue}-wrong", type="nobody-knows")
+    with pools.producers[amqp_url].acquire(timeout=PATIENCE) as producer:
+        producer.publish("first", routing_key=f"{queue}-nobody")
+        with pytest.raises((ChannelError, ConnectionError)):
+            producer.publish("x", routing_key=queue, declare=[wrong])
+        assert producer.broken
+    assert taken == []
 
 
 def test_a_class_that_publishes_otherwise(

@@ -24,6 +24,7 @@ from tests.broker.rig import confirming
 def unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody has looked yet."""
     monkeypatch.setattr(shape, "_fits", None)
+    monkeypatch.setattr(shape, "_words", list(shape._words))
 
 
 @pytest.fixture
