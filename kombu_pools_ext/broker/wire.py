@@ -24,6 +24,7 @@ from typing import Any
 from amqp.transport import SSLTransport
 
 from .sockets import GONE, Within, original_poll
+from .wire_tls import OverTls
 
 __all__ = ["HEARTBEAT", "Wire"]
 
@@ -41,24 +42,9 @@ _AT_ONCE = getattr(socket, "MSG_DONTWAIT", None)
 #: Part of what a poller raises that two threads ask at once. To publish in both on one connection is nothing to be
 #: recommended, but goes.
 _CONCURRENT = "concurrent poll"
-#: What a non-blocking operation of TLS raises instead of waiting.
-_WANTS = (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError)
 
 
-def _await(sock: Any, *, writable: bool, seconds: float | None) -> bool:
-    """Whether *sock* gets ready within so many seconds; other greenlets run meanwhile."""
-    # Looked up now: gevent's while it is patched, and eventlet leaves only select(), which is its own then.
-    make_poller = getattr(select, "poll", None)
-    if make_poller is None:
-        asked = [sock]
-        ready = select.select([] if writable else asked, asked if writable else [], asked, seconds)
-        return any(ready)
-    poller = make_poller()
-    poller.register(sock.fileno(), select.POLLOUT if writable else select.POLLIN)
-    return bool(poller.poll(None if seconds is None else seconds * 1000))
-
-
-class Wire:
+class Wire(OverTls):
     """Installs itself in the transport of *established*, an ``amqp.Connection`` that has shaken hands.
 
     Reads belong to whoever holds the connection, and so does :attr:`deadline`. Writes are his as well, but for
@@ -198,32 +184,28 @@ class Wire:
         """
         if self.gathered:
             self.flush()
-        deadline, poll, sock = self.deadline, self._poll, self._sock
-        wait = (
-            deadline is not None
-            and poll is not None
-            and self._native
-            and not self._tls
-            and sock.gettimeout() is None
-        )
-        if wait and deadline is not None and poll is not None:
-            try:
-                left = deadline - _monotonic()
-                if left > 0 and poll(int(min(left, _LONGEST_POLL) * 1000) + 1):
-                    return self._recv(size, _AT_ONCE)
-            except RuntimeError as error:
-                if _CONCURRENT not in str(error):
-                    self.interrupted = True
-                    raise
-            except BlockingIOError:
-                pass  # there was nothing after all
-            except OSError:
-                raise
-            except BaseException:
+        deadline, poll, read = self.deadline, self._poll, self._transport._quick_recv
+        if (
+            deadline is None
+            or poll is None
+            or self._tls
+            or not self._native
+            or self._sock.gettimeout() is not None
+        ):
+            return read(size)  # type: ignore[no-any-return]  # bytes
+        try:
+            left = deadline - _monotonic()
+            if left > 0 and poll(int(min(left, _LONGEST_POLL) * 1000) + 1):
+                return self._recv(size, _AT_ONCE)
+        except BlockingIOError:
+            pass  # there was nothing after all
+        except OSError:
+            raise
+        except BaseException as error:
+            if not isinstance(error, RuntimeError) or _CONCURRENT not in str(error):
                 self.interrupted = True
                 raise
-        data: bytes = self._transport._quick_recv(size)
-        return data
+        return read(size)  # type: ignore[no-any-return]  # bytes
 
     def within(self, deadline: float | None) -> contextlib.AbstractContextManager[None]:
         """Within, every read and write has ended by *deadline*, in total, with a :class:`TimeoutError`.
@@ -345,88 +327,6 @@ class Wire:
                 view = view[self._send(view) :]
         finally:
             sock.settimeout(patience)
-
-    def _read_tls(self, size: int) -> bytes:
-        """:meth:`_read`. OpenSSL knows one thread at a time, so the lock is held; but never while waiting."""
-        if self.gathered:
-            self.flush()
-        if size > self._frame_max:
-            raise self._absurd(size)
-        try:
-            return self._read_tls_once(size)
-        except OSError:
-            raise
-        except BaseException:
-            self.interrupted = True
-            raise
-
-    def _read_tls_once(self, size: int) -> bytes:
-        sock = self._sock
-        until: float | None = None
-        self._in_time("read")
-        while True:
-            with self._lock:
-                patience = sock.gettimeout()
-                try:
-                    # Not settimeout(0), in which eventlet's lets other greenlets run.
-                    sock.setblocking(False)
-                    data: bytes = self._recv(size)
-                    return data
-                except _WANTS as want:
-                    writable = isinstance(want, ssl.SSLWantWriteError)
-                except ValueError as error:
-                    raise OSError(errno.EBADF, str(error)) from error  # closed meanwhile
-                finally:
-                    if patience != 0:
-                        sock.settimeout(patience)
-            if until is None:
-                until = self._until(patience)
-            self._wait_until(until, writable=writable, what="read")
-
-    def _write_tls(self, data: Any) -> None:
-        """:meth:`_write`."""
-        sock = self._sock
-        with self._lock:
-            if self.torn:
-                raise self._torn_before()
-            self.spoken = True
-            patience = sock.gettimeout()
-            until = self._until(patience)
-            try:
-                view = memoryview(self._with_gathered(data) if self.gathered else data)
-                self._in_time("write")
-                sock.setblocking(False)
-                while view:
-                    try:
-                        view = view[self._send(view) :]
-                    except _WANTS as want:
-                        writable = not isinstance(want, ssl.SSLWantReadError)
-                        self._wait_until(until, writable=writable, what="write")
-            except ValueError as error:
-                self._tear()
-                raise OSError(errno.EBADF, str(error)) from error  # closed meanwhile
-            except BaseException:
-                self._tear()
-                raise
-            finally:
-                if patience != 0:
-                    sock.settimeout(patience)
-
-    def _in_time(self, what: str) -> None:
-        if self.deadline is not None and self.deadline <= _monotonic():
-            raise self._late(what)
-
-    def _until(self, patience: float | None) -> float:
-        """When an operation ends that begins now on a socket with a time-out of *patience*."""
-        until = float("inf") if self.deadline is None else self.deadline
-        return until if patience is None else min(until, _monotonic() + patience)
-
-    def _wait_until(self, until: float, *, writable: bool, what: str) -> None:
-        left = until - _monotonic()
-        if left <= 0 or not _await(
-            self._sock, writable=writable, seconds=None if left == float("inf") else left
-        ):
-            raise self._late(what)
 
     def _close(self) -> None:
         """The transport's own, at a moment when nobody sends a heartbeat: the descriptor may be another's after it."""
