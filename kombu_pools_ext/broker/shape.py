@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+import sys
 from collections.abc import Iterator
 from types import FunctionType, SimpleNamespace
 from typing import Any
@@ -123,10 +124,10 @@ def problems() -> Iterator[str]:
 
 
 def _is_its_own(method: Any, owner: type[Any]) -> bool:
-    # A wrapper may have the name of what it wraps, but not its code.
+    # A wrapper may have the name of what it wraps, but not its globals.
     return (
         isinstance(method, FunctionType)
-        and method.__code__.co_filename == inspect.getsourcefile(owner)
+        and method.__globals__ is vars(sys.modules[owner.__module__])
         and method.__code__.co_name == method.__name__
     )
 

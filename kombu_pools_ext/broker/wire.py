@@ -153,8 +153,9 @@ class Wire(OverTls):
         """Keep *frames*, whole ones, for the next write, to be sent in one with it; :meth:`flush` is one."""
         with self._lock:
             self.spoken = True
-            self._gathered.append(frames)
+            # In this order: what is there is known of, whatever interrupts.
             self.gathered += len(frames)
+            self._gathered.append(frames)
 
     def flush(self) -> None:
         """Write what was gathered."""
