@@ -18,7 +18,7 @@ GREENLET_TESTS ?= $(wildcard tests/engine tests/broker)
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .SECONDARY:
-.PHONY: help demo serve test test-greenlets lint ruff types format matrix bench reliability soak docs lock clean
+.PHONY: help demo serve test test-greenlets lint ruff types format matrix bench instructions reliability soak docs lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,8 +62,12 @@ matrix: export AFTER_TESTS := $(AFTER_TESTS)
 matrix: $(WHEEL) ## the tests on every Python, Django, Flask and kombu that is supported
 	@.venv/build/bin/python tests/matrix.py $(ARGS)
 
-bench: .venv/test/.installed ## what a lease costs, beside kombu's, in one run (needs RabbitMQ)
-	@$(TEST) -P tests/benchmarks/side_by_side.py
+bench: .venv/bench/.locked ## what it costs beside what else there is (ONLY=acquire, PYTHONS="3.12 3.13", SHORT=1; COMMIT=1 keeps the run)
+	@.venv/bench/bin/python -m tests.benchmarks --only "$(ONLY)" --pythons "$(PYTHONS)" \
+		$(if $(SHORT),--short) $(if $(COMMIT),--commit)
+
+instructions: .venv/test/.locked ## how many instructions a lease takes, and whether that changed (KEEP=1 keeps the counts)
+	@$(TEST) -m tests.benchmarks.instructions --pythons "$(PYTHONS)" $(if $(KEEP),--keep)
 
 reliability: .venv/test/.installed ## what broker failures do to messages and callers, beside kombu's: docs/explanation/reliability.md (15 min)
 	@$(TEST) -m tests.scenarios $(ARGS)
@@ -79,7 +83,7 @@ docs: .venv/docs/.installed ## the documentation, into docs/_build/html
 
 lock: .venv/lock/bin/uv ## resolve the dependency groups anew, into .requirements/
 	@mkdir -p .requirements
-	@for group in build test lint docs; do \
+	@for group in build test lint docs bench; do \
 		case $$group in build) extras= ;; *) extras='pyproject.toml --all-extras' ;; esac; \
 		$< pip compile -q --upgrade --universal --python-version 3.11 --no-header --no-annotate \
 			--no-emit-index-url --no-emit-find-links $$extras --group $$group \

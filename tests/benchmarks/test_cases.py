@@ -1,0 +1,171 @@
+"""The register of cases, the goals, and a case that is played."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.benchmarks import all_cases  # noqa: F401  # fills the register
+from tests.benchmarks.__main__ import run_case
+from tests.benchmarks.case import CASES, OURS, Case, Missing, Setting, chosen, peer, register
+from tests.benchmarks.child import play, profile, where
+from tests.benchmarks.goals import GOALS, Check
+from tests.benchmarks.lease_cases import FLOOR, KOMBU
+from tests.benchmarks.measure import Round, statement, timed
+from tests.benchmarks.places import PLACES, Places
+from tests.brokers import Unavailable
+
+
+def test_every_case_has_ours_or_is_of_us_alone() -> None:
+    assert CASES
+    for name, case in CASES.items():
+        assert case.name == name
+        assert case.place in PLACES, name
+        assert OURS in case.contenders or name == "threads.waiting"
+        assert case.figures
+
+
+def test_a_name_is_taken_once() -> None:
+    with pytest.raises(ValueError, match="'engine' already"):
+        register("engine", "again", "none", {})
+
+
+def test_cases_are_chosen_by_words_of_their_names() -> None:
+    assert [case.name for case in chosen("engine, import")] == ["engine", "import"]
+    assert len(chosen("acquire")) == sum("acquire" in name for name in CASES) > 1
+    assert chosen("") == list(CASES.values())
+    with pytest.raises(ValueError, match="no case has 'aquire' in its name: acquire"):
+        chosen("engine aquire")
+
+
+def test_the_table_of_goals_has_its_rows() -> None:
+    assert len(GOALS) == 17
+    assert all(goal.checks for goal in GOALS)
+
+
+@pytest.mark.parametrize("check", [check for goal in GOALS for check in goal.checks])
+def test_a_goal_is_of_something_that_is_measured(check: Check) -> None:
+    case = CASES[check.case]
+    for contender, figure in filter(None, (check.mine, check.other)):
+        assert contender in case.contenders
+        assert figure in case.figures
+    assert (check.least is None) != (check.most is None)
+
+
+def results(ours: float, kombu: float) -> dict[str, dict[str, dict[str, list[float]]]]:
+    return {"case": {OURS: {"time": [ours]}, KOMBU: {"time": [kombu]}}}
+
+
+@pytest.mark.parametrize(
+    "ours, kombu, met", [(1.0, 4.0, True), (1.0, 3.9, False), (1.0, 40.0, True)]
+)
+def test_a_goal_of_so_many_times_faster(ours: float, kombu: float, met: bool) -> None:
+    check = Check("case", "", (OURS, "time"), (KOMBU, "time"), turned=True, least=4)
+    assert check.look(results(ours, kombu)).met is met
+
+
+@pytest.mark.parametrize("ours, met", [(3.0, True), (3.1, False)])
+def test_a_goal_of_at_most_so_many_times(ours: float, met: bool) -> None:
+    check = Check("case", "", (OURS, "time"), (KOMBU, "time"), most=3)
+    assert check.look(results(ours, 1.0)).met is met
+    plain = Check("case", "", (OURS, "time"), most=3)
+    assert plain.look(results(ours, 1.0)).met is met
+
+
+@pytest.mark.parametrize("case", [{}, {"case": {OURS: {"time": [1.0]}}}])
+def test_a_goal_whose_contender_is_missing_is_not_measured(case: dict[str, object]) -> None:
+    check = Check("case", "", (OURS, "time"), (KOMBU, "time"), turned=True, least=4)
+    verdict = check.look(case)  # type: ignore[arg-type]
+    assert verdict.met is None
+    assert verdict.word == "not measured"
+
+
+# -- playing ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def good(setting: Setting) -> Iterator[Round]:
+    yield timed(statement("pass"), setting.seconds)
+
+
+@contextmanager
+def missing(setting: Setting) -> Iterator[Round]:
+    peer("no_such_package.at_all")
+    yield dict
+
+
+@contextmanager
+def failing(setting: Setting) -> Iterator[Round]:
+    raise ConnectionError("nobody there")
+    yield dict
+
+
+def test_who_is_missing_or_fails_is_left_out_by_name() -> None:
+    contenders = {OURS: good, "peer": missing, "broken": failing}
+    done = play(Case("a case", "", "none", contenders), Setting("", seconds=0.0001), 2)
+    assert len(done["values"][OURS]["time"]) == 2
+    assert set(done["values"]) == {OURS}
+    assert done["left_out"]["peer"].startswith("no-such-package is not installed")
+    assert done["left_out"]["broken"] == "failed: ConnectionError: nobody there"
+
+
+def test_a_missing_module_says_which_package() -> None:
+    with pytest.raises(Missing, match=r"^no-such-package is not installed"):
+        peer("no_such_package")
+
+
+def test_a_profile_names_functions_without_folders() -> None:
+    lines = profile(CASES["engine"], Setting("", seconds=0.001))
+    assert any(at == "kombu_pools_ext.engine.pool: acquire" for at, _, _ in lines)
+    assert not [at for at, _, _ in lines if os.sep in at]
+    sums = {at: share for at, share, _ in lines if at.startswith("all of ")}
+    assert sums["all of kombu_pools_ext.engine"] > 1
+    assert 90 < sum(sums.values()) < 101
+    assert where("~", 0, "<built-in method time.monotonic>") == "built-in method time.monotonic"
+
+
+@pytest.mark.slow
+def test_a_case_is_played_in_a_process_of_its_own() -> None:
+    before = sys.modules.get("tests.benchmarks.peers")
+    played = run_case(CASES["acquire.producer.memory"], {"url": "memory://"}, 3, 0.001, 0.1)
+    assert played.left_out == {}
+    assert {name: len(figures["time"]) for name, figures in played.values.items()} == {
+        OURS: 3,
+        KOMBU: 3,
+        FLOOR: 3,
+    }
+    assert sys.modules.get("tests.benchmarks.peers") is before
+
+
+@pytest.mark.slow
+def test_a_case_that_cannot_be_played_fails_alone() -> None:
+    played = run_case(CASES["publish.redis"], {"url": "no-url://"}, 1, 0.001, 0.1)
+    assert played.values == {}
+    assert all(why.startswith("failed: ") for why in played.left_out.values())
+    assert OURS in played.left_out or "everybody" in played.left_out
+
+
+@pytest.mark.slow
+@pytest.mark.threads
+def test_the_places_are_there_and_can_be_published_to() -> None:
+    with Places() as places:
+        try:
+            rabbit, redis = places["amqps"], places["rediss"]
+        except Unavailable as why:
+            if os.environ.get("REQUIRE_BROKERS") == "1":
+                raise
+            pytest.skip(f"no server: {why}")
+        assert set(places.versions) == {"RabbitMQ", "Redis"}
+        for name, place in (("batch.amqps", rabbit), ("batch.rediss", redis)):
+            ours = Case(name, "", name, {OURS: CASES[name].contenders[OURS]})
+            done = play(ours, Setting(**place, seconds=0.001, queue=f"bench-{os.getpid()}"), 1)
+            assert done["left_out"] == {}
+            assert done["values"][OURS]["time"][0] > 0
+        slow = Case("slow", "", "amqp+10ms", {OURS: CASES["confirmed.amqp+10ms"].contenders[OURS]})
+        done = play(slow, Setting(**places["amqp+10ms"], seconds=0.001, queue="bench"), 1)
+        # What is confirmed has been there and back.
+        assert done["values"][OURS]["time"][0] >= 10_000
