@@ -10,9 +10,9 @@ from contextlib import contextmanager
 import pytest
 
 from tests.benchmarks import all_cases  # noqa: F401  # fills the register
-from tests.benchmarks.__main__ import run_case
+from tests.benchmarks.__main__ import ask_child, main, run_case
 from tests.benchmarks.case import CASES, OURS, Case, Missing, Setting, chosen, peer, register
-from tests.benchmarks.child import play, profile, where
+from tests.benchmarks.child import part_of, play, where
 from tests.benchmarks.goals import GOALS, Check
 from tests.benchmarks.lease_cases import FLOOR, KOMBU
 from tests.benchmarks.measure import Round, statement, timed
@@ -118,14 +118,48 @@ def test_a_missing_module_says_which_package() -> None:
         peer("no_such_package")
 
 
+@pytest.mark.slow
 def test_a_profile_names_functions_without_folders() -> None:
-    lines = profile(CASES["engine"], Setting("", seconds=0.001))
+    # In a process of its own: what profiles or traces may not do so in the tests'.
+    order = {"url": "", "seconds": 0.001, "rounds": 1, "profile": True}
+    lines = ask_child("engine", order)["lines"]
     assert any(at == "kombu_pools_ext.engine.pool: acquire" for at, _, _ in lines)
     assert not [at for at, _, _ in lines if os.sep in at]
     sums = {at: share for at, share, _ in lines if at.startswith("all of ")}
     assert sums["all of kombu_pools_ext.engine"] > 1
     assert 90 < sum(sums.values()) < 101
+
+
+def test_a_function_is_told_without_the_machines_folders() -> None:
     assert where("~", 0, "<built-in method time.monotonic>") == "built-in method time.monotonic"
+    path = "/somewhere/kombu_pools_ext/lib/kombu_pools_ext/engine/pool.py"
+    assert where(path, 1, "acquire") == "kombu_pools_ext.engine.pool: acquire"
+    assert where("/somewhere/json/encoder.py", 1, "encode") == "encoder: encode"
+    assert part_of(path) == "kombu_pools_ext.engine"
+    assert part_of("/somewhere/kombu_pools_ext/aliases.py") == "kombu_pools_ext"
+    assert part_of("/lib/amqp/channel.py") == "amqp"
+    assert part_of("/lib/json/encoder.py") == "everything else"
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        (["--commit", "--only", "engine"], "COMMIT=1 goes without ONLY"),
+        (["--only", "aquire"], "no case has 'aquire'"),
+        (["--pythons", "2.7"], "'2.7' is none of"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(
+    arguments: list[str],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench", *arguments])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 2
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.slow
