@@ -36,8 +36,8 @@ class AliasedPools(Mapping[Any, Any]):
         #: The shared group behind it.
         self.group = group
         self._keys: dict[str, tuple[PoolSettings, Any]] = {}
-        # What was found by alias, as long as the settings and the group's names are these. Weakly, for a reset takes
-        # pools out of the group.
+        # What was found by alias or URL, as long as the settings and the group's names are these. Weakly, for a reset
+        # takes pools out of the group.
         self._found: tuple[Any, Any, dict[str, weakref.ref[Any]]] = None, None, {}
 
     def __getitem__(self, name: Any) -> Any:
@@ -48,22 +48,29 @@ class AliasedPools(Mapping[Any, Any]):
                 known = None if noted is None else noted()
                 if known is not None:
                     return known
-            if "://" not in name:
-                return self._find(name)
+            return self._find(name)
         return self.group[name]
 
-    def _find(self, alias: str) -> Any:
+    def _find(self, name: str) -> Any:
         # Taken before the look-up: what is forgotten meanwhile is noted where nobody reads any more.
-        names, settings = self.group._by_name, self._pools.settings
-        one = self._pools.settings_of(alias)
-        pool: Any = dict.get(self.group, self.key_of(alias, one))
-        if pool is None:
-            pool = self.group[one]
-        known = self._found
-        if known[0] is not settings or known[1] is not names:
-            known = self._found = settings, names, {}
-        if settings.get(alias) is one:
-            known[2][alias] = weakref.ref(pool)
+        names = self.group._by_name
+        if "://" in name:
+            # Whoever looks a URL up asks for no settings, be they right or wrong.
+            settings: Any = self._pools._settings
+            pool: Any = self.group[name]
+        else:
+            settings = self._pools.settings
+            one = self._pools.settings_of(name)
+            pool = dict.get(self.group, self.key_of(name, one))
+            if pool is None:
+                pool = self.group[one]
+            if settings.get(name) is not one:
+                return pool
+        if settings is not None:
+            known = self._found
+            if known[0] is not settings or known[1] is not names:
+                known = self._found = settings, names, {}
+            known[2][name] = weakref.ref(pool)
         return pool
 
     def key_of(self, alias: str, settings: PoolSettings) -> Any:

@@ -4,9 +4,9 @@ Python 3.11, 3.12 and 3.13 (those that are found) × Django 5.2 and newest × lo
 the floor in pyproject.toml; newest is the lock file's. Where a Python's newest Django is 5.2, one run stands for both.
 Environments stay under .venv/matrix/ and are made anew when what belongs in them changes.
 
-The oldest and the newest Python run all tests with both, the ones between with the newest alone: what an old kombu breaks
-on them, it breaks on a neighbour. What another Django changes is all that runs on it: the tests of the Django app and of
-the documentation, whose examples use it; once for each Python.
+The oldest and the newest Python run all tests with both, the ones between with the newest alone: what an old kombu
+breaks on them, it breaks on a neighbour. What another Django changes is all that runs on it: the tests of the Django
+app and of the documentation, whose examples use it; once for each Python.
 
 With AFTER_TESTS=1 the run that `make test` has just been is left out: this Python, and the lock file.
 

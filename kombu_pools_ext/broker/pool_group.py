@@ -78,12 +78,16 @@ class PoolGroup(KombuPoolGroup):
             known = names.get(resource)
             if known is not None:
                 return known
-        elif isinstance(resource, kombu.Connection):
-            noted = resource.__dict__.get(self._note)
-            if noted is not None and noted[0] is names and read(resource.__dict__) == noted[1]:
-                known = noted[2]()
-                if known is not None:
-                    return known
+        else:
+            try:
+                state = resource.__dict__
+                valid, seen, noted = state[self._note]
+                if valid is names and read(state) == seen:
+                    known = noted()
+                    if known is not None:
+                        return known
+            except (AttributeError, KeyError):
+                pass  # a connection that is new here, or none at all
         pool = dict.get(self, self._key_for(resource))
         if pool is None:
             pool = self.__missing__(resource)

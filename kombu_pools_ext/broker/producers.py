@@ -95,8 +95,9 @@ class ProducerPool(PoolFace, KombuProducerPool):
 
     def _note_limit(self, made: Any) -> None:
         # Closes the race with a resize that came while engine or share was made, and did not see it.
-        own = made is not None and self.foreign == isinstance(made, Pool)
-        if own and made.limit != self._limit:
+        if made is None or self.foreign != isinstance(made, Pool):
+            return
+        if made.limit != self._limit:
             self._resize(self._limit, force=True)
 
     _foreign: ForeignDriver | None = MadeOnce(_make_foreign)  # type: ignore[assignment]  # a descriptor
