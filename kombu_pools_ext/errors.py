@@ -22,6 +22,7 @@ __all__ = [
     "BrokerBlocked",
     "BrokerUnreachable",
     "ConnectTimeout",
+    "ControlError",
     "LeaseError",
     "Outcome",
     "PoolClosed",
@@ -91,6 +92,10 @@ class UnknownAlias(PoolError, KeyError):
     def __str__(self) -> str:
         # KeyError would print the repr of the message.
         return str(self.args[0])
+
+
+class ControlError(KombuError):
+    """The processes of a project cannot be reached, or this one cannot be: the text says why, and what to do."""
 
 
 class Outcome(StrEnum):

@@ -62,3 +62,7 @@ pool_exhausted = Event("pool_exhausted")
 
 #: Pools were reset. Sent with ``reason``: ``"fork"`` (in the child), ``"settings"``, ``"command"`` or ``"api"``.
 pools_reset = Event("pools_reset")
+
+# Not for applications, and in no list of signals: a pool is about to open a connection, or somebody asked one that is
+# suspended. Sent with ``pool``; a process whose pools nobody has used never sends it. Control begins to listen with it.
+demand = Event("demand")

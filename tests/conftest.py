@@ -14,6 +14,7 @@ import os
 import signal
 import site
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -72,6 +73,19 @@ def pytest_sessionstart(session: pytest.Session) -> None:
                 pytest.exit(
                     f"{package} comes from {origin}, and not from the installed wheel", returncode=4
                 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _sockets_of_our_own() -> Iterator[None]:
+    """Processes that tests start find each other, and none of another run; their sockets are gone with it."""
+    # Not in pytest's folder: a socket's path may have no more than 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="kp-", dir="/tmp", ignore_cleanup_errors=True) as path:
+        before = os.environ.get("XDG_RUNTIME_DIR")
+        os.environ["XDG_RUNTIME_DIR"] = path
+        yield
+        os.environ.pop("XDG_RUNTIME_DIR")
+        if before is not None:
+            os.environ["XDG_RUNTIME_DIR"] = before
 
 
 @pytest.fixture(scope="session", autouse=True)

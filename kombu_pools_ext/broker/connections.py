@@ -173,6 +173,9 @@ class _Listener:
     def __init__(self, pool: PoolFace) -> None:
         self._pool = pool
 
+    def wanted(self) -> None:
+        events.demand.send(pool=self._pool)
+
     def opened(self) -> None:
         events.connection_opened.send(pool=self._pool)
 

@@ -1,4 +1,4 @@
-"""The pools of this process: what they do, closing them, asking their brokers.
+"""The pools of this process: what they do, closing them, asking their brokers, steering them.
 
 Rows are plain data (``dataclasses.asdict`` makes JSON of them), and each says which process it is from, so
 that tables can hold those of several.
@@ -10,8 +10,9 @@ import contextlib
 import math
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeVar
 from urllib.parse import quote
 
 from kombu.utils.url import parse_url
@@ -23,7 +24,23 @@ from ..masking import MASK
 from ..settings import PoolSettings, Problem, SettingsError
 from .roundtrip import RoundTrip
 
-__all__ = ["PingRow", "ResetRow", "Row", "StatusRow", "ping", "reset", "status"]
+__all__ = [
+    "LimitRow",
+    "PingRow",
+    "ResetRow",
+    "ResumeRow",
+    "Row",
+    "StatusRow",
+    "SuspendRow",
+    "limit",
+    "ping",
+    "reset",
+    "resume",
+    "status",
+    "suspend",
+]
+
+T = TypeVar("T")
 
 #: Shorter passwords are not looked for in errors: they are parts of ordinary words.
 SHORTEST_SECRET = 4
@@ -91,6 +108,40 @@ class PingRow(Row):
     seconds: float | None
     #: Why it failed; ``None`` if it did not.
     error: str | None
+
+
+@dataclass(frozen=True)
+class LimitRow(Row):
+    """What setting a limit did to a pool."""
+
+    ok: bool
+    #: Most connections before; ``None`` is unlimited.
+    before: int | None
+    #: Most connections now.
+    limit: int | None
+    #: Connections lent; what is over the limit is closed as it comes back.
+    lent: int
+    #: Why it failed; ``None`` if it did not.
+    error: str | None
+
+
+@dataclass(frozen=True)
+class SuspendRow(Row):
+    """What suspending did to a pool."""
+
+    ok: bool
+    suspended: bool
+    #: Connections lent, which come back as ever.
+    lent: int
+    #: Callers who wait for the end of it.
+    waiting: int
+    #: Why it failed; ``None`` if it did not.
+    error: str | None
+
+
+@dataclass(frozen=True)
+class ResumeRow(SuspendRow):
+    """What resuming did to a pool."""
 
 
 def status(pools: Pools, using: Sequence[str] | None = None) -> list[StatusRow]:
@@ -179,6 +230,82 @@ def ping(pools: Pools, using: Sequence[str] | None = None, timeout: float = 5.0)
     return rows
 
 
+def limit(pools: Pools, limit: int, using: Sequence[str] | None = None) -> list[LimitRow]:
+    """Set the most connections, and the most producers, of the pools of these aliases, or of all.
+
+    What is over it is closed now if it is idle, and as it comes back if it is lent. It holds until the process ends, or
+    its settings are read anew.
+
+    :raises UnknownAlias: for an alias that is not configured; nothing has happened then.
+    :raises SettingsError: if the settings are wrong, or a transport's driver is not installed.
+    """
+    before = {alias: pool.limit for alias, pool in _pools_of(pools, using).items()}
+
+    def resize(alias: str, pool: ConnectionPool) -> None:
+        # The producers first: when the connections fail, there are too many faces of them, and not too few.
+        pools.producers[alias].resize(limit, force=True)
+        pool.resize(limit, force=True)
+
+    return _each(
+        pools,
+        using,
+        resize,
+        lambda whose, pool, error: LimitRow(
+            *whose, error is None, before[whose[2]], pool.limit, pool.stats().lent, error
+        ),
+    )
+
+
+def suspend(
+    pools: Pools, mode: Literal["fail", "wait"] = "wait", using: Sequence[str] | None = None
+) -> list[SuspendRow]:
+    """Lend and open nothing for these aliases, or for all, until :func:`resume`.
+
+    :param mode: as for :meth:`Pools.suspend`.
+    :raises UnknownAlias: for an alias that is not configured; nothing has happened then.
+    :raises SettingsError: if the settings are wrong, or a transport's driver is not installed.
+    """
+    return _each(pools, using, lambda alias, pool: pool.suspend(mode), _suspended(SuspendRow))
+
+
+def resume(pools: Pools, using: Sequence[str] | None = None) -> list[ResumeRow]:
+    """End :func:`suspend` for these aliases, or for all.
+
+    :raises UnknownAlias: for an alias that is not configured; nothing has happened then.
+    :raises SettingsError: if the settings are wrong, or a transport's driver is not installed.
+    """
+    return _each(pools, using, lambda alias, pool: pool.resume(), _suspended(ResumeRow))
+
+
+_Whose = tuple[str, int, str, str]
+
+
+def _suspended(kind: Callable[..., T]) -> Callable[[_Whose, ConnectionPool, str | None], T]:
+    def row(whose: _Whose, pool: ConnectionPool, error: str | None) -> T:
+        stats = pool.stats()
+        return kind(*whose, error is None, stats.suspended, stats.lent, stats.waiting, error)
+
+    return row
+
+
+def _each(
+    pools: Pools,
+    using: Sequence[str] | None,
+    do: Callable[[str, ConnectionPool], object],
+    row: Callable[[_Whose, ConnectionPool, str | None], T],
+) -> list[T]:
+    """Do something to each pool; one that fails does not save the others."""
+    rows = []
+    for alias, pool in _pools_of(pools, using).items():
+        error: str | None = None
+        try:
+            do(alias, pool)
+        except Exception as failure:
+            error = _tell(failure, pools.settings[alias])
+        rows.append(row(_whose(pools, alias), pool, error))
+    return rows
+
+
 def _pools_of(pools: Pools, using: Sequence[str] | None) -> dict[str, ConnectionPool]:
     problems = [
         Problem(alias, "URL", missing)
@@ -190,7 +317,7 @@ def _pools_of(pools: Pools, using: Sequence[str] | None) -> dict[str, Connection
     return pools.pools_of(using)
 
 
-def _whose(pools: Pools, alias: str) -> tuple[str, int, str, str]:
+def _whose(pools: Pools, alias: str) -> _Whose:
     return socket.gethostname(), os.getpid(), alias, pools.settings[alias].uri
 
 

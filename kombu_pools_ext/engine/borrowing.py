@@ -23,6 +23,8 @@ logger = logging.getLogger("kombu_pools_ext")
 CLAIM_AFTER = 0.1
 #: Seconds between two looks of a waiter for itself, should the thread that was to wake it have been killed.
 LOOK_AGAIN = 1.0
+#: Waiters of whom each does the first of these; a thousand would be in each other's way, and those before them look.
+LOOKING = 16
 
 
 def wait_for_lease(
@@ -65,14 +67,17 @@ def _wait(
             spent = pool.take_back(unfit, why) if unfit is not None else None
             refusal = pool.ledger.enqueue(waiter, first=unfit is not None)
             openings = pool.ledger.pump() if refusal is None or spent is not None else 0
+            claims = len(pool.ledger.waiters) <= LOOKING
         pool.start_openings(openings)
         if spent is not None:
             pool.close_returned(*spent)
+        if pool.ledger.suspended:
+            pool.tell("wanted")
         if refusal is not None:
             raise _refusal(pool, refusal)
         while not waiter.settled:
             now = pool.clock()
-            nap = CLAIM_AFTER if now - began < CLAIM_AFTER else LOOK_AGAIN
+            nap = CLAIM_AFTER if claims and now - began < CLAIM_AFTER else LOOK_AGAIN
             breaker = pool.ledger.breaker
             if breaker.failures and breaker.retry_at < now + nap and not _is_behind(pool, waiter):
                 # Whoever is first in line begins the next probe; while one is under way, it wants to hear of its end.

@@ -55,6 +55,9 @@ class Driver(Protocol[T]):
 class Listener(Protocol):
     """Is told of a pool's events, outside its lock. An exception is logged, and changes nothing."""
 
+    def wanted(self) -> None:
+        """An item is about to be opened, or would be if the pool were not suspended."""
+
     def opened(self) -> None:
         """An item was opened."""
 

@@ -39,6 +39,7 @@ def _open_next(pool: Pool[Any]) -> int:
 
 def _open_one(pool: Pool[Any], ticket: Ticket) -> int:
     """Open an item, or tell who waits that it failed; return how many openings to start."""
+    pool.tell("wanted")
     try:
         item = pool.driver.open()
     except Exception as error:

@@ -21,6 +21,8 @@ from tests.broker.common import PATIENCE, eventually
 from tests.broker.rig import Node, confirming, sockets_to, through
 from tests.proxy import TO_CLIENT, TO_SERVER, Proxy
 
+#: Threads that work for pools; others with such names are the process's, as who listens for commands.
+THE_POOLS_THREADS = {"kombu-pools-upkeep", "kombu-pools-open", "kombu-pools-close"}
 #: Connection.Close, the method of AMQP.
 CLOSE = b"\x00\x0a\x00\x32"
 
@@ -227,7 +229,7 @@ def test_a_closed_pool_leaves_no_thread_and_no_descriptor(
         # What an earlier test has left in a cycle keeps the maintenance thread, which would not look before long.
         gc.collect()
         upkeep.shared.nudge()
-        return not any(one.name.startswith("kombu-pools") for one in threading.enumerate())
+        return not {one.name for one in threading.enumerate()} & THE_POOLS_THREADS
 
     eventually(nobody_left)
 

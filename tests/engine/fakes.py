@@ -169,6 +169,9 @@ class Listener:
     def __init__(self) -> None:
         self.events: list[tuple[str, ...]] = []
 
+    def wanted(self) -> None:
+        """Comes before everything that is opened: not written down."""
+
     def opened(self) -> None:
         self.events.append(("opened",))
 

@@ -101,10 +101,36 @@ def test_the_listener_hears_of_each_event_outside_the_lock() -> None:
     ]
 
 
+def test_the_listener_hears_what_is_wanted_before_it_is_there() -> None:
+    tested = rig(1)
+    wanted: list[int] = []
+
+    class Listening(Listener):
+        def wanted(self) -> None:
+            assert not tested.pool._owned()
+            wanted.append(len(tested.driver.opened))
+
+    tested.pool._listener = Listening()
+    (lease,) = tested.take()
+    assert wanted == [0]
+    lease.end()
+    (lease,) = tested.take()
+    lease.end()
+    # A pool that has what is asked for says nothing.
+    assert wanted == [0]
+    tested.pool.suspend("fail")
+    with pytest.raises(tested.pool.errors.suspended):
+        tested.pool.acquire()
+    assert wanted == [0, 1]
+
+
 def test_a_listener_that_raises_breaks_nothing(caplog: pytest.LogCaptureFixture) -> None:
     tested = rig(1)
 
     class Raising:
+        def wanted(self) -> None:
+            raise RuntimeError("a receiver's own trouble")
+
         def opened(self) -> None:
             raise RuntimeError("a receiver's own trouble")
 
@@ -124,9 +150,11 @@ def test_a_listener_that_raises_breaks_nothing(caplog: pytest.LogCaptureFixture)
     assert tested.pool.lent == 1
     assert not lease.ended
     assert [record.getMessage() for record in caplog.records] == [
+        "pool 'tested': a listener failed at 'wanted'",
         "pool 'tested': a listener failed at 'opened'",
         "pool 'tested': a listener failed at 'exhausted'",
         "pool 'tested': a listener failed at 'closed'",
+        "pool 'tested': a listener failed at 'wanted'",
         "pool 'tested': a listener failed at 'opened'",
     ]
 

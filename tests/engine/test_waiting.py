@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from kombu_pools_ext.engine import Pool, PoolOptions, Share
-from kombu_pools_ext.engine.borrowing import leave
+from kombu_pools_ext.engine.borrowing import CLAIM_AFTER, LOOK_AGAIN, LOOKING, leave
 from kombu_pools_ext.engine.errors import (
     OpenFailed,
     PoolExhausted,
@@ -531,3 +531,23 @@ def test_an_unlimited_pool_still_bounds_those_who_wait() -> None:
         tested.ask()
     with pytest.raises(PoolFull):
         tested.pool.acquire(timeout=1.0)
+
+
+def test_only_the_first_of_many_look_for_themselves_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    tested = rig(1, max_waiting=100)
+    tested.take()
+    naps: list[float] = []
+
+    def nap(waiter: Waiter[Item], seconds: float) -> None:
+        naps.append(seconds)
+        tested.clock.advance(seconds)
+
+    monkeypatch.setattr(Waiter, "wait", nap)
+    for others, first in ((LOOKING - 1, CLAIM_AFTER), (LOOKING, LOOK_AGAIN)):
+        waiting = [tested.ask() for _ in range(others)]
+        naps.clear()
+        with pytest.raises(PoolTimeout):
+            tested.pool.acquire(timeout=LOOK_AGAIN)
+        assert naps[0] == first
+        for waiter in waiting:
+            leave(tested.pool, waiter, 0.0)

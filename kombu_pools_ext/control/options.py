@@ -1,0 +1,124 @@
+"""The setting of control, ``KOMBU_POOLS_CONTROL``: one vocabulary for Django, Flask and plain Python."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..masking import describe
+from ..settings import PoolSettings, Problem, SettingsError
+from ..settings.problems import Report, collect, refuse
+from .mailbox import supported
+
+__all__ = ["KEYS", "NAME", "SHORTEST_KEY", "ControlSettings", "parse_control"]
+
+#: What the setting is called.
+NAME = "KOMBU_POOLS_CONTROL"
+#: What may stand in it.
+KEYS = ("ENABLED", "DIRECTORY", "BROADCAST", "KEY")
+#: Characters of a KEY: with fewer, somebody who hears one signed message finds it by trying.
+SHORTEST_KEY = 16
+
+
+@dataclass(frozen=True)
+class ControlSettings:
+    """How the processes of a project are reached, checked."""
+
+    #: Whether a process listens.
+    enabled: bool = True
+    #: Where the sockets are, an absolute path; ``None`` is the default.
+    directory: str | None = None
+    #: The alias of the pool whose broker carries commands to other machines; ``None`` is to reach this machine alone.
+    broadcast: str | None = None
+    #: What commands are proven with; ``None`` is the framework's secret.
+    key: str | None = None
+
+    def __repr__(self) -> str:
+        shown = "None" if self.key is None else "'**'"
+        return (
+            f"ControlSettings(enabled={self.enabled!r}, directory={self.directory!r}, "
+            f"broadcast={self.broadcast!r}, key={shown})"
+        )
+
+
+def parse_control(
+    value: Any, aliases: Collection[str], *, name: str = NAME, secret: bool = True
+) -> ControlSettings:
+    """The settings that *value* means.
+
+    :param value: a mapping with :data:`KEYS`, ``None`` for the defaults, or ``False`` to turn control off.
+    :param aliases: which BROADCAST may name; with their settings, whether it may name them is looked at as well.
+    :param secret: whether the framework has a secret: without one, BROADCAST needs a KEY.
+    :raises SettingsError: with every problem.
+    """
+    if value is None or value is True:
+        return ControlSettings()
+    if value is False:
+        return ControlSettings(enabled=False)
+    if not isinstance(value, Mapping):
+        whole = f"expected a dict, or False to turn control off, got {describe(value)}"
+        raise SettingsError([Problem(None, None, whole, f"known: {', '.join(KEYS)}")], name)
+    problems: list[Problem] = []
+    for key in value:
+        if key not in KEYS:
+            problems.append(_unknown(key))
+
+    def report(key: str) -> Report:
+        return collect(problems, None, key)
+
+    enabled = value.get("ENABLED", True)
+    if enabled is not True and enabled is not False:
+        refuse(report("ENABLED"), enabled, "True or False")
+    directory = _directory(value.get("DIRECTORY"), report("DIRECTORY"))
+    key = value.get("KEY")
+    if key is not None and (not isinstance(key, str) or len(key) < SHORTEST_KEY):
+        found = f"one of {len(key)}" if isinstance(key, str) else f"a {type(key).__name__}"
+        report("KEY")(
+            f"expected a text of at least {SHORTEST_KEY} characters, got {found}",
+            "python -c 'import secrets; print(secrets.token_urlsafe())' makes one",
+        )
+    broadcast = value.get("BROADCAST")
+    if broadcast is not None:
+        _check_broadcast(broadcast, aliases, report("BROADCAST"))
+        if key is None and not secret:
+            report("BROADCAST")(
+                "commands from other machines must be proven, and there is no secret",
+                "set KEY, or the framework's SECRET_KEY",
+            )
+    if problems:
+        raise SettingsError(problems, name)
+    return ControlSettings(enabled, directory, broadcast, key)
+
+
+def _directory(value: Any, report: Report) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str | Path) or not str(value):
+        refuse(report, value, "a path")
+        return None
+    if "\0" in str(value) or not Path(value).is_absolute():
+        # A relative one would be another for each process that is started elsewhere.
+        refuse(report, str(value), "an absolute path")
+        return None
+    return str(value)
+
+
+def _check_broadcast(value: Any, aliases: Collection[str], report: Report) -> None:
+    if isinstance(value, str) and value in aliases:
+        settings = aliases[value] if isinstance(aliases, Mapping) else None
+        why = supported(settings) if isinstance(settings, PoolSettings) else None
+        if why is not None:
+            report(why, "")
+        return
+    near = difflib.get_close_matches(value, aliases, n=1) if isinstance(value, str) else ()
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(map(repr, aliases))}"
+    refuse(report, value, "the alias of a pool", hint)
+
+
+def _unknown(key: Any) -> Problem:
+    near = difflib.get_close_matches(key.upper(), KEYS, n=1) if isinstance(key, str) else ()
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(KEYS)}"
+    return Problem(None, None, f"{describe(key)} is no setting", hint)

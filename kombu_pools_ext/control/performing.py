@@ -1,0 +1,109 @@
+"""Doing what this process is told, with all of its pools that belong to the project."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, cast
+
+from ..aliases import Pools
+from ..engine import fork
+from ..errors import SettingsError, UnknownAlias
+from . import local
+from .answer import Answer
+from .process import here
+from .project import Project
+from .request import Request
+
+__all__ = ["perform", "pools_in_order"]
+
+logger = logging.getLogger("kombu_pools_ext.control")
+
+#: What is kept of a time-out for the answer to arrive in: this part of it, and at most so many seconds.
+RESERVE, MOST_RESERVED = 0.1, 0.25
+
+
+def perform(request: Request, project: Project) -> Answer:
+    """Do what *request* tells, in this thread. Whom it names is the caller's to heed.
+
+    Never raises: what goes wrong is in the answer. Of several sets of aliases (two Flask apps) each does what it can;
+    an alias that one does not know may be another's.
+    """
+    process = here()
+    began = time.monotonic()
+    fork.child_begins()
+    try:
+        parts = _parts(pools_in_order(project), request.using)
+        rows: list[dict[str, Any]] = []
+        for pools, using in parts:
+            elapsed = time.monotonic() - began
+            rows += [asdict(row) for row in _do(request, pools, using, elapsed)]
+    except (UnknownAlias, SettingsError) as error:
+        return Answer(process, "failed", error=" ".join(str(error).split()))
+    except Exception as error:
+        # Not its text, which may hold whatever somebody has put there.
+        logger.exception("control: %s failed", request.command)
+        return Answer(
+            process, "failed", error=f"{type(error).__name__}; the log of that process tells more"
+        )
+    done = all(row.get("ok", True) for row in rows)
+    return Answer(process, "done" if done else "failed", tuple(rows))
+
+
+def pools_in_order(project: Project) -> list[Pools]:
+    """The sets of aliases of *project* in this process, always in the same order."""
+    while True:
+        try:
+            return sorted(project.pools, key=lambda pools: (pools.name, id(pools)))
+        except RuntimeError:  # pragma: no cover - another thread has just added one
+            continue
+
+
+def _parts(every: Sequence[Pools], using: Sequence[str]) -> list[tuple[Pools, list[str] | None]]:
+    """Who does it for which aliases; ``None`` is all of them.
+
+    :raises UnknownAlias: for one that nobody knows, before anything is done.
+    :raises SettingsError: if the settings of one are wrong, before anything is done.
+    """
+    known = {alias: None for pools in every for alias in pools.settings}
+    if not using:
+        return [(pools, None) for pools in every if pools.settings]
+    unknown = [alias for alias in dict.fromkeys(using) if alias not in known]
+    if unknown:
+        raise UnknownAlias("; ".join(_unknown(alias, list(known)) for alias in unknown))
+    parts: list[tuple[Pools, list[str] | None]] = []
+    for pools in every:
+        its = [alias for alias in dict.fromkeys(using) if alias in pools.settings]
+        if its:
+            parts.append((pools, its))
+    return parts
+
+
+def _unknown(alias: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(alias, known, n=1)
+    hint = (
+        f"did you mean {near[0]!r}?" if near else f"known: {', '.join(map(repr, known)) or 'none'}"
+    )
+    return f"no pool is configured as {alias!r}; {hint}"
+
+
+def _do(
+    request: Request, pools: Pools, using: list[str] | None, elapsed: float
+) -> Sequence[local.Row]:
+    match request.command:
+        case "status":
+            return local.status(pools, using)
+        case "reset":
+            return local.reset(pools, using, reason="command")
+        case "limit":
+            return local.limit(pools, cast("int", request.limit), using)
+        case "suspend":
+            return local.suspend(pools, cast("Any", request.mode), using)
+        case "resume":
+            return local.resume(pools, using)
+        case _:
+            reserve = min(request.timeout * RESERVE, MOST_RESERVED)
+            return local.ping(pools, using, max(0.001, request.timeout - reserve - elapsed))
