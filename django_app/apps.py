@@ -8,12 +8,16 @@ __all__ = ["KombuPoolsConfig"]
 
 
 class KombuPoolsConfig(AppConfig):
-    """Connects the checks and the signals."""
+    """Connects the checks, the signals and control."""
 
     name = "django_app"
     label = "kombu_pools"
     verbose_name = "Broker connection pools"
 
     def ready(self) -> None:
-        """Register checks and signals; opens nothing, and reads no setting."""
-        from . import checks, signals  # noqa: F401  # importing them registers them
+        """Register checks and signals, and listen for commands once a pool is used; opens nothing, reads no setting."""
+        from kombu_pools_ext import events
+
+        from . import checks, conf, signals  # noqa: F401  # importing them registers them
+
+        events.demand.connect(conf.listen)

@@ -1,4 +1,4 @@
-"""System checks of ``KOMBU_POOLS``: static, they open nothing and connect to nothing.
+"""System checks of ``KOMBU_POOLS`` and ``KOMBU_POOLS_CONTROL``: static, they open nothing and connect to nothing.
 
 ``docs/reference/checks.md`` has an entry for each.
 """
@@ -23,6 +23,7 @@ from .decorators import used_aliases
 __all__ = [
     "TAG",
     "check_aliases",
+    "check_control",
     "check_credentials",
     "check_drivers",
     "check_encryption",
@@ -70,8 +71,8 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
     return []
 
 
-def _wrong(problem: Problem) -> Error:
-    where = conf.NAME
+def _wrong(problem: Problem, name: str = conf.NAME, id: str = "kombu_pools.E001") -> Error:
+    where = name
     for part in (problem.alias, problem.key):
         if part is not None:
             where += f"[{part!r}]"
@@ -81,8 +82,9 @@ def _wrong(problem: Problem) -> Error:
         message = f"{where} is wrong."
     if len(message) > LONGEST:
         hint = f"{where}: {hint}"
-        message = f"A setting in {conf.NAME} is wrong."
-    return Error(message, hint=hint or "See docs/reference/settings.md.", id="kombu_pools.E001")
+        message = f"A setting in {name} is wrong."
+    page = "settings" if name == conf.NAME else "control"
+    return Error(message, hint=hint or f"See docs/reference/{page}.md.", id=id)
 
 
 @register(TAG)
@@ -146,6 +148,22 @@ def check_drivers(**kwargs: Any) -> list[CheckMessage]:
                 )
             )
     return found
+
+
+@register(TAG)
+def check_control(**kwargs: Any) -> list[CheckMessage]:
+    """E005: ``KOMBU_POOLS_CONTROL`` is wrong; one for each problem."""
+    known = _valid()
+    try:
+        conf.control_settings(known)
+    except SettingsError as error:
+        return [
+            _wrong(problem, conf.CONTROL, "kombu_pools.E005")
+            for problem in error.problems
+            # Which aliases there are is known when the other setting is right.
+            if known or problem.key != "BROADCAST"
+        ]
+    return []
 
 
 @register(TAG)

@@ -1,8 +1,11 @@
-"""The setting ``KOMBU_POOLS``, read when it is first needed, and anew when a test overrides it."""
+"""The settings ``KOMBU_POOLS`` and ``KOMBU_POOLS_CONTROL``, read when they are first needed, and anew when a test
+overrides them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from django.conf import settings as django_settings
@@ -10,18 +13,28 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
 from kombu_pools_ext import AliasedPools, Pools, PoolSettings
+from kombu_pools_ext.control import Control, ControlSettings, Project, attach, detach
+from kombu_pools_ext.control.options import NAME as CONTROL
+from kombu_pools_ext.control.options import parse_control
+from kombu_pools_ext.control.server import server_of
 from kombu_pools_ext.errors import Problem, SettingsError
 
 __all__ = [
+    "CONTROL",
     "NAME",
     "DjangoPools",
     "PoolsImproperlyConfigured",
     "connections",
+    "control",
+    "control_settings",
+    "listen",
     "pools",
     "producers",
 ]
 
-#: The name of the setting.
+logger = logging.getLogger("kombu_pools_ext.control")
+
+#: The names of the settings.
 NAME = "KOMBU_POOLS"
 
 #: What holds without it, in DEBUG.
@@ -82,10 +95,76 @@ connections: AliasedPools = pools.connections
 producers: AliasedPools = pools.producers
 
 
+def _secret() -> str | bytes | None:
+    try:
+        return django_settings.SECRET_KEY or None
+    except ImproperlyConfigured:
+        # Django's word for an empty one.
+        return None
+
+
+def control_settings(aliases: Collection[str]) -> ControlSettings:
+    """How the processes of this project are reached, as ``KOMBU_POOLS_CONTROL`` has it.
+
+    :param aliases: which BROADCAST may name.
+    :raises ImproperlyConfigured: :class:`PoolsImproperlyConfigured`, with every problem.
+    """
+    value = getattr(django_settings, CONTROL, None)
+    try:
+        return parse_control(value, aliases, name=CONTROL, secret=_secret() is not None)
+    except SettingsError as error:
+        raise PoolsImproperlyConfigured(error.problems, error.name) from None
+
+
+_control: Control | None = None
+
+
+def control() -> Control:
+    """What reaches all processes of this project. Made at the first call, from which on commands reach this one too.
+
+    :raises ImproperlyConfigured: :class:`PoolsImproperlyConfigured`, with every problem.
+    """
+    global _control
+    made = _control
+    if made is None:
+        # Without a secret, two projects of one user are told apart by where they are.
+        where = [getattr(django_settings, name, None) for name in ("BASE_DIR", "SETTINGS_MODULE")]
+        project = Project(control_settings(pools.settings), _secret(), f"django {where}")
+        made = _control = attach(pools, project)
+    return made
+
+
+def listen(**what: Any) -> None:
+    """Have commands reach this process from now on; called when a pool is first used, and waits for nothing."""
+    if _control is not None:
+        # The pools have been attached, and whoever did that hears of it himself.
+        return
+    try:
+        made = control()
+    except ImproperlyConfigured as error:
+        _say_once(str(error))
+    else:
+        server_of(made.project).begin()
+
+
+_said: set[str] = set()
+
+
+def _say_once(why: str) -> None:
+    if why not in _said:
+        _said.add(why)
+        logger.warning("control: this process cannot be reached by commands: %s", why)
+
+
 def _reload(*, setting: str, **kwargs: Any) -> None:
+    global _control
     # DEBUG decides what holds where the setting is missing.
     if setting == NAME or (setting == "DEBUG" and configured() is None):
         pools.reload()
+    broadcasts = _control is not None and _control.project.settings.broadcast is not None
+    if setting in (CONTROL, "SECRET_KEY") or (setting == NAME and broadcasts):
+        _control = None
+        detach(pools)
 
 
 setting_changed.connect(_reload, dispatch_uid="kombu_pools")

@@ -1,19 +1,23 @@
-"""``flask kombu-pools reset|status|ping``: arguments in, :func:`kombu_pools_ext.control.commands.run` does the rest."""
+"""``flask kombu-pools …``: arguments in, :func:`kombu_pools_ext.control.command_line.run` does the rest."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import click
 from flask import current_app
 from flask.cli import AppGroup
 
-from kombu_pools_ext.control.commands import (
-    ACTIONS,
-    DEFAULT_TIMEOUT,
+from kombu_pools_ext.control.command_line import (
+    COMMANDS,
     DESCRIPTION,
-    FORMATS,
+    LIMIT,
     OPTIONS,
+    Option,
+    Screen,
+    is_terminal,
     run,
 )
 
@@ -30,31 +34,61 @@ _STYLES: dict[str, dict[str, Any]] = {
 commands = AppGroup("kombu-pools", help=DESCRIPTION)
 
 
-def _add(action: str) -> None:
-    @commands.command(action, help=ACTIONS[action])
-    @click.option("--using", multiple=True, metavar="ALIAS", help=OPTIONS["using"])
-    @click.option("--format", type=click.Choice(FORMATS), default="table", help=OPTIONS["format"])
-    @click.option(
-        "--timeout",
-        type=float,
-        default=DEFAULT_TIMEOUT,
-        metavar="SECONDS",
-        help=OPTIONS["timeout"],
+def _declared(option: Option) -> Callable[[Any], Any]:
+    """*option*, as Click has it."""
+    name = f"--{option.name}"
+    if option.metavar is None:
+        return click.option(name, option.key, is_flag=True, help=option.description)
+    if option.choices:
+        return click.option(
+            name,
+            option.key,
+            type=click.Choice(option.choices),
+            default=option.default,
+            help=option.description,
+        )
+    return click.option(
+        name,
+        option.key,
+        type=option.kind,
+        multiple=option.many,
+        default=() if option.many else option.default,
+        metavar=option.metavar,
+        help=option.description,
     )
-    @click.pass_context
-    def command(ctx: click.Context, using: tuple[str, ...], format: str, timeout: float) -> None:
-        code = run(
-            action,
-            current_app.extensions["kombu_pools"],
-            using=using,
-            format=format,
-            timeout=timeout,
+
+
+def _add(command: str) -> None:
+    def carry_out(**given: Any) -> None:
+        state = current_app.extensions["kombu_pools"]
+        screen = Screen(
             write=click.echo,
             complain=lambda line: click.echo(line, err=True),
             paint=lambda kind, line: click.style(line, **_STYLES[kind]),
+            draw=_drawing(err=False),
+            hint=_drawing(err=True),
         )
-        ctx.exit(code)
+        code = run(command, lambda: state.control, state, screen, **given)
+        click.get_current_context().exit(code)
+
+    for option in reversed(OPTIONS):
+        if option.suits(command):
+            carry_out = _declared(option)(carry_out)
+    help, settings = COMMANDS[command], {}
+    if command == "limit":
+        # For -1 to be told that it is no limit, and not that it is no option.
+        settings["ignore_unknown_options"] = True
+        carry_out = click.argument("limit", type=int, metavar="N")(carry_out)
+        help += f"\n\nN is {LIMIT.removeprefix('for limit: ')}."
+    commands.command(command, help=help, context_settings=settings)(carry_out)
 
 
-for _action in ACTIONS:
-    _add(_action)
+def _drawing(*, err: bool) -> Callable[[str], Any] | None:
+    """What prints as it is; ``None`` where that is no terminal."""
+    if not is_terminal(sys.stderr if err else sys.stdout):
+        return None
+    return lambda text: click.echo(text, nl=False, err=err)
+
+
+for _command in COMMANDS:
+    _add(_command)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from flask import Flask, current_app, has_app_context
 
 from kombu_pools_ext import AliasedPools, Pools
+from kombu_pools_ext.control import Control, Project, attach
+from kombu_pools_ext.control.options import NAME as CONTROL
+from kombu_pools_ext.control.options import parse_control
 from kombu_pools_ext.errors import Problem, SettingsError
 from kombu_pools_ext.settings import PoolSettings, parse_settings
 
@@ -47,11 +51,26 @@ def settings_from(app: Flask) -> dict[str, PoolSettings]:
     raise SettingsError([Problem(None, None, neither, f"set one of them, as in {example}")], POOLS)
 
 
+def project_of(app: Flask, settings: Mapping[str, PoolSettings]) -> Project:
+    """The project that *app* belongs to, with the configuration as it is now.
+
+    :param settings: the pools', by alias.
+    :raises SettingsError: with every problem.
+    """
+    secret = app.secret_key or None
+    how = parse_control(app.config.get(CONTROL), settings, name=CONTROL, secret=secret is not None)
+    # Without a secret, two applications of one user are told apart by where they are.
+    return Project(how, secret, f"flask {app.import_name} {app.root_path}")
+
+
 class AppPools(Pools):
     """The pools of one application, by alias: ``app.extensions["kombu_pools"]``.
 
     A :class:`kombu_pools_ext.Pools`, with a producer for each application context besides.
     """
+
+    #: What reaches all processes of the project: those with the application's secret.
+    control: Control
 
     @property
     def producer(self) -> Any:
@@ -105,18 +124,22 @@ class KombuPools:
         """Read the configuration of *app*, and register with it. Nothing is opened.
 
         :raises RuntimeError: if that was done for *app* before.
-        :raises SettingsError: with every problem of ``KOMBU_POOLS`` or ``KOMBU_POOLS_URL``.
+        :raises SettingsError: with every problem of ``KOMBU_POOLS`` or ``KOMBU_POOLS_URL``, or else of
+            ``KOMBU_POOLS_CONTROL``.
         """
         if EXTENSION in app.extensions:
             raise RuntimeError(
                 f"app {app.name!r} has its pools already: call init_app(app), or KombuPools(app), "
                 "once for each app"
             )
-        pools = AppPools(settings_from(app))
+        settings = settings_from(app)
+        project = project_of(app, settings)
+        pools = AppPools(settings)
         # First, for Flask refuses it once the app has served a request.
         app.teardown_appcontext(context.release_producers)
         app.cli.add_command(commands)
         app.extensions[EXTENSION] = pools
+        pools.control = attach(pools, project)
         signals.watch(app)
 
     @property

@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
 
 import pytest
 
 import kombu_pools_ext
-from kombu_pools_ext import errors, events, pools, settings, stats
+from kombu_pools_ext import control, errors, events, pools, settings, stats
+from kombu_pools_ext.control import command_line, local, options
+from kombu_pools_ext.control.answer import Answer, Answers, Process
+from kombu_pools_ext.control.request import Request
 
 ROOT = Path(__file__).parent.parent
 RUNNER = ROOT / "tests" / "docs_runner.py"
@@ -70,6 +74,24 @@ def test_every_statistic_has_an_entry() -> None:
 def test_every_setting_has_an_entry() -> None:
     known = {name.upper() for name in settings.CHECKS}
     assert known - _names_in("settings.md") == set()
+
+
+def test_every_command_and_option_has_an_entry() -> None:
+    text = (REFERENCE / "commands.md").read_text()
+    assert [one for one in command_line.COMMANDS if f"| `{one}" not in text] == []
+    assert [one.name for one in command_line.OPTIONS if f"| `--{one.name}" not in text] == []
+
+
+def test_every_setting_of_control_and_every_key_of_its_answers_has_an_entry() -> None:
+    named = _names_in("control.md")
+    text = (REFERENCE / "control.md").read_text()
+    assert set(options.KEYS) - named == set()
+    kinds = (local.StatusRow, local.ResetRow, local.PingRow, local.LimitRow, local.ResumeRow)
+    for kind in (*kinds, Answer, Process):
+        assert {one.name for one in fields(kind)} - named == set(), kind
+    made = Answers(Request(command="status")).as_dict()
+    assert [key for key in made if f'"{key}": ' not in text] == []
+    assert set(control.__all__) - {"attach_to", *named} == set()
 
 
 def test_every_check_has_an_entry() -> None:

@@ -1,14 +1,15 @@
 """A Django and a Flask application publish through the same pools: `make demo`, or `make serve` to leave them running.
 
-Each runs under gunicorn with two workers, forked from one that has loaded it. Without BROKER_URL the messages go
-through files in a temporary folder; with it, through that broker, and a queue that is deleted at the end. Restart that
-broker meanwhile: no order fails.
+Each runs under gunicorn with two workers, forked from one that has loaded it. Both have the same secret, so that a
+command of either is for the workers of both. Without BROKER_URL the messages go through files in a temporary folder;
+with it, through that broker, and a queue that is deleted at the end. Restart that broker meanwhile: no order fails.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import secrets
 import shutil
 import signal
 import sys
@@ -23,15 +24,16 @@ from pathlib import Path
 from typing import Any
 
 from demo_inbox import Inbox, Trouble
-from demo_servers import APPLICATIONS, Application
+from demo_servers import APPLICATIONS, HERE, Application
 
 from kombu_pools_ext import PoolSettings
 from kombu_pools_ext.settings import SettingsError
 
 #: Workers of each application, as gunicorn.conf.py has it.
 WORKERS = 2
-#: Orders for each application: at first, after the reset, and for one of whose workers nothing came yet.
-FIRST, AGAIN, MORE = 90, 10, 10
+#: Orders for each application: at first, after the reset, for one of whose workers nothing came yet, and to begin with
+#: where they stay.
+FIRST, AGAIN, MORE, FEW = 90, 10, 10, 5
 #: Requests at a time.
 AT_ONCE = 16
 #: Seconds for each step, and for all of them; about five are usual, and ten more when the broker is restarted.
@@ -65,22 +67,25 @@ class Demo:
         say(
             f"{FIRST} orders to each, {AT_ONCE} at a time, as the consumer receives them; @ is the worker:"
         )
-        self._publish(dict.fromkeys(self._applications, FIRST))
-        while idle := [one for one in self._applications if len(self._workers(one.name)) < WORKERS]:
-            names = " and ".join(one.name for one in idle)
-            say(f"\n{MORE} more to {names}, one of whose workers got none yet:")
-            self._publish(dict.fromkeys(idle, MORE))
+        self._reach_all(FIRST)
+        django, flask = self._applications
         say(
-            "\nEach process has pools of its own. These commands are about those of their own process:"
+            "\nOne secret, one project: a command of either application is for the workers of both:"
         )
-        for application in self._applications:
-            self._show_command(application, "status")
-        for application in self._applications:
-            self._show_command(application, "reset")
+        self._show_command(django, "status")
+        self._show_command(flask, "reset")
         say(f"\n{AGAIN} more orders to each, after the reset:")
         self._publish(dict.fromkeys(self._applications, AGAIN))
         self._settle()
         return self._received.total()
+
+    def _reach_all(self, orders: int) -> None:
+        """Place so many orders with each application, and more until each worker has had one."""
+        self._publish(dict.fromkeys(self._applications, orders))
+        while idle := [one for one in self._applications if len(self._workers(one.name)) < WORKERS]:
+            names = " and ".join(one.name for one in idle)
+            say(f"\n{MORE} more to {names}, one of whose workers got none yet:")
+            self._publish(dict.fromkeys(idle, MORE))
 
     def _left(self) -> float:
         left = min(STEP, self._ends - time.monotonic())
@@ -138,9 +143,20 @@ class Demo:
     def _show_command(self, application: Application, name: str) -> None:
         typed, output = application.command(name, timeout=self._left())
         say(f"\n$ {typed}\n{output}")
+        missing = {worker for _, _, worker in self._sent if f":{worker} " not in output}
+        if missing:
+            raise Trouble(f"`{typed}` does not name {', '.join(map(str, sorted(missing)))}")
+
+    def begin(self) -> None:
+        """Have each worker publish something: a process whose pools were never used is not listed."""
+        say("A few orders, for each worker to have had one:")
+        self._reach_all(FEW)
+        say()
 
     def serve(self) -> None:
         """Show what arrives until Ctrl-C."""
+        manage = os.path.relpath(HERE / "django_project" / "manage.py")
+        say(f"to look at the workers of both: {sys.executable} {manage} kombu_pools status --watch")
         say("what the consumer receives, until Ctrl-C:")
         while True:
             for message in self._inbox.receive(0.5):
@@ -224,15 +240,23 @@ def play(url: str, stays: bool) -> None:
         # Declared before anybody publishes.
         inbox = stack.enter_context(Inbox(url, folder, queue))
         environment = {"BROKER_URL": url, "ORDERS_QUEUE": queue}
+        if not stays:
+            # Two demos at a time do not reset each other's workers. A socket's path is to be short.
+            sockets = tempfile.mkdtemp(prefix="kp-", dir="/tmp")
+            stack.callback(shutil.rmtree, sockets, ignore_errors=True)
+            environment |= {"SECRET_KEY": secrets.token_urlsafe(), "XDG_RUNTIME_DIR": sockets}
         applications = [
             stack.enter_context(Application(name, folder, environment, PORTS[name] if stays else 0))
             for name in APPLICATIONS
         ]
+        demo = Demo(inbox, applications)
+        if stays:
+            # Before anybody else can place orders, for these are counted.
+            demo.begin()
         say(f"Django and Flask under gunicorn, {WORKERS} workers each, through {settings.uri}:")
         for application in applications:
             say(f"  {application.name:>6}  {application.url}")
         say()
-        demo = Demo(inbox, applications)
         if stays:
             demo.serve()
         count = demo.run()

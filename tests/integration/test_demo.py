@@ -81,9 +81,13 @@ def check_demo(tmp_path: Path, url: str, shown: str) -> str:
     arrived = re.findall(r"(django|flask) +(\d+) @(\d+)", done.stdout)
     assert len(arrived) == len(set(arrived)) == int(summary[1]) >= 200
     assert len({worker for _, _, worker in arrived}) == 4
+    status, reset = re.split(r"^\$ .*kombu.pools \w+\n", done.stdout, flags=re.MULTILINE)[1:]
     assert "$ python manage.py kombu_pools status\n" in done.stdout
-    assert "$ flask --app app.py kombu-pools status\n" in done.stdout
-    assert done.stdout.count("default: closed 0 idle connections") == 2
+    assert "$ flask --app app.py kombu-pools reset\n" in done.stdout
+    workers = {worker for _, _, worker in arrived}
+    assert set(re.findall(r":(\d+)  +gunicorn gthread worker .* default ", status)) == workers
+    told = r":(\d+)  gunicorn gthread worker  default  closed [1-9]\d* idle connections?$"
+    assert set(re.findall(told, reset, re.MULTILINE)) == workers
     assert not list(tmp_path.iterdir())
     return queue
 
@@ -201,6 +205,32 @@ def test_publishing_from_the_pages(served: Served) -> None:
             told = re.search(r"Order 77 was published by worker (\d+)\.", answer.read().decode())
         assert told
         assert served.line_with("order 77") == f"  order 77 from {app}, worker {told[1]}\n"
+
+
+def test_commands_of_either_application_reach_the_workers_of_both(
+    served: Served, tmp_path: Path
+) -> None:
+    served.line_with("until Ctrl-C")
+    programs = {
+        "django": [str(EXAMPLES / "django_project" / "manage.py"), "kombu_pools"],
+        "flask": ["-m", "flask", "--app", str(EXAMPLES / "flask_app" / "app.py"), "kombu-pools"],
+    }
+    told = [
+        subprocess.run(
+            [sys.executable, *program, command],
+            env=environment(tmp_path, "filesystem://"),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=True,
+        ).stdout
+        for program in programs.values()
+        for command in ("status", "reset")
+    ]
+    workers = [set(re.findall(r":(\d+)  +gunicorn gthread worker ", one)) for one in told]
+    assert len(workers[0]) == 4
+    assert all(one == workers[0] for one in workers)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

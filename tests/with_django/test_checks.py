@@ -29,6 +29,9 @@ def _no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("a check speaks")
 
+    # This process may listen for commands since an earlier test, and rings its own bell when it ends that.
+    with override_settings(SECRET_KEY="of nobody"):
+        pass
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.delenv("GUNICORN_CMD_ARGS", raising=False)
@@ -99,6 +102,59 @@ def test_a_missing_setting() -> None:
         with override_settings(DEBUG=True):
             assert found() == {}
     conf.pools.reload()
+
+
+def test_each_problem_of_the_setting_of_control(configure: Callable[..., None]) -> None:
+    configure()
+    wrong = {"DIRECTORY": "run/shop", "DIR": 1, "KEY": SECRET, "BROADCAST": "defualt"}
+    with override_settings(KOMBU_POOLS_CONTROL=wrong):
+        problems = found(deploy=True)
+        assert set(problems) == {"E005", "W004"}
+        told = {one.msg: one.hint for one in problems["E005"]}
+    assert any("'DIR' is no setting" in one for one in told)
+    assert any("did you mean 'default'?" in str(hint) for hint in told.values())
+    assert len(told) == 4
+
+
+def test_an_alias_for_broadcasts_is_not_judged_where_no_alias_is_known() -> None:
+    with override_settings(KOMBU_POOLS={"default": "nope://"}):
+        with override_settings(KOMBU_POOLS_CONTROL={"BROADCAST": "default"}):
+            assert set(found()) == {"E001"}
+
+
+def test_broadcasts_need_a_secret(configure: Callable[..., None]) -> None:
+    configure(URL="amqp://localhost//")
+    with override_settings(KOMBU_POOLS_CONTROL={"BROADCAST": "default"}):
+        assert found() == {}
+        with override_settings(SECRET_KEY=""):
+            name, message = only(found())
+    assert name == "E005"
+    assert message.msg == "KOMBU_POOLS_CONTROL['BROADCAST'] is wrong."
+    assert "there is no secret" in (message.hint or "")
+
+
+def test_broadcasts_need_a_broker_that_carries_them(configure: Callable[..., None]) -> None:
+    configure()
+    with override_settings(KOMBU_POOLS_CONTROL={"BROADCAST": "default"}):
+        name, message = only(found())
+    assert name == "E005"
+    assert "cannot carry commands to other machines" in (message.hint or "")
+
+
+@pytest.mark.parametrize("value", [5, [], "default"])
+def test_a_setting_of_control_that_is_no_dict(configure: Callable[..., None], value: Any) -> None:
+    configure()
+    with override_settings(KOMBU_POOLS_CONTROL=value):
+        name, message = only(found())
+    assert name == "E005"
+    assert message.msg.startswith("KOMBU_POOLS_CONTROL")
+
+
+@pytest.mark.parametrize("value", [None, False, {}, {"DIRECTORY": "/run/shop"}])
+def test_a_good_setting_of_control(configure: Callable[..., None], value: Any) -> None:
+    configure()
+    with override_settings(KOMBU_POOLS_CONTROL=value):
+        assert found() == {}
 
 
 def test_an_alias_that_no_setting_has(configure: Callable[..., None]) -> None:
@@ -284,7 +340,7 @@ def test_the_page_has_an_entry_for_each_and_no_other() -> None:
     source = Path(checks.__file__).read_text(encoding="utf-8")
     page = (ROOT / "docs" / "reference" / "checks.md").read_text(encoding="utf-8")
     made = set(re.findall(r"kombu_pools\.([EW]\d{3})", source))
-    assert len(made) == 8
+    assert len(made) == 9
     assert set(re.findall(r"^### kombu_pools\.([EW]\d{3})", page, re.MULTILINE)) == made
 
 

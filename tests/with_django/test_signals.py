@@ -16,6 +16,7 @@ import kombu_pools_ext
 from django_app import conf, connections, producers, signals
 from django_app.signals import connection_closed, connection_opened, pool_exhausted, pools_reset
 from kombu_pools_ext import events
+from kombu_pools_ext.control import serve
 from tests.with_django.conftest import until
 
 Seen = list[dict[str, Any]]
@@ -107,6 +108,7 @@ def test_resets_with_their_reason(
         pass
     kombu_pools_ext.reset()
     conf.pools.reset()
+    assert serve(conf.control().project)
     call_command("kombu_pools", "reset", stdout=io.StringIO())
     assert reset == [
         {"sender": conf.DjangoPools, "reason": reason}

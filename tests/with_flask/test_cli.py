@@ -3,28 +3,55 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import Result
 from flask import Flask
 
-from flask_ext import KombuPools, pools_reset
-from kombu_pools_ext.control.commands import ACTIONS, FORMATS, OPTIONS
+from flask_ext import AppPools, KombuPools, pools_reset
+from kombu_pools_ext.control import command_line, serve
+from kombu_pools_ext.control.command_line import COMMANDS, FORMATS, OPTIONS
 
-from .conftest import MakeApp
+from .conftest import MakeApp, eventually
 
 Flasks = Callable[..., Result]
 
 SECRET = "s3cr3t-w0rd"
+#: Seconds for a child to begin, or to end.
+PATIENCE = 60.0
 
 
 @pytest.fixture
 def two(make_app: MakeApp, memory_url: str) -> Flask:
-    """An app whose second broker is not there."""
+    """An app whose second broker is not there, and which nobody else belongs to."""
     unreachable = {"URL": f"amqp://me:{SECRET}@127.0.0.1:1//", "CONNECT_TIMEOUT": 1}
-    return make_app({"KOMBU_POOLS": {"default": {"URL": memory_url}, "audit": unreachable}})
+    return make_app(
+        {
+            "SECRET_KEY": f"{uuid.uuid4()}",
+            "KOMBU_POOLS": {"default": {"URL": memory_url}, "audit": unreachable},
+        }
+    )
+
+
+@pytest.fixture
+def state(two: Flask) -> AppPools:
+    state = two.extensions["kombu_pools"]
+    assert isinstance(state, AppPools)
+    return state
+
+
+@pytest.fixture
+def listening(state: AppPools) -> AppPools:
+    """The app's pools, which commands reach from now on."""
+    assert serve(state.control.project)
+    return state
 
 
 @pytest.fixture
@@ -36,17 +63,19 @@ def flask(two: Flask) -> Flasks:
 
 
 def rows(result: Result) -> list[dict[str, Any]]:
-    document = json.loads(result.stdout)
-    found: list[dict[str, Any]] = document["rows"]
+    [process] = json.loads(result.stdout)["processes"]
+    found: list[dict[str, Any]] = process["rows"]
     return found
 
 
-def test_help_names_actions_and_options(flask: Flasks) -> None:
-    assert all(action in flask("--help").output for action in ACTIONS)
-    for action in ACTIONS:
-        shown = flask(action, "--help").output
-        assert all(f"--{option}" in shown for option in OPTIONS)
+def test_help_names_commands_and_options(flask: Flasks) -> None:
+    assert all(command in flask("--help").output for command in COMMANDS)
+    for command in COMMANDS:
+        shown = flask(command, "--help").output
+        for option in OPTIONS:
+            assert (f"--{option.name} " in shown) == option.suits(command)
         assert f"[{'|'.join(FORMATS)}]" in shown
+    assert "N is the most connections" in flask("limit", "--help").output
 
 
 def test_only_apps_with_pools_have_the_command(two: Flask) -> None:
@@ -54,46 +83,55 @@ def test_only_apps_with_pools_have_the_command(two: Flask) -> None:
     assert "kombu-pools" not in Flask("bare").cli.commands
 
 
-def test_status(flask: Flasks, two: Flask) -> None:
-    two.extensions["kombu_pools"].publish({}, "queue")
+def test_status(flask: Flasks, listening: AppPools) -> None:
+    listening.publish({}, "queue")
     result = flask("status")
     assert result.exit_code == 0
     head, default, audit = result.stdout.splitlines()
-    assert head.startswith("ALIAS")
-    assert default.startswith("default")
+    assert head.startswith("PROCESS")
+    assert f":{os.getpid()} " in default
+    assert " default " in default
     assert audit.endswith("amqp://me:**@127.0.0.1:1//")
     (row,) = rows(flask("status", "--using", "default", "--format", "json"))
     assert (row["alias"], row["opened"], row["idle"]) == ("default", 1, 1)
 
 
-def test_reset(flask: Flasks, two: Flask, pools: KombuPools) -> None:
+def test_reset(flask: Flasks, two: Flask, listening: AppPools) -> None:
     heard = []
 
     def receive(sender: Flask, **what: Any) -> None:
         heard.append(what)
 
-    state = two.extensions["kombu_pools"]
-    state.publish({}, "queue")
+    listening.publish({}, "queue")
     with pools_reset.connected_to(receive, sender=two):
         result = flask("reset", "--using", "default", "--using", "audit")
-    assert result.stdout.splitlines() == [
-        "default: closed 1 idle connection",
-        "audit: closed 0 idle connections",
-    ]
+    default, audit = result.stdout.splitlines()
+    assert default.endswith("  default  closed 1 idle connection")
+    assert audit.endswith("  audit    closed 0 idle connections")
     assert result.exit_code == 0
     assert heard == [{"reason": "command"}]
-    assert state.connections["default"].stats().size == 0
-    state.publish({}, "queue")
+    assert listening.connections["default"].stats().size == 0
+    listening.publish({}, "queue")
 
 
-def test_ping_fails_with_a_code_if_one_broker_does(flask: Flasks) -> None:
+def test_limit_suspend_and_resume(flask: Flasks, listening: AppPools) -> None:
+    pool = listening.connections["default"]
+    assert "  default  limit 3, was 10\n" in flask("limit", "3").stdout
+    assert pool.limit == 3
+    assert "  default  suspended\n" in flask("suspend", "--mode", "fail").stdout
+    assert pool.stats().suspended
+    assert "  default  resumed\n" in flask("resume", "--using", "default").stdout
+    assert not pool.stats().suspended
+
+
+def test_ping_fails_with_a_code_if_one_broker_does(flask: Flasks, listening: AppPools) -> None:
     assert flask("ping", "--using", "default").exit_code == 0
     result = flask("ping", "--timeout", "30")
     assert result.exit_code == 1
     good, bad = result.stdout.splitlines()
     assert "ok in" in good
     assert "failed" in bad
-    assert "ping failed for 1 of 2: audit" in result.stderr
+    assert "ping failed in 1 of 1 process: " in result.stderr
     assert [row["ok"] for row in rows(flask("ping", "--timeout", "30", "--format", "json"))] == [
         True,
         False,
@@ -101,10 +139,38 @@ def test_ping_fails_with_a_code_if_one_broker_does(flask: Flasks) -> None:
 
 
 def test_ping_on_brokers_that_are_there(make_app: MakeApp, amqp_url: str, redis_url: str) -> None:
-    app = make_app({"KOMBU_POOLS": {"default": amqp_url, "cache": redis_url}})
+    app = make_app(
+        {
+            "SECRET_KEY": f"{uuid.uuid4()}",
+            "KOMBU_POOLS": {"default": amqp_url, "cache": redis_url},
+        }
+    )
     result = app.test_cli_runner().invoke(args=["kombu-pools", "ping"])
     assert result.exit_code == 0
     assert result.stdout.count("ok in") == 2
+
+
+def test_an_app_listens_once_it_has_used_a_pool(flask: Flasks, state: AppPools) -> None:
+    assert "no process of this project is running here" in flask("status").stdout
+    state.publish({}, "queue")
+    eventually(lambda: f":{os.getpid()} " in flask("status").stdout)
+    assert f":{os.getpid()} " in flask("reset", "--dry-run").stdout
+
+
+def test_apps_with_one_secret_are_steered_together(
+    make_app: MakeApp, flask: Flasks, two: Flask, listening: AppPools, memory_url: str
+) -> None:
+    another = {"SECRET_KEY": two.secret_key, "KOMBU_POOLS": {"other": f"{memory_url}other"}}
+    other = make_app(another)
+    stranger = make_app({**another, "SECRET_KEY": f"{uuid.uuid4()}"})
+    shown = other.test_cli_runner().invoke(args=["kombu-pools", "status", "--format", "json"])
+    assert {row["alias"] for row in rows(shown)} == {"default", "audit", "other"}
+    result = other.test_cli_runner().invoke(args=["kombu-pools", "suspend", "--using", "other"])
+    assert result.exit_code == 0
+    assert other.extensions["kombu_pools"].connections["other"].stats().suspended
+    assert not listening.connections["default"].stats().suspended
+    result = stranger.test_cli_runner().invoke(args=["kombu-pools", "status"])
+    assert "no process of this project" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -115,6 +181,12 @@ def test_ping_on_brokers_that_are_there(make_app: MakeApp, amqp_url: str, redis_
         (["ping", "--timeout", "soon"], "not a valid float"),
         (["ping", "--timeout", "-1"], "timeout must be a number of seconds above 0"),
         (["status", "--format", "xml"], "xml"),
+        (["limit"], "Missing argument 'N'"),
+        (["limit", "-1"], "limit: expected a number from 1 to 10000, got -1"),
+        (["limit", f"{10**9}"], "limit: expected a number from 1 to 10000, got 1000000000"),
+        (["limit", "many"], "not a valid integer"),
+        (["limit", "4", "--tiemout", "3"], "unexpected extra argument"),
+        (["reset", "--watch"], "No such option"),
         (["explode"], "No such command"),
     ],
 )
@@ -125,13 +197,142 @@ def test_what_cannot_be_understood(flask: Flasks, args: list[str], says: str) ->
     assert result.stdout == ""
 
 
-def test_colours_are_for_terminals(flask: Flasks) -> None:
+def test_colours_are_for_terminals(flask: Flasks, listening: AppPools) -> None:
     assert "\x1b[" not in flask("status").output
     assert "\x1b[1m" in flask("status", color=True).output
 
 
-@pytest.mark.parametrize("action", ACTIONS)
+def test_on_a_terminal_progress_is_told_and_the_screen_redrawn(
+    flask: Flasks, listening: AppPools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flask_ext.cli.is_terminal", lambda stream: True)
+    result = flask("reset", color=True)
+    assert result.stderr.endswith("1 of 1 process has answered…\x1b[K\r\x1b[K")
+
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    known = command_line.run.__kwdefaults__
+    assert known is not None
+    monkeypatch.setitem(known, "pause", interrupt)
+    result = flask("status", "--watch", color=True)
+    assert result.exit_code == 0
+    assert result.stdout.startswith("\x1b[2J\x1b[H")
+    assert f":{os.getpid()} " in result.stdout
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "limit"])
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_secret_is_in_no_output(flask: Flasks, action: str, format: str) -> None:
-    result = flask(action, "--format", format, "--timeout", "2")
+@pytest.mark.parametrize("there", [True, False])
+def test_a_secret_is_in_no_output(
+    flask: Flasks, state: AppPools, command: str, format: str, there: bool
+) -> None:
+    if there:
+        assert serve(state.control.project)
+    result = flask(command, "--format", format, "--timeout", "2")
     assert SECRET not in result.output
+
+
+# -- the configuration -------------------------------------------------------------------------------------------------
+
+
+def test_wrong_settings_are_refused_at_once(make_app: MakeApp) -> None:
+    wrong = {"KOMBU_POOLS_URL": "memory://", "SECRET_KEY": SECRET}
+    with pytest.raises(ValueError, match=r"'DIR' is no setting(.|\n)*'KEY'") as told:
+        make_app({**wrong, "KOMBU_POOLS_CONTROL": {"DIR": "x", "KEY": "short"}})
+    assert SECRET not in str(told.value)
+    app = Flask("wrong")
+    app.config.update(KOMBU_POOLS_URL="memory://", KOMBU_POOLS_CONTROL={"BROADCAST": "nope"})
+    with pytest.raises(ValueError, match="no secret") as told:
+        KombuPools(app)
+    assert "'nope'" in str(told.value)
+    assert "kombu_pools" not in app.extensions
+    assert "kombu-pools" not in app.cli.commands
+
+
+def test_control_can_be_turned_off(make_app: MakeApp, memory_url: str) -> None:
+    app = make_app(
+        {
+            "SECRET_KEY": f"{uuid.uuid4()}",
+            "KOMBU_POOLS_URL": memory_url,
+            "KOMBU_POOLS_CONTROL": False,
+        }
+    )
+    assert not serve(app.extensions["kombu_pools"].control.project)
+    result = app.test_cli_runner().invoke(args=["kombu-pools", "reset"])
+    assert result.exit_code == 1
+    assert "control is turned off" in result.stderr
+
+
+def test_a_secret_is_not_needed(make_app: MakeApp, memory_url: str) -> None:
+    app, other = (make_app({"KOMBU_POOLS_URL": memory_url}) for _ in range(2))
+    assert serve(app.extensions["kombu_pools"].control.project)
+    shown = [
+        one.test_cli_runner().invoke(args=["kombu-pools", "status"]).stdout for one in (app, other)
+    ]
+    assert f":{os.getpid()} " in shown[0]
+    assert "no process of this project" in shown[1]
+
+
+# -- other processes ---------------------------------------------------------------------------------------------------
+
+APP = """
+import os, sys
+from flask import Flask
+from flask_ext import KombuPools, pools_reset
+
+app = Flask(__name__)
+app.config.update(SECRET_KEY=os.environ["PROJECT"], KOMBU_POOLS_URL="memory://")
+pools = KombuPools(app)
+
+def tell(app, *, reason, **what):
+    print(reason, flush=True)
+
+if __name__ == "__main__":
+    pools_reset.connect(tell)
+    app.extensions["kombu_pools"].publish({}, "anywhere")
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_running_process_is_reset(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(APP, encoding="utf-8")
+    paths = [str(tmp_path), os.environ.get("PYTHONPATH", "")]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "PROJECT": f"{uuid.uuid4()}",
+    }
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "flask", "--app", "shop", "kombu-pools", *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    with subprocess.Popen(
+        [sys.executable, "shop.py"],
+        cwd=tmp_path,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as worker:
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        try:
+            assert worker.stdout.readline() == "ready\n"
+            eventually(lambda: f":{worker.pid} " in run("status"), PATIENCE)
+            told = run("reset", "--process", str(worker.pid))
+            assert told.endswith("  default  closed 1 idle connection\n")
+            assert worker.stdout.readline() == "command\n"
+        finally:
+            worker.stdin.close()
+            worker.wait(PATIENCE)
+    assert "no process" in run("status")

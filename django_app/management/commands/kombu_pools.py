@@ -1,48 +1,42 @@
-"""``python manage.py kombu_pools status|reset|ping``."""
+"""``python manage.py kombu_pools status|reset|ping|limit|suspend|resume``."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser, OutputWrapper
 
-from django_app.conf import pools
-from kombu_pools_ext.control import commands
+from django_app import conf
+from kombu_pools_ext.control import command_line
 
 __all__ = ["Command"]
 
 
 class Command(BaseCommand):
-    """The command line, in Django's manner; :mod:`kombu_pools_ext.control.commands` does the work."""
+    """The command line, in Django's manner; :mod:`kombu_pools_ext.control.command_line` does the work."""
 
-    help = commands.DESCRIPTION
+    help = command_line.DESCRIPTION
     # It tells what is wrong with the settings itself, and must work where another application's are.
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Declare action and options."""
-        actions = "; ".join(f"{name}: {text}" for name, text in commands.ACTIONS.items())
-        parser.add_argument("action", choices=list(commands.ACTIONS), help=actions)
+        """Declare command and options."""
+        commands = "; ".join(f"{name}: {text}" for name, text in command_line.COMMANDS.items())
+        parser.add_argument("command", choices=list(command_line.COMMANDS), help=commands)
         parser.add_argument(
-            "--using",
-            action="append",
-            default=[],
-            metavar="ALIAS",
-            help=commands.OPTIONS["using"],
+            "limit", nargs="?", type=int, metavar="N", default=None, help=command_line.LIMIT
         )
-        parser.add_argument(
-            "--format",
-            choices=commands.FORMATS,
-            default="table",
-            help=commands.OPTIONS["format"],
-        )
-        parser.add_argument(
-            "--timeout",
-            type=float,
-            default=commands.DEFAULT_TIMEOUT,
-            metavar="SECONDS",
-            help=commands.OPTIONS["timeout"],
-        )
+        for option in command_line.OPTIONS:
+            given: dict[str, Any] = {"dest": option.key, "help": option.description}
+            if option.metavar is None:
+                given["action"] = "store_true"
+            elif option.choices:
+                given |= {"choices": option.choices, "default": option.default}
+            else:
+                given |= {"metavar": option.metavar, "type": option.kind, "default": option.default}
+            if option.many:
+                given |= {"action": "append", "default": []}
+            parser.add_argument(f"--{option.name}", **given)
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Run it.
@@ -50,18 +44,27 @@ class Command(BaseCommand):
         :raises CommandError: with the exit code as its ``returncode``, unless that is 0.
         """
         complaints: list[str] = []
-        code = commands.run(
-            options["action"],
-            pools,
-            using=options["using"],
-            format=options["format"],
-            timeout=options["timeout"],
-            write=self.stdout.write,
-            complain=complaints.append,
-            paint=self._paint,
+        code = command_line.run(
+            options["command"],
+            conf.control,
+            conf.pools,
+            command_line.Screen(
+                write=self._write,
+                complain=complaints.append,
+                paint=self._paint,
+                draw=_drawing(self.stdout),
+                hint=_drawing(self.stderr),
+            ),
+            limit=options["limit"],
+            **{option.key: options[option.key] for option in command_line.OPTIONS},
         )
         if code:
             raise CommandError("\n".join(complaints), returncode=code)
+
+    def _write(self, line: str) -> None:
+        self.stdout.write(line)
+        # Into a pipe it would come in blocks: somebody watches.
+        self.stdout.flush()
 
     def _paint(self, kind: str, line: str) -> str:
         styles = {
@@ -71,3 +74,15 @@ class Command(BaseCommand):
         }
         painted: str = styles[kind](line) if kind in styles else line
         return painted
+
+
+def _drawing(stream: OutputWrapper) -> Any:
+    """What prints on *stream* as it is; ``None`` if that is no terminal."""
+    if not command_line.is_terminal(stream):
+        return None
+
+    def draw(text: str) -> None:
+        stream.write(text, style_func=str, ending="")
+        stream.flush()
+
+    return draw

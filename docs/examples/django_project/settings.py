@@ -3,6 +3,7 @@ from pathlib import Path
 
 BASE_DIR = Path(__file__).resolve().parent
 
+# Whoever has it may steer the pools: commands reach all processes with this one, Django's and Flask's.
 SECRET_KEY = os.environ.get("SECRET_KEY", "for this example only")
 DEBUG = os.environ.get("DEBUG") == "1"
 ALLOWED_HOSTS = ["127.0.0.1", "localhost"]

@@ -26,6 +26,7 @@ orders = Blueprint("orders", __name__)
 def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app = Flask(__name__)
     app.config.from_mapping(
+        # Whoever has it may steer the pools: commands reach all processes with this one, Django's and Flask's.
         SECRET_KEY=os.environ.get("SECRET_KEY", "for this example only"),
         KOMBU_POOLS={
             "default": {

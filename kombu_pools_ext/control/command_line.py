@@ -1,0 +1,370 @@
+"""The command lines' one implementation: the frameworks parse arguments as told here, and this does the rest.
+
+Exit codes: 0 all did it, 1 one failed or is silent, 2 it could not be understood, and nothing was done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..aliases import Pools
+from ..errors import ControlError, UnknownAlias
+from ..settings import SettingsError
+from . import local
+from .answer import Answer, Answers, Process
+from .options import NAME
+from .progress import Progress
+from .reach import Control
+from .rendering import Line, answered, as_json, failures, printable, would_be_told
+from .request import COMMANDS, HIGHEST_LIMIT, MODES, Request
+
+__all__ = ["COMMANDS", "DESCRIPTION", "LIMIT", "OPTIONS", "Option", "Screen", "is_terminal", "run"]
+
+DESCRIPTION = (
+    "The broker connection pools of the project's running processes: look at them, reset them, ping their brokers, "
+    "limit, suspend and resume them."
+)
+
+#: Of the argument that ``limit`` takes.
+LIMIT = f"for limit: the most connections that a pool opens, 1 to {HIGHEST_LIMIT}"
+
+FORMATS = ("table", "json")
+
+#: Seconds that processes have to answer.
+DEFAULT_TIMEOUT = 5.0
+
+#: Seconds from one look to the next.
+PERIOD = 1.0
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a command line."""
+
+    name: str
+    description: str
+    #: What stands for its value in the help; ``None`` for one that takes none.
+    metavar: str | None = None
+    #: What makes a value of the text.
+    kind: Callable[[str], Any] = str
+    #: Whether it may be given more than once.
+    many: bool = False
+    choices: tuple[str, ...] = ()
+    default: Any = None
+    #: The one command that takes it; ``None`` if all do.
+    only: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Its name as a parameter of :func:`run`."""
+        return self.name.replace("-", "_")
+
+    def suits(self, command: str) -> bool:
+        """Whether *command* takes it."""
+        return self.only in (None, command)
+
+
+#: All of them, in the order of the help.
+OPTIONS: Sequence[Option] = (
+    Option("using", "alias of a pool, may be repeated; all pools by default", "ALIAS", many=True),
+    Option("process", "number or name of a process, may be repeated; all by default", "PROCESS", many=True),
+    Option("host", "name of a machine, may be repeated; all by default", "HOST", many=True),
+    Option(
+        "timeout",
+        f"seconds that processes have to answer, a ping included (default: {DEFAULT_TIMEOUT:g})",
+        "SECONDS",
+        kind=float,
+        default=DEFAULT_TIMEOUT,
+    ),
+    Option("format", "table, or json for one JSON document", "FORMAT", choices=FORMATS, default="table"),
+    Option("dry-run", "name the processes that would be told, and tell them nothing"),
+    Option("watch", "for status: look again each second, until Ctrl-C", only="status"),
+    Option(
+        "mode",
+        "for suspend: whoever asks waits for the end (default), or fails at once",
+        "MODE",
+        choices=MODES,
+        default=MODES[0],
+        only="suspend",
+    ),
+)  # fmt: skip
+
+_NOBODY = "no process of this project is running here (pools that were never used do not listen)"
+_NOBODY_ANYWHERE = (
+    "no process of this project is running (pools that were never used do not listen)"
+)
+_NO_POOLS = "no pools are configured"
+_TURNED_OFF = f"control is turned off in {NAME}, so no process listens"
+_OWN = "; these are pings of this command's own process"
+
+
+def is_terminal(stream: Any) -> bool:
+    """Whether *stream* shows what is written to it on a screen that can be drawn on."""
+    return bool(stream.isatty()) and os.environ.get("TERM") != "dumb"
+
+
+@dataclass
+class Screen:
+    """Where a command prints."""
+
+    #: Prints what it is called with on the standard output, and ends the line.
+    write: Callable[[str], Any]
+    #: The same on the standard error: what went wrong.
+    complain: Callable[[str], Any]
+    #: May colour a line of a table: called with its kind (:data:`~.rendering.Line`) and itself.
+    paint: Callable[[str, str], str] = lambda kind, line: line
+    #: Prints on the standard output as it is; ``None`` where that is no terminal.
+    draw: Callable[[str], Any] | None = None
+    #: Prints on the standard error as it is; ``None`` where that is no terminal.
+    hint: Callable[[str], Any] | None = None
+
+
+def run(
+    command: str,
+    control: Callable[[], Control],
+    pools: Pools,
+    screen: Screen,
+    *,
+    limit: int | None = None,
+    using: Sequence[str] = (),
+    process: Sequence[str] = (),
+    host: Sequence[str] = (),
+    timeout: float = DEFAULT_TIMEOUT,
+    format: str = "table",
+    dry_run: bool = False,
+    watch: bool = False,
+    mode: str = MODES[0],
+    pause: Callable[[float], Any] = time.sleep,
+) -> int:
+    """Have the project's processes carry out a command, and print what came of it.
+
+    :param command: a key of :data:`COMMANDS`.
+    :param control: makes what reaches them; what it raises is printed.
+    :param pools: the aliases of this process.
+    :param limit: for ``limit``.
+    :param using: aliases; all if there are none. So with *process* and *host*.
+    :param timeout: in seconds.
+    :param pause: waits for so many seconds, between two looks.
+    :returns: the exit code.
+    """
+    try:
+        request = Request(
+            command=command,
+            using=tuple(dict.fromkeys(using)),
+            limit=limit,
+            mode=mode,
+            processes=tuple(dict.fromkeys(process)),
+            hosts=tuple(dict.fromkeys(host)),
+            timeout=timeout,
+        )
+        _check(request, format, dry_run, watch)
+        # What is wrong with the settings is told before anybody is asked.
+        for alias in request.using or pools.settings:
+            pools.settings_of(alias)
+        call = _Call(request, control(), pools, screen, format)
+        if dry_run:
+            return call.dry_run()
+        return call.watch(pause) if watch else call.once()
+    except (UnknownAlias, SettingsError, TypeError, ValueError) as error:
+        for line in str(error).splitlines():
+            screen.complain(printable(line))
+        return 2
+    except KeyboardInterrupt:
+        screen.complain(f"interrupted: some processes may {command} yet")
+        return 1
+
+
+def _check(request: Request, format: str, dry_run: bool, watch: bool) -> None:
+    problems = []
+    if format not in FORMATS:
+        problems.append(f"unknown format {format!r}: expected one of {', '.join(FORMATS)}")
+    given = {"watch": watch, "mode": request.mode != MODES[0]}
+    problems += [
+        f"--{option.name} goes with {option.only} alone"
+        for option in OPTIONS
+        if given.get(option.key) and not option.suits(request.command)
+    ]
+    if watch and dry_run:
+        problems.append("--watch and --dry-run exclude each other")
+    if problems:
+        raise ValueError("\n".join(problems))
+
+
+@dataclass
+class _Call:
+    """One command on its way."""
+
+    request: Request
+    control: Control
+    pools: Pools
+    screen: Screen
+    format: str
+
+    def once(self) -> int:
+        with Progress(self.screen.hint) as progress:
+            answers, note = self._ask(progress.known, progress.heard)
+        if self.format == "json":
+            self.screen.write(as_json({**answers.as_dict(), "note": note}))
+        else:
+            self._print(answered(answers), note)
+        return self._end(answers)
+
+    def dry_run(self) -> int:
+        problems: list[str] = []
+        processes: list[Process] = []
+        if self._turned_off():
+            problems.append(_TURNED_OFF)
+        else:
+            processes = self.control.who(
+                processes=self.request.processes,
+                hosts=self.request.hosts,
+                timeout=self.request.timeout,
+                problem=problems.append,
+            )
+            problems += _missing(self.request, processes)
+        if self.format == "json":
+            told = {"action": self.request.command, "dry_run": True, "ok": not problems}
+            found = {"processes": [asdict(one) for one in processes], "problems": problems}
+            self.screen.write(as_json(told | found))
+        elif processes:
+            self._print(would_be_told(processes), self._would())
+        elif not problems:
+            self._print([], self._nobody())
+        return self._end(Answers(self.request, problems=tuple(problems)))
+
+    def watch(self, pause: Callable[[float], Any]) -> int:
+        draw = self.screen.draw if self.format == "table" else None
+        # All of the screen, once; from then on each line takes the place of the one before it.
+        before = "\x1b[2J"
+        try:
+            while True:
+                began = time.monotonic()
+                answers, note = self._ask()
+                if self.format == "json":
+                    self.screen.write(as_json({**answers.as_dict(), "note": note}, in_a_line=True))
+                else:
+                    lines = [*answered(answers), *(("bad", line) for line in failures(answers))]
+                    if draw is None:
+                        self._print([*lines, ("plain", "")], note)
+                    else:
+                        draw(before + self._frame(lines or [("plain", note or "")]))
+                        before = ""
+                pause(max(0.0, PERIOD - (time.monotonic() - began)))
+        except KeyboardInterrupt:
+            return 0
+        except BrokenPipeError:
+            # Whoever read it has seen enough: `--watch | head`.
+            _write_no_more()
+            return 0
+
+    def _frame(self, lines: list[Line]) -> str:
+        """What takes the place of the whole screen: as many lines as go onto it, a long one over several rows."""
+        columns, rows = shutil.get_terminal_size()
+        shown = [("plain", f"{time.strftime('%H:%M:%S')}, every {PERIOD:g} s until Ctrl-C")]
+        # One for what is left out, and one for the cursor.
+        room = rows - 2 - _height(shown[0][1], columns)
+        for place, line in enumerate(lines):
+            room -= _height(line[1], columns)
+            if room < 0:
+                shown.append(("plain", f"… {len(lines) - place} lines more"))
+                break
+            shown.append(line)
+        painted = "".join(f"{self.screen.paint(*line)}\x1b[K\n" for line in shown)
+        return f"\x1b[H{painted}\x1b[J"
+
+    def _ask(
+        self,
+        known: Callable[[list[Process]], None] | None = None,
+        heard: Callable[[Answer], None] | None = None,
+    ) -> tuple[Answers, str | None]:
+        """What they answered, and what is to be said if nobody was asked."""
+        request = self.request
+        if self._turned_off():
+            if request.command == "ping":
+                return self._own_ping(), _TURNED_OFF + _OWN
+            return Answers(request, problems=(_TURNED_OFF,)), None
+        try:
+            answers = self.control.ask(
+                request.command,
+                using=request.using,
+                processes=request.processes,
+                hosts=request.hosts,
+                timeout=request.timeout,
+                limit=request.limit,
+                mode=request.mode,
+                known=known,
+                heard=heard,
+            )
+        except ControlError as error:
+            return Answers(request, problems=(str(error),)), None
+        if answers.answers or answers.problems:
+            return answers, None
+        if request.command == "ping" and self.pools.settings:
+            return self._own_ping(), self._nobody() + _OWN
+        return answers, self._nobody()
+
+    def _own_ping(self) -> Answers:
+        began = time.monotonic()
+        rows = local.ping(self.pools, self.request.using or None, self.request.timeout)
+        host, pid = socket.gethostname(), os.getpid()
+        answer = Answer(
+            Process(f"{host}:{pid}", host, pid, server="this command"),
+            "done" if all(row.ok for row in rows) else "failed",
+            tuple(asdict(row) for row in rows),
+            seconds=time.monotonic() - began,
+        )
+        return Answers(self.request, (answer,), seconds=time.monotonic() - began)
+
+    def _turned_off(self) -> bool:
+        return not self.control.project.settings.enabled
+
+    def _nobody(self) -> str:
+        if not self.pools.settings:
+            return _NO_POOLS
+        return _NOBODY if self.control.project.settings.broadcast is None else _NOBODY_ANYWHERE
+
+    def _would(self) -> str:
+        pools = ", ".join(map(printable, self.request.using)) or "all pools"
+        return f"would be told: {self.request.command}, {pools}"
+
+    def _print(self, lines: Sequence[Line], note: str | None = None) -> None:
+        if note is not None:
+            self.screen.write(note)
+        for kind, line in lines:
+            self.screen.write(self.screen.paint(kind, line))
+
+    def _end(self, answers: Answers) -> int:
+        for line in failures(answers):
+            self.screen.complain(line)
+        return 0 if answers.ok else 1
+
+
+def _write_no_more() -> None:
+    """Keep Python from complaining at its end of what it could not write."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def _missing(request: Request, processes: Sequence[Process]) -> Iterator[str]:
+    """A line for each process or machine that was named, and is not there."""
+    for name in request.hosts:
+        if all(one.host != name for one in processes):
+            yield f"no process of this project is there on host {name!r}"
+    for name in request.processes:
+        if all(name not in (str(one.pid), one.name) for one in processes):
+            yield f"no process of this project is there as process {name!r}"
+
+
+def _height(line: str, columns: int) -> int:
+    """How many rows of a screen it takes."""
+    return max(1, -(-len(line) // columns))

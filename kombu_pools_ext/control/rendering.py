@@ -1,0 +1,219 @@
+"""What processes answered, for people and for programs: tables, lines and JSON. Asks nobody."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from .answer import Answer, Answers, Process
+
+__all__ = ["Line", "answered", "as_json", "failures", "printable", "would_be_told"]
+
+#: A line, with what it is: ``"head"``, ``"good"``, ``"bad"`` or ``"plain"``.
+Line = tuple[str, str]
+
+#: Columns of the status table that are numbers: head, and name in a row.
+_NUMBERS = {
+    "LIMIT": "limit",
+    "IDLE": "idle",
+    "LENT": "lent",
+    "OPENING": "opening",
+    "WAITING": "waiting",
+    "ACQUIRES": "acquires",
+    "TIMEOUTS": "timeouts",
+    "REFUSED": "refused",
+    "OPENED": "opened",
+    "CLOSED": "closed",
+}
+#: Stands where there is nothing to say.
+_NOTHING = "–"
+#: Processes that a line names; the others it counts.
+_MOST_NAMED = 10
+
+
+def answered(answers: Answers, now: float | None = None) -> list[Line]:
+    """A table of what each process did: a row for each of its pools.
+
+    :param now: in seconds since 1970.
+    """
+    if answers.request.command == "status":
+        return _status(answers.answers, time.time() if now is None else now)
+    rows: list[list[str]] = []
+    kinds: list[str] = []
+    for answer in answers.answers:
+        for row in answer.rows:
+            good = row.get("ok", True)
+            rows.append([*_whose(answer.process), str(row.get("alias")), _did(answers, row)])
+            kinds.append("good" if good else "bad")
+        if (whole := _as_a_whole(answer)) is not None:
+            rows.append([*_whose(answer.process), _NOTHING, whole])
+            kinds.append("plain" if answer.ok else "bad")
+    return list(zip(kinds, _aligned(rows), strict=True))
+
+
+def would_be_told(processes: Iterable[Process], now: float | None = None) -> list[Line]:
+    """A table of processes.
+
+    :param now: in seconds since 1970.
+    """
+    now = time.time() if now is None else now
+    rows = [[*_whose(one), _since(one, now), one.version or _NOTHING] for one in processes]
+    if not rows:
+        return []
+    head, *lines = _aligned([["PROCESS", "SERVER", "UP", "VERSION"], *rows], numbers=(2,))
+    return [("head", head), *(("plain", line) for line in lines)]
+
+
+def failures(answers: Answers) -> list[str]:
+    """What went wrong, in a line or a few; none if nothing did."""
+    command, count = answers.request.command, len(answers.answers)
+    found = [printable(problem) for problem in answers.problems]
+    if failed := [_name(one.process) for one in answers.answers if one.outcome == "failed"]:
+        found.append(f"{command} failed in {len(failed)} of {_processes(count)}: {_some(failed)}")
+    if silent := [_name(one.process) for one in answers.answers if one.outcome == "silent"]:
+        within = f"within {answers.request.timeout:g} s"
+        found.append(
+            f"{len(silent)} of {_processes(count)} did not answer {within}: {_some(silent)}"
+        )
+    return found
+
+
+def as_json(document: Mapping[str, Any], *, in_a_line: bool = False) -> str:
+    """*document* as JSON, which has no character in it that is not ASCII."""
+    return json.dumps(document, indent=None if in_a_line else 2, default=asdict)
+
+
+def printable(text: str) -> str:
+    """*text* without control characters, which an alias or a broker's answer might bring to a terminal."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
+def _status(answers: Sequence[Answer], now: float) -> list[Line]:
+    head = ["PROCESS", "SERVER", "UP", "ALIAS", *_NUMBERS, "STATE", "BROKER"]
+    rows, kinds = [], []
+    for answer in answers:
+        whose = [*_whose(answer.process), _since(answer.process, now)]
+        for row in answer.rows:
+            state = _state(row)
+            rows.append([
+                *whose, str(row.get("alias")), *(_number(row, name) for name in _NUMBERS.values()), state,
+                str(row.get("broker", _NOTHING)),
+            ])  # fmt: skip
+            kinds.append("plain" if state == "ok" else "bad")
+        if (whole := _as_a_whole(answer)) is not None:
+            rows.append([*whose, *[_NOTHING] * (len(_NUMBERS) + 1), whole, ""])
+            kinds.append("plain" if answer.ok else "bad")
+    if not rows:
+        return []
+    numbers = (2, *range(4, 4 + len(_NUMBERS)))
+    lines = _aligned([head, *rows], numbers=numbers)
+    return [("head", lines[0]), *zip(kinds, lines[1:], strict=True)]
+
+
+def _as_a_whole(answer: Answer) -> str | None:
+    """What there is to say of a process besides its rows."""
+    if answer.outcome == "silent":
+        return f"silent: {answer.error or 'no answer in time'}; it may do it yet"
+    if answer.error is not None:
+        return f"failed: {answer.error}"
+    return None if answer.rows else "no pools"
+
+
+def _number(row: Mapping[str, Any], name: str) -> str:
+    value = row.get(name, _NOTHING)
+    if name == "closed" and isinstance(value, Mapping):
+        value = sum(value.values())
+    return "∞" if value is None else str(value)
+
+
+def _state(row: Mapping[str, Any]) -> str:
+    """What keeps a pool from lending, in a few words."""
+    states = []
+    if row.get("suspended"):
+        states.append("suspended")
+    if row.get("outage") is not None:
+        states.append(f"down for {row['outage']:.0f} s")
+    if row.get("blocked") is not None:
+        states.append(f"blocked: {row['blocked']}")
+    return ", ".join(states) or "ok"
+
+
+def _did(answers: Answers, row: Mapping[str, Any]) -> str:
+    """What became of one pool."""
+    if not row.get("ok", True):
+        return f"failed: {row.get('error')}"
+    return _DONE[answers.request.command](row)
+
+
+def _reset(row: Mapping[str, Any]) -> str:
+    closed, lent = row.get("closed", 0), row.get("lent", 0)
+    connections = "connection" if closed == 1 else "connections"
+    return f"closed {closed} idle {connections}{_later(lent)}"
+
+
+def _limited(row: Mapping[str, Any]) -> str:
+    limit, lent = row.get("limit"), row.get("lent", 0)
+    over = max(0, lent - limit) if isinstance(limit, int) else 0
+    return f"limit {_number(row, 'limit')}, was {_number(row, 'before')}{_later(over)}"
+
+
+def _later(lent: int) -> str:
+    if not lent:
+        return ""
+    return f", {lent} lent will be closed when {'it comes' if lent == 1 else 'they come'} back"
+
+
+#: What is said of a pool with which all went well.
+_DONE: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "reset": _reset,
+    "ping": lambda row: f"ok in {row['seconds'] * 1000:.1f} ms  {row.get('broker', '')}",
+    "limit": _limited,
+    "suspend": lambda row: "suspended",
+    "resume": lambda row: "resumed",
+}
+
+
+def _whose(process: Process) -> list[str]:
+    server = " ".join(filter(None, [process.server, process.kind]))
+    return [_name(process), server or _NOTHING]
+
+
+def _name(process: Process) -> str:
+    return printable(f"{process.host}:{process.pid}")
+
+
+def _since(process: Process, now: float) -> str:
+    """How long it has been running, roughly."""
+    if not process.started:
+        return _NOTHING
+    seconds = max(0.0, now - process.started)
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _processes(count: int) -> str:
+    return f"{count} process{'' if count == 1 else 'es'}"
+
+
+def _some(names: Sequence[str]) -> str:
+    rest = len(names) - _MOST_NAMED
+    more = [f"{rest} more"] if rest > 0 else []
+    return ", ".join([*names[:_MOST_NAMED], *more])
+
+
+def _aligned(table: Sequence[Sequence[str]], *, numbers: Sequence[int] = ()) -> list[str]:
+    """The rows as lines; the columns *numbers* are aligned to the right."""
+    table = [[printable(cell) for cell in row] for row in table]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if place in numbers else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in table
+    ]
