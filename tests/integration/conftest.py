@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from tests.brokers import PrivateRabbitMQ
 from tests.conftest import _private, _without
+from tests.integration.steering import Steering, steering
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +27,19 @@ def node() -> Iterator[PrivateRabbitMQ]:
 def queue() -> str:
     """The name of a queue that nobody else uses."""
     return f"served-{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """For sockets, whose paths must be short: those of pytest's folders are not."""
+    with tempfile.TemporaryDirectory(prefix="kp-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def steered(directory: Path) -> Steering:
+    """Somebody who steers what listens there."""
+    return steering(directory)
 
 
 @pytest.fixture(scope="session")

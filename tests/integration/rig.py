@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -17,11 +18,25 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
+import celery
 import kombu
 
 from tests.brokers import PrivateRabbitMQ
 
-__all__ = ["HERE", "LIMIT", "PATIENCE", "Log", "Served", "eventually", "family", "received"]
+__all__ = [
+    "CLIENTS",
+    "HERE",
+    "LIMIT",
+    "PATIENCE",
+    "Log",
+    "Served",
+    "Tasks",
+    "connected",
+    "eventually",
+    "family",
+    "kill_one",
+    "received",
+]
 
 HERE = Path(__file__).parent
 #: Of each pool, in each process.
@@ -112,13 +127,26 @@ def _sockets(pid: int) -> set[str]:
     return {match[1] for link in links if (match := re.fullmatch(r"socket:\[(\d+)\]", link))}
 
 
+def _established(port: int, table: Path = Path("/proc/self/net/tcp")) -> set[str]:
+    lines = [line.split() for line in table.read_text().splitlines()[1:]]
+    return {line[9] for line in lines if line[2].endswith(f":{port:04X}") and line[3] == "01"}
+
+
 def connections_of(parent: int, port: int) -> Counter[int]:
     """How many connections to *port* each process of a family has."""
-    lines = [line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]]
-    established = {
-        line[9] for line in lines if line[2].endswith(f":{port:04X}") and line[3] == "01"
-    }
+    established = _established(port)
     return Counter({pid: len(established & _sockets(pid)) for pid in family(parent)})
+
+
+def connected(pid: int, port: int) -> set[str]:
+    """The sockets of a process that are connected to *port*, by numbers that no other socket ever has."""
+    return _established(port, Path(f"/proc/{pid}/net/tcp")) & _sockets(pid)
+
+
+def kill_one(pid: int, parent: int) -> None:
+    """Without a last word; return when nothing is left of it."""
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: pid not in family(parent))
 
 
 class Served:
@@ -259,3 +287,40 @@ class Served:
             return self.process.wait(ENDS_WITHIN)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"it has not ended:\n{self.log}") from None
+
+
+class Tasks:
+    """What the Celery worker of ``tasks.py`` gets to do, through files in *folder*."""
+
+    #: Starts a worker with two children.
+    command = (
+        *(sys.executable, "-m", "celery", "-A", "tasks", "worker", "--concurrency", "2"),
+        *("--pool", "prefork", "--without-gossip", "--without-mingle", "--without-heartbeat"),
+        *("--loglevel", "INFO"),
+    )
+
+    def __init__(self, folder: Path) -> None:
+        self._tasks, self._outbox = folder / "tasks", folder / "outbox"
+        (self._tasks / "control").mkdir(parents=True)
+        self._outbox.mkdir()
+        #: What the worker has to be told.
+        self.environment = {"TASKS": str(self._tasks)}
+        self._sender = celery.Celery("sender", broker="filesystem://", set_as_current=False)
+        self._sender.conf.broker_transport_options = {
+            "data_folder_in": str(self._outbox),
+            "data_folder_out": str(self._outbox),
+            "control_folder": str(self._tasks / "control"),
+        }
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._sender.close()
+
+    def send(self, name: str, *arguments: object) -> None:
+        """Have a task done."""
+        self._sender.send_task(name, arguments)
+        # Whole: a worker that finds a message's file before its text is written takes an empty message away.
+        for file in self._outbox.iterdir():
+            file.rename(self._tasks / file.name)

@@ -8,11 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import celery
 import pytest
 
 from tests.brokers import PrivateRabbitMQ
-from tests.integration.rig import HERE, LIMIT, PATIENCE, Log, Served, eventually, received
+from tests.integration.rig import HERE, LIMIT, PATIENCE, Log, Served, Tasks, eventually, received
 
 pytestmark = pytest.mark.slow
 
@@ -21,46 +20,23 @@ pytestmark = pytest.mark.slow
     not Path("/proc/self/net/tcp").exists(), reason="/proc tells whose a connection is"
 )
 def test_celery_prefork(node: PrivateRabbitMQ, queue: str, tmp_path: Path) -> None:
-    tasks, outbox = tmp_path / "tasks", tmp_path / "outbox"
-    (tasks / "control").mkdir(parents=True)
-    outbox.mkdir()
-    environment = {"SERVED_URL": node.url, "QUEUE": queue, "TASKS": str(tasks), "FIRST": "1"}
-    command = [
-        *(sys.executable, "-m", "celery", "-A", "tasks", "worker", "--concurrency", "2"),
-        *("--pool", "prefork", "--without-gossip", "--without-mingle", "--without-heartbeat"),
-        *("--loglevel", "INFO"),
-    ]
-    sender = celery.Celery("sender", broker="filesystem://", set_as_current=False)
-    sender.conf.broker_transport_options = {
-        "data_folder_in": str(outbox),
-        "data_folder_out": str(outbox),
-        "control_folder": str(tasks / "control"),
-    }
-
-    def send(name: str, *arguments: object) -> None:
-        sender.send_task(name, arguments)
-        # Whole: a worker that finds a message's file before its text is written takes an empty message away.
-        for file in outbox.iterdir():
-            file.rename(tasks / file.name)
-
     numbers = list(range(1, 21))
     log = Log(node)
-    try:
+    with Tasks(tmp_path) as tasks:
         for number in numbers:
-            send("publish", number)
-        with Served(command, environment, tmp_path, 0) as served:
+            tasks.send("publish", number)
+        environment = {**tasks.environment, "SERVED_URL": node.url, "QUEUE": queue, "FIRST": "1"}
+        with Served([*tasks.command], environment, tmp_path, 0) as served:
             with served.counting(node.port) as most:
                 eventually(
                     lambda: served.log.count(" succeeded in ") >= len(numbers), lambda: served.log
                 )
             file = tmp_path / "held"
-            send("hold", 21, str(file))
+            tasks.send("hold", 21, str(file))
             eventually(file.exists, lambda: served.log)
             served.signal(signal.SIGTERM)
             file.unlink()
             assert served.ends() == 0, served.log
-    finally:
-        sender.close()
     assert len(most) >= 3
     assert 1 <= max(most.values()) <= LIMIT
     assert "Traceback" not in served.log, served.log

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import re
 import signal
-import socket
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.brokers import PrivateRabbitMQ, free_port
+from tests.brokers import PrivateRabbitMQ
 from tests.integration.rig import LIMIT, Log, Served, eventually, family, received
+from tests.integration.servers import WORKERS, gunicorn, under_uwsgi
 
 pytestmark = [
     pytest.mark.slow,
@@ -22,45 +19,9 @@ pytestmark = [
     ),
 ]
 
-WORKERS, REQUESTS = 2, 60
+REQUESTS = 60
 #: How often what may go wrong at a start is tried.
 STARTS = 3
-
-
-@contextmanager
-def gunicorn(environment: dict[str, str], folder: Path, *options: str) -> Iterator[Served]:
-    with socket.create_server(("127.0.0.1", 0), backlog=REQUESTS) as listener:
-        command = [
-            *(sys.executable, "-m", "gunicorn", "--bind", f"fd://{listener.fileno()}"),
-            *("--workers", str(WORKERS), "--no-control-socket", "--graceful-timeout", "8"),
-            *(*options, "served:application"),
-        ]
-        port = listener.getsockname()[1]
-        served = Served(command, environment, folder, port, (listener.fileno(),))
-    with served:
-        yield served
-
-
-@contextmanager
-def under_uwsgi(
-    program: list[str],
-    environment: dict[str, str],
-    folder: Path,
-    *options: str,
-    module: str = "served",
-) -> Iterator[Served]:
-    port = free_port()
-    command = [
-        *program,
-        *("--http-socket", f"127.0.0.1:{port}", "--listen", str(REQUESTS)),
-        *("--master", "--processes", str(WORKERS), "--need-app", "--disable-logging"),
-        *("--hook-master-start", "unix_signal:15 gracefully_kill_them_all"),
-        *(*options, "--module", f"{module}:application"),
-    ]
-    with Served(command, environment, folder, port) as served:
-        # One that still loads the application is deaf to signals.
-        served.wait_for_workers(WORKERS)
-        yield served
 
 
 def course(served: Served, port: int, *, reload: int = 0, graceful: bool = True) -> list[int]:
