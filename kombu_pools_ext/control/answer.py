@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from .request import Request
 
-__all__ = ["OUTCOMES", "Answer", "Answers", "Process"]
+__all__ = ["OUTCOMES", "Answer", "Answers", "Process", "named_in_vain"]
 
 #: What came of asking a process.
 OUTCOMES: Mapping[str, str] = {
@@ -63,10 +63,26 @@ class Process:
     def is_named(self, request: Request) -> bool:
         """Whether *request* is for this process."""
         return (not request.hosts or self.host in request.hosts) and (
-            not request.processes
-            or str(self.pid) in request.processes
-            or self.name in request.processes
+            not request.processes or any(map(self.is_called, request.processes))
         )
+
+    def is_called(self, name: str) -> bool:
+        """Whether *name* is its number or its name."""
+        return name in (str(self.pid), self.name)
+
+    @property
+    def place(self) -> tuple[str, int, str]:
+        """What processes are sorted by: machine and number."""
+        return self.host, self.pid, self.name
+
+
+def named_in_vain(request: Request, processes: Collection[Process]) -> tuple[list[str], list[str]]:
+    """The machines, and the processes, that *request* names and that none of *processes* is."""
+    hosts = [name for name in request.hosts if all(one.host != name for one in processes)]
+    numbers = [
+        name for name in request.processes if not any(one.is_called(name) for one in processes)
+    ]
+    return hosts, numbers
 
 
 @dataclass(frozen=True)

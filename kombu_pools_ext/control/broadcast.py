@@ -25,7 +25,7 @@ from ..errors import ControlError
 from ..masking import describe
 from ..settings import PoolSettings, SettingsError
 from .answer import Answer, Process
-from .local import _tell
+from .local import tell
 from .mailbox import Mailbox, open_mailbox, supported
 from .performing import perform, pools_in_order
 from .process import here
@@ -233,7 +233,7 @@ class Listener:
             "tried again",
             alias,
             settings.uri,
-            _tell(error, settings),
+            tell(error, settings),
         )
 
     # -- being woken -----------------------------------------------------------------------------------

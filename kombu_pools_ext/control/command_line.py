@@ -19,7 +19,7 @@ from ..aliases import Pools
 from ..errors import ControlError, UnknownAlias
 from ..settings import SettingsError
 from . import local
-from .answer import Answer, Answers, Process
+from .answer import Answer, Answers, Process, named_in_vain
 from .options import NAME
 from .progress import Progress
 from .reach import Control
@@ -357,12 +357,11 @@ def _write_no_more() -> None:
 
 def _missing(request: Request, processes: Sequence[Process]) -> Iterator[str]:
     """A line for each process or machine that was named, and is not there."""
-    for name in request.hosts:
-        if all(one.host != name for one in processes):
-            yield f"no process of this project is there on host {name!r}"
-    for name in request.processes:
-        if all(name not in (str(one.pid), one.name) for one in processes):
-            yield f"no process of this project is there as process {name!r}"
+    hosts, numbers = named_in_vain(request, processes)
+    for name in hosts:
+        yield f"no process of this project is there on host {name!r}"
+    for name in numbers:
+        yield f"no process of this project is there as process {name!r}"
 
 
 def _height(line: str, columns: int) -> int:

@@ -8,12 +8,13 @@ import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
 from ..errors import ControlError
-from .answer import Answer, Process
+from .answer import Answer, Process, named_in_vain
 from .broadcast import GOODBYE, Seldom, seal_of, settings_of
-from .local import _tell
+from .local import tell
 from .mailbox import Mailbox, open_mailbox
 from .project import Project
 from .request import Request
@@ -54,7 +55,7 @@ class Elsewhere:
         with self._call(deadline) as call:
             call.find()
             call.choose(request, self._leave_out())
-            return sorted(call.asked.values(), key=_order)
+            return sorted(call.asked.values(), key=attrgetter("place"))
 
     def ask(
         self,
@@ -67,7 +68,7 @@ class Elsewhere:
         with self._call(deadline) as call:
             call.find()
             call.choose(request, self._leave_out())
-            known(sorted(call.asked.values(), key=_order))
+            known(sorted(call.asked.values(), key=attrgetter("place")))
             call.tell(request, heard)
             missing = call.missing(request)
         if missing:
@@ -91,7 +92,7 @@ class Elsewhere:
         except Exception as error:
             raise ControlError(
                 f"other machines cannot be asked by way of the broker of pool {alias!r} ({settings.uri}): "
-                f"{_tell(error, settings)}"
+                f"{tell(error, settings)}"
             ) from error
         finally:
             if mailbox is not None:
@@ -230,14 +231,7 @@ class _Call:
 
 def _all_found(request: Request, asked: Collection[Process]) -> bool:
     """Whether nobody else can have been meant."""
-    return bool(request.processes) and all(
-        any(name in (process.name, str(process.pid)) for process in asked)
-        for name in request.processes
-    )
-
-
-def _order(process: Process) -> tuple[str, int, str]:
-    return process.host, process.pid, process.name
+    return bool(request.processes) and not named_in_vain(request, asked)[1]
 
 
 def _process_of(message: Message) -> Process | None:

@@ -38,6 +38,7 @@ __all__ = [
     "resume",
     "status",
     "suspend",
+    "tell",
 ]
 
 T = TypeVar("T")
@@ -194,7 +195,7 @@ def reset(
         try:
             done = pool.force_close_all(close_pool=False)
         except Exception as error:
-            text = _tell(error, pools.settings[alias])
+            text = tell(error, pools.settings[alias])
             rows.append(ResetRow(*_whose(pools, alias), ok=False, closed=0, lent=0, error=text))
         else:
             rows.append(ResetRow(*_whose(pools, alias), True, done.closed, done.lent, None))
@@ -225,7 +226,7 @@ def ping(pools: Pools, using: Sequence[str] | None = None, timeout: float = 5.0)
         try:
             seconds = round(trip.result(), 6)
         except Exception as failure:
-            error = _tell(failure, pools.settings[alias])
+            error = tell(failure, pools.settings[alias])
         rows.append(PingRow(*_whose(pools, alias), error is None, seconds, error))
     return rows
 
@@ -301,7 +302,7 @@ def _each(
         try:
             do(alias, pool)
         except Exception as failure:
-            error = _tell(failure, pools.settings[alias])
+            error = tell(failure, pools.settings[alias])
         rows.append(row(_whose(pools, alias), pool, error))
     return rows
 
@@ -321,7 +322,7 @@ def _whose(pools: Pools, alias: str) -> _Whose:
     return socket.gethostname(), os.getpid(), alias, pools.settings[alias].uri
 
 
-def _tell(error: BaseException, settings: PoolSettings) -> str:
+def tell(error: BaseException, settings: PoolSettings) -> str:
     """*error* in a line, without the passwords in *settings*: what a broker or driver quotes is not ours to know."""
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     for password in _passwords(settings):

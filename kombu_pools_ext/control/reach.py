@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from operator import attrgetter
 
 from ..engine.threads import spawn_thread
 from ..errors import ControlError
-from .answer import Answer, Answers, Process
+from .answer import Answer, Answers, Process, named_in_vain
 from .asking import Machine
 from .elsewhere import Elsewhere
 from .project import Project, Way
@@ -99,7 +100,7 @@ class Control:
                 problem(one)
         elif problems and not found:
             raise ControlError("; ".join(problems))
-        return sorted(found.values(), key=_place)
+        return sorted(found.values(), key=attrgetter("place"))
 
 
 def ways_for(
@@ -114,10 +115,6 @@ def ways_for(
         # Whichever host is named: on this one too there may be processes that see another directory.
         ways.append(Elsewhere(project, reached))
     return ways
-
-
-def _place(process: Process) -> tuple[str, int, str]:
-    return process.host, process.pid, process.name
 
 
 class _InThread:
@@ -174,7 +171,7 @@ class _Asking:
         for one in under_way:
             one.wait(self._deadline + GRACE)
         with self._lock:
-            answers = sorted(self._answers.values(), key=lambda answer: _place(answer.process))
+            answers = sorted(self._answers.values(), key=attrgetter("process.place"))
             problems = list(self._problems)
         problems += self._unknown_names(answers)
         seconds = time.monotonic() - began
@@ -211,12 +208,7 @@ class _Asking:
         """A line for each process or machine that was named, and is not there."""
         request = self._request
         asked = [answer.process for answer in answers]
-        hosts = [host for host in request.hosts if all(one.host != host for one in asked)]
-        numbers = [
-            name
-            for name in request.processes
-            if all(name not in (str(one.pid), one.name) for one in asked)
-        ]
+        hosts, numbers = named_in_vain(request, asked)
         if not hosts and not numbers:
             return []
         there: dict[str, Process] = {one.name: one for one in asked}
@@ -227,7 +219,7 @@ class _Asking:
             # It is among the problems already.
             pass
         known_hosts = sorted({one.host for one in there.values()})
-        known_numbers = [f"{one.pid}" for one in sorted(there.values(), key=_place)]
+        known_numbers = [f"{one.pid}" for one in sorted(there.values(), key=attrgetter("place"))]
         return [
             *(_nobody("host", name, known_hosts) for name in hosts),
             *(_nobody("process", name, known_numbers) for name in numbers),

@@ -12,7 +12,7 @@ import kombu
 import kombu.pools
 import pytest
 
-from kombu_pools_ext.broker import groups
+from kombu_pools_ext.broker import direct, groups
 from tests.broker.certificates import certificates  # noqa: F401  # a fixture
 from tests.broker.common import PATIENCE
 from tests.broker.rig import broker_url, mute, node, nowhere, proxied  # noqa: F401  # fixtures
@@ -104,3 +104,17 @@ class Inbox:
     def delete(self) -> None:
         with kombu.Connection(self.url) as connection:
             kombu.Queue(self.name, durable=False)(connection.default_channel).delete()
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What goes the short way."""
+    taken: list[bytes] = []
+    put = direct.Direct.put
+
+    def note(self: Any, frames: bytes) -> None:
+        taken.append(frames)
+        put(self, frames)
+
+    monkeypatch.setattr(direct.Direct, "put", note)
+    return taken

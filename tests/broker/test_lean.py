@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from kombu.exceptions import EncodeError
 
 from kombu_pools_ext import pools
-from kombu_pools_ext.broker import direct
 from tests.broker.common import PATIENCE, eventually
 from tests.broker.conftest import Inbox
 from tests.broker.rig import confirming
@@ -115,20 +114,6 @@ def test_the_callers_dictionaries_stay_as_they_are(said: Callable[..., Any]) -> 
 
 
 # -- which way -----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def taken(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """What goes the short way."""
-    taken: list[bytes] = []
-    put = direct.Direct.put
-
-    def note(self: Any, frames: bytes) -> None:
-        taken.append(frames)
-        put(self, frames)
-
-    monkeypatch.setattr(direct.Direct, "put", note)
-    return taken
 
 
 class OfItsOwn(kombu.Producer):  # type: ignore[misc]  # kombu ships no types

@@ -14,7 +14,7 @@ import pytest
 from kombu.transport import pyamqp
 
 from kombu_pools_ext import pools
-from kombu_pools_ext.broker import direct, shape
+from kombu_pools_ext.broker import shape
 from tests.broker.common import PATIENCE
 from tests.broker.conftest import Inbox
 from tests.broker.rig import confirming
@@ -25,20 +25,6 @@ def unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody has looked yet."""
     monkeypatch.setattr(shape, "_fits", None)
     monkeypatch.setattr(shape, "_words", list(shape._words))
-
-
-@pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """What goes the short way."""
-    taken: list[bytes] = []
-    put = direct.Direct.put
-
-    def note(self: Any, frames: bytes) -> None:
-        taken.append(frames)
-        put(self, frames)
-
-    monkeypatch.setattr(direct.Direct, "put", note)
-    return taken
 
 
 def test_the_installed_ones_fit(caplog: pytest.LogCaptureFixture, unknown: None) -> None:
@@ -94,7 +80,7 @@ def test_another_shape_is_told_once(
     unknown: None,
     amqp_url: str,
     inbox: Callable[[str], Inbox],
-    short: list[bytes],
+    taken: list[bytes],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     box = inbox(amqp_url)
@@ -112,7 +98,7 @@ def test_another_shape_is_told_once(
     assert "which takes longer" in record.getMessage()
     assert record.levelno == logging.WARNING
     assert re.search(why, record.getMessage())
-    assert short == []
+    assert taken == []
     assert box.bodies(4) == ["x"] * 4
 
 
@@ -130,7 +116,7 @@ def test_whoever_puts_himself_between_is_called(
     name: str,
     amqp_url: str,
     inbox: Callable[[str], Inbox],
-    short: list[bytes],
+    taken: list[bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A tracer, say, which wraps a method of kombu's or py-amqp's; before the first publish, or after."""
@@ -146,10 +132,10 @@ def test_whoever_puts_himself_between_is_called(
         for _ in range(2):
             producer.publish("x", routing_key=box.name)
         # The first of all opens the channel, by kombu.
-        assert len(short) == 1
+        assert len(taken) == 1
         monkeypatch.setattr(owner, name, wrapper)
         producer.publish("x", routing_key=box.name)
-        assert len(short) == 1
+        assert len(taken) == 1
         assert calls
         monkeypatch.undo()
     assert box.bodies(3) == ["x"] * 3
@@ -158,7 +144,7 @@ def test_whoever_puts_himself_between_is_called(
 @pytest.mark.broker
 @pytest.mark.parametrize("name", ["_publish", "_prepare"])
 def test_so_is_who_does_it_to_a_producer(
-    name: str, amqp_url: str, inbox: Callable[[str], Inbox], short: list[bytes]
+    name: str, amqp_url: str, inbox: Callable[[str], Inbox], taken: list[bytes]
 ) -> None:
     box = inbox(amqp_url)
     with pools.producers[amqp_url].acquire(timeout=PATIENCE) as producer:
@@ -173,7 +159,7 @@ def test_so_is_who_does_it_to_a_producer(
         producer.publish("x", routing_key=box.name)
         delattr(producer, name)
     assert calls
-    assert short == []
+    assert taken == []
     assert box.bodies(2) == ["x"] * 2
 
 

@@ -378,11 +378,11 @@ def test_an_answer_in_the_last_moment_counts(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_passwords_are_taken_out_of_errors_however_they_are_written() -> None:
     settings = Pools(default="amqp://u:p%40ss%2Fword@h//").settings["default"]
-    assert local._tell(ValueError("p@ss/word, p%40ss%2Fword\nand more"), settings) == (
+    assert local.tell(ValueError("p@ss/word, p%40ss%2Fword\nand more"), settings) == (
         "ValueError: **, ** and more"
     )
-    assert local._tell(ValueError(), settings) == "ValueError"
+    assert local.tell(ValueError(), settings) == "ValueError"
     short = Pools(default="amqp://u:on@h//").settings["default"]
-    assert local._tell(ValueError("connection"), short) == "ValueError: connection"
+    assert local.tell(ValueError("connection"), short) == "ValueError: connection"
     odd = Pools(default="mongodb://a:1,b:2/db").settings["default"]
-    assert local._tell(ValueError("odd"), odd) == "ValueError: odd"
+    assert local.tell(ValueError("odd"), odd) == "ValueError: odd"
