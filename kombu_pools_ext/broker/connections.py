@@ -13,7 +13,6 @@ from kombu.connection import ConnectionPool as KombuConnectionPool
 from .. import events
 from ..engine import Gate, Pool, PoolOptions
 from ..engine.counters import Drained, PoolStats
-from ..engine.lease import Entry
 from ..errors import LeaseError
 from ..masking import mask_url
 from .driver import ConnectionDriver, OpenConnection, errors_for
@@ -24,8 +23,6 @@ from .validate import valid_limit, valid_seconds, valid_timeout
 from .views import RELEASED_STATE, ConnectionView
 
 __all__ = ["ConnectionPool", "PoolFace", "masked_uri"]
-
-_new_view = ConnectionView.__new__
 
 
 def masked_uri(connection: kombu.Connection) -> str:
@@ -259,8 +256,6 @@ class ConnectionPool(PoolFace, KombuConnectionPool):
     publishing: Gate = MadeOnce(lambda pool: Gate())  # type: ignore[assignment]  # a descriptor
     _driver: ConnectionDriver = MadeOnce(_make_driver)  # type: ignore[assignment]  # a descriptor
     engine: Pool[OpenConnection] = MadeOnce(_make_engine, _note_limit)  # type: ignore[assignment]  # a descriptor
-    # Bound once: this is on the hot path.
-    _make: Any = MadeOnce(lambda pool: pool.make_view)
 
     @property
     def name(self) -> str:
@@ -299,16 +294,9 @@ class ConnectionPool(PoolFace, KombuConnectionPool):
                 return lent
         if timeout is not None:
             timeout = valid_timeout(timeout)
-        view: ConnectionView = self.engine.acquire(block, timeout, None, self._make)
-        return view
-
-    def make_view(self, engine: Pool[Any], entry: Entry[Any]) -> ConnectionView:
-        """The lease of *entry*; called by the engine, under its lock."""
-        view = _new_view(ConnectionView)
-        view._engine = engine
-        view._entry = entry
+        view: ConnectionView = self.engine.acquire(block, timeout, None, ConnectionView)
         view._pool = self
-        view.__dict__ = entry.item.__dict__
+        view.__dict__ = view._entry.item.__dict__  # type: ignore[union-attr]  # fresh, so it has one
         return view
 
     def publishing_blocked(self, item: OpenConnection, reason: str) -> None:

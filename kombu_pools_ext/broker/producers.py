@@ -70,6 +70,7 @@ class ProducerPool(PoolFace, KombuProducerPool):
         )
         #: Whether the connections are a pool of somebody else.
         self.foreign = not isinstance(connections, ConnectionPool)
+        self._kind: type[Lease[Any]] = Lease if self.foreign else ConnectionView
         self._closed = False
         self._limit = valid_limit(limit)
 
@@ -108,7 +109,6 @@ class ProducerPool(PoolFace, KombuProducerPool):
     _pending: dict[int, Any] = MadeOnce(  # type: ignore[assignment]  # a descriptor
         lambda pool: {} if pool.foreign else pool.connections.pending
     )
-    _make_lease: Any = MadeOnce(lambda pool: Lease if pool.foreign else pool.connections.make_view)
     #: Producers that close_resource() is looking at: it may release them itself.
     _leaving: set[ProducerView] = MadeOnce(lambda pool: set())  # type: ignore[assignment]  # a descriptor
 
@@ -156,7 +156,7 @@ class ProducerPool(PoolFace, KombuProducerPool):
         bounded = self._bounded()
         if bounded is None:
             return 0
-        return int(bounded.lent) if self.foreign else len(bounded.lent)
+        return int(bounded.lent) if self.foreign else self.engine.lent_of(bounded)
 
     # -- acquire and release ----------------------------------------------------------------------------
 
@@ -175,11 +175,11 @@ class ProducerPool(PoolFace, KombuProducerPool):
         if timeout is not None:
             timeout = valid_timeout(timeout)
         if self._foreign is None or block or timeout is not None:
-            lease = self.engine.acquire(block, timeout, self._share, self._make_lease)
+            lease = self.engine.acquire(block, timeout, self._share, self._kind)
         else:
             # The other pool is asked here: an opening in the background would wait for it.
             with self._foreign.not_waiting():
-                lease = self.engine.acquire(block, timeout, self._share, self._make_lease)
+                lease = self.engine.acquire(block, timeout, self._share, self._kind)
         try:
             producer = self._producer_on(lease)
             view = new_producer_view(type(producer))
@@ -204,7 +204,7 @@ class ProducerPool(PoolFace, KombuProducerPool):
         """
         if self._closed:
             raise PoolClosed(f"pool {self.name!r}: acquire on closed pool")
-        lease = self.engine.acquire(False, max(0.0, timeout), self._share, self._make_lease)
+        lease = self.engine.acquire(False, max(0.0, timeout), self._share, self._kind)
         try:
             producer = self._producer_on(lease)
         except BaseException as error:
@@ -222,9 +222,12 @@ class ProducerPool(PoolFace, KombuProducerPool):
         if not self.foreign and self.connections.publishing.reason is not None:
             self.connections.publishing_unblocked(item)
 
-    def _producer_on(self, lease: Lease[Any]) -> Any:
+    def _producer_on(self, lease: Any) -> Any:
         """The producer that stays with the lent connection; made at the first lease."""
         item = lease.item
+        if self._kind is ConnectionView:
+            lease._pool = self.connections
+            lease.__dict__ = item.__dict__
         producers = getattr(item, "pooled_producers", None)
         producer = None if producers is None else producers.get(self)
         if producer is not None and self._plain and producer._channel is not None:
@@ -306,7 +309,7 @@ class ProducerPool(PoolFace, KombuProducerPool):
 
     def _verdict(self, view: ProducerView, error: BaseException | None) -> str | None:
         entry = view._lease._entry
-        if entry is None or entry.inherited:
+        if entry is None or entry.engine is None:
             return None
         return "broken" if view._broken else verdict_on(entry.item, error)
 

@@ -133,7 +133,7 @@ class ConnectionView(Lease["OpenConnection"], kombu.Connection):
         :param error: what ended its use, where something did: it decides whether the connection may be lent again.
         """
         entry = self._entry
-        if entry is None or entry.inherited:
+        if entry is None or entry.engine is None:
             return
         verdict = verdict_on(entry.item, error)
         self.__dict__ = RELEASED_STATE

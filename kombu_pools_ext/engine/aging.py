@@ -41,12 +41,19 @@ REFILL_PAUSE = 0.25
 def expire(ledger: Ledger[T]) -> list[tuple[Entry[T], str]]:
     """What has been idle for too long, or lives too long, to be closed. ``min_idle`` outlives idleness."""
     now = ledger.clock()
-    old = [entry for entry in ledger.idle if now >= entry.expires_at]
-    spare = max(0, len(ledger.idle) - len(old) - ledger.options.min_idle)
-    # From the left: the longest unused. `old` and `stale` share no entry.
-    stale = [e for e in ledger.idle if e.used_at + e.idle_span <= now < e.expires_at][:spare]
-    ledger.retire_idle(old + stale)
-    return [(entry, "lifetime") for entry in old] + [(entry, "idle") for entry in stale]
+    idle = list(ledger.idle)
+    reasons: dict[Entry[T], str] = {}
+    for entry in idle:
+        # Left behind by a thread that was killed in the moment of a drain or a close.
+        misplaced = ledger.reason_to_close(entry) if ledger.closed or entry.outdated else None
+        reason = misplaced or ("lifetime" if now >= entry.expires_at else None)
+        if reason is not None:
+            reasons[entry] = reason
+    spare = max(0, len(idle) - len(reasons) - ledger.options.min_idle)
+    # From the left: the longest unused.
+    stale = [e for e in idle if e not in reasons and e.used_at + e.idle_span <= now][:spare]
+    reasons.update(dict.fromkeys(stale, "idle"))
+    return [(entry, reasons[entry]) for entry in ledger.retire_idle(list(reasons))]
 
 
 def refill(ledger: Ledger[T]) -> int:
@@ -63,9 +70,9 @@ def overdue_leases(ledger: Ledger[T]) -> list[tuple[Borrower | None, float]]:
     if after is None:
         return []
     now = ledger.clock()
-    found = [e for e in ledger.lent if now - e.taken_at >= after and not e.leak_reported]
+    found = [e for e in ledger.lent if now - e.taken_at >= after and e.reported != e.loan]
     for entry in found:
-        entry.leak_reported = True
+        entry.reported = entry.loan
     return [(entry.borrower, now - entry.taken_at) for entry in found]
 
 
@@ -81,7 +88,7 @@ def due_to_keep(ledger: Ledger[T]) -> list[Entry[T]]:
     ledger.forget_open_gates()
     if ledger.shut_gates:
         return list(ledger.idle)
-    return _due(ledger.idle, now)
+    return _due(list(ledger.idle), now)
 
 
 def _due(entries: Collection[Entry[T]], now: float) -> list[Entry[T]]:
@@ -117,18 +124,18 @@ def put_back(ledger: Ledger[T], entry: Entry[T], alive: bool) -> str | None:
         reason = reason or "dead"
         ledger.suspect_all()
     if reason is not None:
-        ledger.closing.keep(entry)
+        ledger.begin_closing(entry)
         return reason
     entry.keep_at = ledger.clock() + (entry.keep_every or FOREVER)
-    # Where it was: the warmest on the right.
-    ledger.idle.insert(bisect(ledger.idle, entry.used_at, key=_used_at), entry)
+    # Where it was: the warmest on the right. In a copy, for the list may change meanwhile.
+    ledger.idle.insert(bisect(list(ledger.idle), entry.used_at, key=_used_at), entry)
     return None
 
 
 def skip_time(ledger: Ledger[T], seconds: float) -> None:
     """The clock, or the machine, has left *seconds* out: nothing expires for that, and everything is suspect."""
     ledger.suspect_all()
-    for entry in (*ledger.idle, *ledger.lent):
+    for entry in ledger.held.alive():
         entry.expires_at += seconds
         entry.taken_at += seconds
         entry.used_at += seconds
@@ -143,12 +150,13 @@ def nap(ledger: Ledger[T]) -> float | None:
     if not ledger.held and not ledger.openings and not refilling:
         return None
     now = ledger.clock()
-    due = [min(e.expires_at, e.used_at + e.idle_span, e.keep_at) - now for e in ledger.idle]
+    idle = list(ledger.idle)
+    due = [min(e.expires_at, e.used_at + e.idle_span, e.keep_at) - now for e in idle]
     due += [entry.keep_at - now for entry in ledger.lent]
     # What is lent now may come back at any time: look again within half of each interval.
     due += [span / 2 for span in (options.idle_timeout, options.leak_after) if span]
     if ledger.shut_gates:
         due.append(GATE_POLL)
-    if refilling and len(ledger.idle) < options.min_idle:
+    if refilling and len(idle) < options.min_idle:
         due.append(max(ledger.breaker.retry_at - now, REFILL_PAUSE))
     return min(due, default=FOREVER)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import traceback
 import weakref
-from collections.abc import Callable, MutableMapping
+from collections.abc import MutableMapping
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from .fork import child_begins, mark
+from .weakly import Weakly
 
 if TYPE_CHECKING:
     from .pool import Pool
 
-__all__ = ["Borrower", "Entry", "Gate", "Lease", "MakeLease", "Share", "ours", "stack_of"]
+__all__ = ["Borrower", "Entry", "Gate", "Lease", "Share", "ours", "stack_of"]
 
 T = TypeVar("T")
 
@@ -108,15 +109,19 @@ class Gate:
 class Share:
     """A bound on some of a pool's leases: those that were asked for with this share.
 
-    The set belongs to the pool: it changes it under its own lock.
+    It belongs to the pool, which changes it under its own lock.
     """
 
-    __slots__ = ("_limit", "gate", "lent")
+    __slots__ = ("__weakref__", "_limit", "gate", "lent", "open")
 
     def __init__(self, limit: int | None = None, gate: Gate | None = None) -> None:
         self._limit = limit
         self.gate = gate
-        self.lent: set[Entry[Any]] = set()
+        #: Whether nothing holds its leases up: its gate is open, and its limit is none, or not below the pool's. Then
+        #: they are not counted one by one (:meth:`.State.lent_of`). Not open until the pool has looked.
+        self.open = False
+        #: What is lent with it, as long as it is not open. Weakly: only a lease holds what is lent.
+        self.lent: Weakly[Entry[Any]] = Weakly()
 
     @property
     def limit(self) -> int | None:
@@ -127,9 +132,16 @@ class Share:
         """Set the bound; to be called by the pool, which wakes those who may go on."""
         self._limit = limit
 
+    @property
+    def room(self) -> int | None:
+        """How many more leases its limit leaves; ``None`` is any number."""
+        return None if self.open or self._limit is None else self._limit - len(self.lent)
+
     def has_room(self) -> bool:
         """Whether one more lease fits, now."""
-        if self.gate is not None and self.gate.reason is not None:
+        if self.open:
+            return True
+        if self.blocked is not None:
             return False
         return self._limit is None or len(self.lent) < self._limit
 
@@ -140,11 +152,16 @@ class Share:
 
 
 class Entry(Generic[T]):
-    """An item and what the pool knows of it; the pool alone changes it, under its lock."""
+    """An item and what the pool knows of it.
+
+    Changed by who has it: the pool, under its lock, or whoever has just taken it out of the idle ones. While it is lent
+    its lease holds it, and nothing else does: when the lease is collected, it is.
+    """
 
     __slots__ = (
         "__weakref__",
         "code",
+        "engine",
         "expires_at",
         "generation",
         "idle_span",
@@ -153,9 +170,10 @@ class Entry(Generic[T]):
         "item",
         "keep_at",
         "keep_every",
-        "leak_reported",
         "loan",
         "number",
+        "outdated",
+        "reported",
         "share",
         "stack",
         "suspect",
@@ -185,13 +203,19 @@ class Entry(Generic[T]):
         self.keep_every = keep_every
         self.keep_at = float("inf") if keep_every is None else now + keep_every
         self.suspect = False
+        #: Whom it was lent by; ``None`` while it is not lent.
+        self.engine: Pool[T] | None = None
         #: Set in a forked child: the item belongs to the parent.
         self.inherited = False
+        #: Whether the pool was drained since it was opened.
+        self.outdated = False
         #: Counts the loans, so that a late word about an earlier one is told apart.
         self.loan = 0
+        #: What it is, or was, lent with.
         self.share: Share | None = None
         self.taken_at = now
-        self.leak_reported = False
+        #: The last loan that was reported as a leak.
+        self.reported = 0
         #: Where the lease was asked for: code object, instruction and, if wanted, the stack.
         self.code: CodeType | None = None
         self.instruction = -1
@@ -202,27 +226,34 @@ class Entry(Generic[T]):
         """Who holds it, if that is known."""
         return Borrower(self.code, self.instruction, self.stack) if self.code else None
 
+    def __del__(self) -> None:
+        # Collected while it was lent, and its lease with it. Runs in any thread, between any two steps, perhaps
+        # inside the pool's own critical section: it may only append to the inbox, which brings it home. An entry whose
+        # making was interrupted lacks what it had not got yet.
+        engine = getattr(self, "engine", None)
+        if engine is not None:
+            engine.dropped(self)
+
 
 class Lease(Generic[T]):
     """The right to use one entry, once. Whoever holds the lease is the borrower.
 
-    A host may lend a subclass (:data:`MakeLease`), so that what the borrower holds *is* the lease.
+    A host may have a subclass lent, so that what the borrower holds *is* the lease. The pool makes it with ``__new__``
+    alone, and sets what is named here; the host adds what else it needs.
     """
 
-    __slots__ = ("_engine", "_entry", "_loan")
+    __slots__ = ("_claim", "_engine", "_entry")
 
-    #: Which loan of the entry this is: set by the pool.
-    _loan: int
-
-    def __init__(self, engine: Pool[T], entry: Entry[T]) -> None:
-        self._engine = engine
-        self._entry: Entry[T] | None = entry
+    _engine: Pool[T]
+    _entry: Entry[T] | None
+    #: Whoever deletes this ends the lease: of several, one succeeds.
+    _claim: bool
 
     @property
     def ended(self) -> bool:
         """Whether the lease was released, or belongs to the process that this one was forked from."""
         entry = self._entry
-        return entry is None or entry.inherited
+        return entry is None or entry.engine is None
 
     @property
     def item(self) -> T:
@@ -233,7 +264,7 @@ class Lease(Generic[T]):
         if not mark[0]:
             child_begins()
         entry = self._entry
-        if entry is None or entry.inherited:
+        if entry is None or entry.engine is None:
             raise self._engine.lease_error(entry)
         return entry.item
 
@@ -241,17 +272,6 @@ class Lease(Generic[T]):
         """Give the item back; *broken* says why it must not be lent again. The second time does nothing."""
         self._engine.release(self, broken)
 
-    def __del__(self) -> None:
-        # Runs in any thread, between any two steps, perhaps inside this pool's own critical section: it may
-        # only append to the inbox. A lease whose making was interrupted lacks what it had not got yet.
-        entry: Entry[T] | None = getattr(self, "_entry", None)
-        if entry is not None and not entry.inherited:
-            self._engine.dropped(entry, getattr(self, "_loan", -1))
-
     def __repr__(self) -> str:
         state = "ended" if self.ended else repr(self.item)
         return f"<Lease of pool {self._engine.name!r}: {state}>"
-
-
-#: Makes the lease for an entry; called under the pool's lock, so it may only make an object.
-MakeLease = Callable[["Pool[Any]", Entry[Any]], Lease[Any]]

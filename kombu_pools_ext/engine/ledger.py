@@ -6,12 +6,13 @@ what it decided after the lock is free.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import Literal, TypeVar
 
 from .breaker import AT_ONCE
-from .lease import Entry, Lease, MakeLease, Share
-from .state import State
+from .lease import Entry, Share
+from .loans import Loans
 from .tickets import Ticket
 from .waiting import Waiter
 
@@ -24,75 +25,8 @@ JITTER = 0.1
 FOREVER = float("inf")
 
 
-class Ledger(State[T]):
-    """What is lent, to whom, what is opened and what is closed."""
-
-    # -- loans ---------------------------------------------------------------------------------------
-
-    def take_idle(
-        self, share: Share | None, now: float, make: MakeLease = Lease
-    ) -> Lease[T] | None:
-        """Count a caller, and lend the warmest idle entry, unless somebody waits: nobody is overtaken."""
-        self.acquires += 1
-        if self.waiters or self.shut or (share is not None and not share.has_room()):
-            return None
-        return self._lend(share, now, make) if self.idle else None
-
-    def _lend(self, share: Share | None, now: float, make: MakeLease) -> Lease[T]:
-        entry = self.idle.pop()
-        entry.loan += 1
-        entry.taken_at = now
-        # The lease comes before the books: should this thread be killed at any step, the lease dies with it,
-        # and its end brings home what has been written by then.
-        lease = make(self.pool, entry)
-        lease._loan = entry.loan
-        self.lent.add(entry)
-        if share is not None:
-            entry.share = share
-            share.lent.add(entry)
-        return lease
-
-    def take_back(self, entry: Entry[T], broken: str | None) -> str | None:
-        """End the loan of *entry*; the reason for which it must be closed now, or ``None``."""
-        # The share first: as long as the entry is among the lent, a lease that dies brings it home.
-        if entry.share is not None:
-            entry.share.lent.discard(entry)
-            entry.share = None
-        self.lent.discard(entry)
-        entry.code = entry.stack = None
-        entry.leak_reported = False
-        if broken == "broken":
-            # What broke this one may have broken the others: a borrower who tries again must not meet them all.
-            self.suspect_all()
-        reason = broken
-        if reason is None:
-            if self.closed or self.shrunk or entry.generation != self.generation:
-                reason = self.reason_to_close(entry)
-            if reason is None and not self.keep:
-                reason = "not kept"
-        if reason is None:
-            entry.used_at = self.clock()
-            self.idle.append(entry)
-        else:
-            self.closing.keep(entry)
-        return reason
-
-    def reason_to_close(self, entry: Entry[T]) -> str | None:
-        """Why *entry*, which is in no container at this moment, must not stay."""
-        if self.closed:
-            return "closed"
-        if entry.generation != self.generation:
-            return "drained"
-        if self.shrunk:
-            if self.limit is not None and self.size >= self.limit:
-                return "limit"
-            self.shrunk = False
-        return None
-
-    def suspect_all(self) -> None:
-        """One was found dead; what killed it may have killed the others: check them, however fresh."""
-        for entry in (*self.idle, *self.lent):
-            entry.suspect = True
+class Ledger(Loans[T]):
+    """Who waits, what is opened and what is closed."""
 
     # -- waiters -------------------------------------------------------------------------------------
 
@@ -109,6 +43,8 @@ class Ledger(State[T]):
             return "down"
         if not first and self._is_full(waiter.share):
             return "full"
+        # Before the look at what is idle: who gives back after that look comes by the lock, and finds this waiter.
+        self.disturb()
         self.waiters.append(waiter, first=first)
         self.counters.waits += 1
         return None
@@ -122,7 +58,7 @@ class Ledger(State[T]):
         may_probe = not len(self.openings) and now >= self.breaker.retry_at
         if may_probe or self.idle or len(self.reserved):
             return False
-        return not waiter.patient or (not self.lent and self.is_out_of_patience(now))
+        return not waiter.patient or (not self.lent_count and self.is_out_of_patience(now))
 
     def is_out_of_patience(self, now: float) -> bool:
         """Whether the broker has been away for so long that waiting for it has no point."""
@@ -141,7 +77,7 @@ class Ledger(State[T]):
     def give_up(self, error: Callable[[], Exception]) -> None:
         """Fail those for whom there is nothing left to wait for, each with an *error*."""
         # A suspended pool is waited for until its end, whatever is known of the broker.
-        nothing = not (self.lent or self.idle or len(self.reserved) or self.suspended)
+        nothing = not (self.lent_count or self.idle or len(self.reserved) or self.suspended)
         hopeless = nothing and self.is_out_of_patience(self.clock())
         for waiter in list(self.waiters):
             if waiter.settled or waiter.stubborn:
@@ -154,7 +90,7 @@ class Ledger(State[T]):
         """Whether one more can be served, behind those who wait, without anybody giving something back."""
         if self.shut:
             return False
-        free = None if self.limit is None else self.limit - len(self.lent)
+        free = None if self.limit is None else self.limit - self.lent_count
         if first:
             return (free is None or free > 0) and (share is None or share.has_room())
         return self.waiters.has_room_behind(share, free)
@@ -185,9 +121,12 @@ class Ledger(State[T]):
             waiter = self.waiters.next()
             if waiter is None or not self.idle:
                 break
+            lease = self._lend(waiter.share, self.clock(), waiter.kind)
+            if lease is None:
+                break
             served = True
             # Served, then taken out: the other way round, a kill in between would leave it to wait for ever.
-            waiter.serve(self._lend(waiter.share, self.clock(), waiter.make))
+            waiter.serve(lease)
             self.waiters.remove(waiter)
         if served:
             self.nudge()
@@ -236,13 +175,14 @@ class Ledger(State[T]):
             keep_every=keep_every,
         )
         self.numbers += 1
-        self.held.keep(entry)
+        entry.outdated = ticket.generation != self.generation
+        self.held.keep(entry, item)
         self.counters.opened += 1
         # A ticket that is unknown was cancelled by close().
         reason = self.reason_to_close(entry) if known else "closed"
         if reason is None and not self.keep and self.waiters.next() is None:
             reason = "not kept"
-        (self.idle.append if reason is None else self.closing.keep)(entry)
+        (self.idle.append if reason is None else self.begin_closing)(entry)
         return entry, reason
 
     def failed(
@@ -283,11 +223,15 @@ class Ledger(State[T]):
                 self.shut_gates.discard(gate)
 
     def retire_idle(self, entries: list[Entry[T]]) -> list[Entry[T]]:
-        """Move idle *entries* to ``closing``, and return them."""
+        """Move those of *entries* that are still idle to ``closing``, and return them."""
+        retired = []
         for entry in entries:
-            self.idle.remove(entry)
-            self.closing.keep(entry)
-        return entries
+            # Else it was lent meanwhile.
+            with contextlib.suppress(ValueError):
+                self.idle.remove(entry)
+                self.begin_closing(entry)
+                retired.append(entry)
+        return retired
 
     # -- resize, drain, close, suspend ------------------------------------------------------------------
 
@@ -297,6 +241,7 @@ class Ledger(State[T]):
     def resize(self, limit: int | None) -> list[Entry[T]]:
         """Set the limit; return the idle entries that are over it now, to be closed, the coldest first."""
         self.limit = limit
+        self.look_at_shares()
         if limit is None:
             return []
         self.shrunk = True
@@ -305,7 +250,10 @@ class Ledger(State[T]):
 
     def drain(self) -> list[Entry[T]]:
         """Begin a new generation; return the idle entries of the old one, to be closed."""
+        self.disturb()
         self.generation += 1
+        for entry in self.held.alive():
+            entry.outdated = True
         return self.retire_idle(list(self.idle))
 
     def retire(self) -> list[Entry[T]]:
@@ -315,13 +263,15 @@ class Ledger(State[T]):
 
     def recall(self) -> list[Entry[T]]:
         """End every loan; return what was lent, to be closed."""
-        recalled = list(self.lent)
+        self.disturb()
+        recalled = self.lent
         for entry in recalled:
             self.take_back(entry, "closed")
         return recalled
 
     def close(self, error: Callable[[], Exception]) -> list[Entry[T]]:
         """Refuse everything from now on, fail each waiter with an *error*; return the idle entries to close."""
+        self.disturb()
         self.closed = self.shut = True
         self._fail(self.waiters, error)
         self.openings.cancel_unclaimed()
@@ -332,6 +282,7 @@ class Ledger(State[T]):
 
         :param mode: ``"fail"``: nobody waits; ``"wait"``: those do who wait for what others give back.
         """
+        self.disturb()
         self.suspended = mode
         self.shut = True
         self._fail([one for one in self.waiters if mode == "fail" or not one.patient], error)
@@ -353,8 +304,5 @@ class Ledger(State[T]):
 
     def older_than(self, generation: int) -> int:
         """How many of the generations before *generation* are not closed yet."""
-        return sum(
-            entry.generation < generation
-            for entries in (self.lent, self.reserved.alive(), self.closing.alive())
-            for entry in entries
-        )
+        old = {entry for entry in self.held.alive() if entry.generation < generation}
+        return len(old.difference(self.idle))

@@ -61,7 +61,9 @@ class Operations(Generic[T]):
         """
         fork.child_begins()
         with self.lock:
-            lent = len(self.ledger.lent)
+            # Nobody takes one while they are counted.
+            self.ledger.disturb()
+            lent = self.ledger.lent_count
             if limit is not None and lent > limit and not force:
                 raise RuntimeError(
                     f"pool {self.name!r}: can't shrink pool when in use: was={self.ledger.limit} "
@@ -78,6 +80,7 @@ class Operations(Generic[T]):
         fork.child_begins()
         with self.lock:
             share.set_limit(limit)
+            self.ledger.look_at_shares()
             openings = self.ledger.pump()
         self.start_openings(openings)
 
@@ -114,6 +117,7 @@ class Operations(Generic[T]):
             # First, for a thread may fork in between: the child opens those that it knows.
             self.ledger.shut_gates.add(gate)
             gate.shut(item, reason)
+            self.ledger.look_at_shares()
         # Upkeep looks for the end more often now.
         self.keeper.nudge(self)
 
@@ -169,7 +173,7 @@ class Operations(Generic[T]):
             wanted = max(1, self.options.min_idle)
             if ledger.limit is not None:
                 wanted = min(wanted, ledger.limit)
-            there = len(ledger.idle) + len(ledger.lent) + len(ledger.reserved)
+            there = len(ledger.held) - len(ledger.closing)
         return max(0, wanted - there)
 
     # -- drain and close -----------------------------------------------------------------------------------
@@ -244,7 +248,7 @@ class Operations(Generic[T]):
         with self.lock:
             # To each an error of its own: one, raised in many threads, would gather all their tracebacks.
             entries = self.ledger.close(lambda: self.errors.closed(words))
-            lent = len(self.ledger.lent)
+            lent = self.ledger.lent_count
         for entry in entries:
             self.close_entry(entry, "closed")
         self.keeper.nudge(self)

@@ -22,11 +22,11 @@ from .borrowing import unfit_because, wait_for_lease
 from .counters import PoolStats
 from .driver import Driver, Listener
 from .errors import ErrorFamily
-from .lease import Entry, Lease, MakeLease, Share, ours, stack_of
+from .lease import Entry, Lease, Share, ours, stack_of
 from .ledger import Ledger
 from .opening import THREAD, open_all
-from .operating import Operations
 from .options import PoolOptions
+from .returning import Returns
 from .threads import spawn_thread
 from .waiting import Waiter
 
@@ -37,10 +37,11 @@ T = TypeVar("T")
 logger = logging.getLogger("kombu_pools_ext")
 
 _mark = fork.mark
+_new = object.__new__
 _getframe = sys._getframe
 
 
-class Pool(Operations[T]):
+class Pool(Returns[T]):
     """A bounded pool of items that a driver opens.
 
     :param driver: opens, checks, closes and abandons items.
@@ -96,11 +97,15 @@ class Pool(Operations[T]):
         # Whether code interrupts this thread's own critical section: a signal handler, a finalizer.
         # Every RLock has it, and threading.Condition relies on it; typeshed leaves it out.
         self._owned: Callable[[], bool] = self.lock._is_owned
+        #: What the short way goes by; another one after each change that whoever is on it must not miss, and ``None``
+        #: as long as everybody has to take the lock.
+        self.calm: object | None = None
         #: Loans that ended where no lock may be taken: (entry, number of the loan, reason or "").
-        self._inbox: deque[tuple[Entry[T], int, str]] = deque()
+        self.inbox: deque[tuple[Entry[T], int, str]] = deque()
         self.ledger: Ledger[T] = Ledger(
             limit=limit, options=self.options, clock=self.clock, jitter=self._jitter, pool=self
         )
+        self.idle = self.ledger.idle
         self.ledger.closed = closed
         self.ledger.suspended = suspended
         self.ledger.shut = closed or suspended is not None
@@ -124,7 +129,11 @@ class Pool(Operations[T]):
     @property
     def lent(self) -> int:
         """Items in the hands of borrowers."""
-        return len(self.ledger.lent)
+        return self.ledger.lent_count
+
+    def lent_of(self, share: Share) -> int:
+        """Items lent with *share*."""
+        return self.ledger.lent_of(share)
 
     @property
     def closed(self) -> bool:
@@ -151,45 +160,59 @@ class Pool(Operations[T]):
         wait: bool = False,
         timeout: float | None = None,
         share: Share | None = None,
-        make: MakeLease = Lease,
+        kind: type[Lease[Any]] = Lease,
     ) -> Any:
         """Lend an item.
 
         :param wait: wait for one, without end unless there is a *timeout*; a *timeout* implies it.
         :param timeout: seconds for everything together: waiting, opening, checking.
         :param share: count the lease against this share too.
-        :param make: makes the lease.
-        :returns: what *make* made, by default a :class:`Lease`.
+        :param kind: what to lend: :class:`Lease`, or a subclass, made with ``__new__`` alone.
+        :returns: a *kind*.
         :raises Exception: of the pool's :class:`ErrorFamily`: *exhausted*, *timeout*, *full*, *closed*,
             *reentered*, or *open_failed* with the driver's error as its cause.
         """
-        if not _mark[0]:
-            fork.child_begins()
-        if self._inbox:
-            self.settle()
-        if self._owned():
-            raise self.errors.reentered(
-                f"pool {self.name!r}: acquire called by a signal handler or finalizer that interrupted the "
-                "pool itself; set a flag there, and acquire outside of it"
-            )
+        calm = self.calm
         now = self.clock()
-        if now >= self.overdue_at:
-            self.overdue_at = now + upkeep.OVERDUE
-            # It may be able to run by now.
-            self.keeper.watch(self)
-            upkeep.tend(self)
-        # Closes the race of two borrowers for one entry.
-        with self.lock:
-            lease: Any = self.ledger.take_idle(share, now, make)
-        entry: Any = None if lease is None else lease._entry
-        # What _unfit() would find for a fresh one stands here too, for speed.
+        lease: Any = None
+        entry: Any = None
+        # The short way, without the lock (docs/explanation/engine.md).
+        if (
+            calm is not None
+            and _mark[0]
+            and now < self.overdue_at
+            and (share is None or share.open)
+        ):
+            try:
+                entry = self.idle.pop()
+            except IndexError:
+                pass
+            else:
+                # Should this thread be killed from here on, the entry dies with it, and its end brings it home.
+                entry.engine = self
+                entry.share = share
+                entry.taken_at = now
+                # Closes the race with whoever began to wait, or changed something, since the first look.
+                if self.calm is calm:
+                    entry.loan += 1
+                    lease = _new(kind)
+                    lease._engine = self
+                    lease._entry = entry
+                    lease._claim = True
+                else:
+                    self.come_home(entry, None)
+                    entry = None
+        if lease is None:
+            lease = self._take_idle(share, now, kind)
+            entry = None if lease is None else lease._entry
+        # What unfit_because() would find for a fresh one stands here too, for speed.
         if entry is None or not (
             now - entry.used_at < self.check_after and now < entry.expires_at and not entry.suspect
         ):
             why = None if entry is None else unfit_because(self, cast("Lease[T]", lease), now)
             if entry is None or why is not None:
                 deadline = None if timeout is None else now + timeout
-                waiter: Waiter[T] = Waiter(share, make, patient=wait or deadline is not None)
+                waiter: Waiter[T] = Waiter(share, kind, patient=wait or deadline is not None)
                 lease = wait_for_lease(self, deadline, waiter, lease, why)
                 entry = lease._entry
         # From two frames up: in between is the face of a pool, or whoever uses the engine itself.
@@ -206,89 +229,29 @@ class Pool(Operations[T]):
                 entry.stack = stack_of(frame)
         return lease
 
-    # -- release -------------------------------------------------------------------------------------
-
-    def release(self, lease: Lease[T], broken: str | None = None) -> None:
-        """Take a lease back; a second time it does nothing.
-
-        :param broken: why the item must not be lent again (a key of ``CLOSE_REASONS``); ``None`` if it may.
-        :raises Exception: the family's *lease* error if the lease is another pool's.
-        """
+    def _take_idle(
+        self, share: Share | None, now: float, kind: type[Lease[Any]]
+    ) -> Lease[T] | None:
+        """Do what has to be done first, and lend what is idle: under the lock."""
         if not _mark[0]:
             # Before the lock is touched, which a child may have inherited locked.
             fork.child_begins()
-        if lease._engine is not self:
-            raise self.errors.lease(
-                f"pool {self.name!r}: cannot release a lease of pool {lease._engine.name!r}; release it there"
-            )
-        entry = lease._entry
-        if entry is None or entry.inherited:
-            return
+        if self.inbox:
+            self.settle()
         if self._owned():
-            self._inbox.append((entry, lease._loan, broken or ""))
-            lease._entry = None
-            self.keeper.nudge(self)
-            return
-        # Closes the race of two releases of one lease: the loan that it is about ends once. The lease forgets
-        # its entry after that: should this thread be killed on the way, it brings home what is left.
+            raise self.errors.reentered(
+                f"pool {self.name!r}: acquire called by a signal handler or finalizer that interrupted the "
+                "pool itself; set a flag there, and acquire outside of it"
+            )
+        if now >= self.overdue_at:
+            self.overdue_at = now + upkeep.OVERDUE
+            # It may be able to run by now.
+            self.keeper.watch(self)
+            upkeep.tend(self)
+        # Closes the race of a borrower and somebody who begins to wait.
         with self.lock:
-            if entry.loan != lease._loan or entry not in self.ledger.lent:
-                lease._entry = None
-                return
-            reason = self.ledger.take_back(entry, broken)
-            lease._entry = None
-            openings = self.ledger.pump() if self.ledger.waiters else 0
-        if openings:
-            self.start_openings(openings)
-        if reason is not None:
-            self.close_returned(entry, reason)
-
-    def take_back(self, lease: Lease[T], broken: str | None) -> tuple[Entry[T], str] | None:
-        """Under the lock: what :meth:`release` does there; what is to be closed now, and why."""
-        entry = lease._entry
-        if entry is None or entry.loan != lease._loan or entry not in self.ledger.lent:
-            return None
-        reason = self.ledger.take_back(entry, broken)
-        lease._entry = None
-        return None if reason is None else (entry, reason)
-
-    def close_returned(self, entry: Entry[T], reason: str) -> None:
-        # What is only old is closed in the background: its goodbye is not this borrower's to wait for.
-        if reason != "lifetime" or not self._spawn(
-            lambda: self.close_entry(entry, reason), "kombu-pools-close"
-        ):
-            self.close_entry(entry, reason)
-
-    def dropped(self, entry: Entry[T], loan: int) -> None:
-        """A lease was collected: called by its finalizer, which may only append and nudge."""
-        self._inbox.append((entry, loan, "dropped"))
-        self.keeper.nudge(self)
-
-    def settle(self) -> None:
-        """Do what the inbox asks for, unless this code interrupts the pool itself."""
-        while self._inbox and not self._owned():
-            openings, borrower, closing = 0, None, None
-            # Closes the race of two threads for one word. It is taken out when it is done: whoever is killed on
-            # the way leaves it to the next.
-            with self.lock:
-                if not self._inbox:
-                    return
-                entry, loan, reason = self._inbox[0]
-                # Else it is a late word: that loan has ended, and the entry may be another borrower's by now.
-                if entry.loan == loan and entry in self.ledger.lent:
-                    borrower = entry.borrower
-                    closing = self.ledger.take_back(entry, reason or None)
-                    openings = self.ledger.pump()
-                self._inbox.popleft()
-            self.start_openings(openings)
-            if reason == "dropped" and borrower is not None:
-                logger.warning(
-                    "pool %r: a lease was dropped without a release, its connection is closed; borrowed at %s",
-                    self.name,
-                    borrower.details(),
-                )
-            if closing is not None:
-                self.close_entry(entry, closing)
+            lease = self.ledger.take_idle(share, now, kind)
+        return lease
 
     # -- openings and closings -----------------------------------------------------------------------
 
@@ -354,8 +317,9 @@ class Pool(Operations[T]):
             gate.open_for_all()
         for entry in inherited:
             entry.inherited = True
+            entry.engine = None
             if entry.share is not None:
-                entry.share.lent.discard(entry)
+                entry.share.lent.drop(entry)
             try:
                 self.driver.abandon(entry.item)
             except Exception as error:

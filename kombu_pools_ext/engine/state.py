@@ -1,21 +1,21 @@
 """What a pool knows: its containers, and what they look like from outside.
 
-Counts are the lengths of the containers, never kept beside them. All of it is guarded by the pool's lock.
+Counts are the lengths of the containers, never kept beside them. All of it is guarded by the pool's lock, but for what
+the short way does (:meth:`.Pool.acquire`): it takes the last one of ``idle``, or puts one there, at any moment.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from .breaker import Breaker
 from .counters import Counters, PoolStats
-from .lease import Entry, Gate
+from .lease import Entry, Gate, Share
 from .options import PoolOptions
 from .tickets import Openings
 from .waiting import WaitQueue, Watcher
-from .weakly import Weakly
+from .weakly import Holding, Weakly
 
 if TYPE_CHECKING:
     from .pool import Pool
@@ -49,16 +49,21 @@ class State(Generic[T]):
         self.shut = False
         self.generation = 0
         self.counters = Counters()
-        #: Callers so far; here, because it is on the hot path.
-        self.acquires = 0
-        self.idle: deque[Entry[T]] = deque()
-        self.lent: set[Entry[T]] = set()
+        #: Callers so far that came by the lock, and the loans made there; all others are counted by their entries.
+        self.callers = 0
+        self.loans = 0
+        #: Loans of those that are closed, or being closed.
+        self.past_loans = 0
+        #: The warmest is the last.
+        self.idle: list[Entry[T]] = []
         #: Idle ones at which upkeep is at work; held by its thread.
         self.reserved: Weakly[Entry[T]] = Weakly()
         #: Held by the threads that close them.
         self.closing: Weakly[Entry[T]] = Weakly()
         self.openings = Openings()
         self.breaker = Breaker(jitter)
+        #: Those that somebody has asked with.
+        self.shares: Weakly[Share] = Weakly()
         #: Those that are shut.
         self.shut_gates: set[Gate] = set()
         #: Who is to be told when something is closed; held by those who wait.
@@ -66,8 +71,8 @@ class State(Generic[T]):
         #: Who opens what ``min_idle`` asks for himself; held by those who wait until it is there.
         self.warming: Weakly[object] = Weakly()
         self.waiters: WaitQueue[T] = WaitQueue()
-        #: Everything open, whatever its state: what a forked child has to abandon.
-        self.held: Weakly[Entry[T]] = Weakly()
+        #: Everything open, whatever its state: what counts, and what a forked child has to abandon.
+        self.held: Holding[Entry[T], T] = Holding()
         self.clock = clock
         self.jitter = jitter
         self.pool = pool
@@ -82,13 +87,30 @@ class State(Generic[T]):
     @property
     def size(self) -> int:
         """Items that the pool answers for, whatever their state."""
-        return (
-            len(self.idle)
-            + len(self.lent)
-            + len(self.reserved)
-            + len(self.openings)
-            + len(self.closing)
-        )
+        return len(self.held) + len(self.openings)
+
+    @property
+    def lent_count(self) -> int:
+        """How many are lent, or on their way from or to the idle ones."""
+        return self._lent_beside(len(self.idle))
+
+    def _lent_beside(self, idle: int) -> int:
+        return max(0, len(self.held) - idle - len(self.reserved) - len(self.closing))
+
+    @property
+    def lent(self) -> list[Entry[T]]:
+        """What is lent, each held; for what happens seldom."""
+        return [entry for entry in self.held.alive() if entry.engine is not None]
+
+    def lent_of(self, share: Share) -> int:
+        """How many are lent with *share*."""
+        return len([entry for entry in self.lent if entry.share is share])
+
+    @property
+    def acquires(self) -> int:
+        """Callers so far."""
+        by_entry = sum(entry.loan for entry in self.held.alive())
+        return self.callers + self.past_loans + by_entry - self.loans
 
     @property
     def max_waiting(self) -> int | None:
@@ -98,7 +120,7 @@ class State(Generic[T]):
     def describe(self) -> str:
         """The state in words, for a ``repr`` or an error."""
         limit = "unlimited" if self.limit is None else str(self.limit)
-        parts = [f"{len(self.idle)} idle", f"{len(self.lent)} lent"]
+        parts = [f"{len(self.idle)} idle", f"{self.lent_count} lent"]
         others = (
             ("opening", self.openings),
             ("reserved", self.reserved),
@@ -117,12 +139,14 @@ class State(Generic[T]):
     def stats(self, name: str) -> PoolStats:
         """A snapshot."""
         counters = self.counters
+        # Once: it may change in between.
+        idle = len(self.idle)
         return PoolStats(
             name=name,
             limit=self.limit,
             size=self.size,
-            idle=len(self.idle),
-            lent=len(self.lent),
+            idle=idle,
+            lent=self._lent_beside(idle),
             opening=len(self.openings),
             waiting=len(self.waiters),
             acquires=self.acquires,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from .lease import Lease, MakeLease, Share
+from .lease import Lease, Share
 
 __all__ = ["WaitQueue", "Waiter", "Watcher"]
 
@@ -22,18 +22,18 @@ class Waiter(Generic[T]):
     :param stubborn: waits for a broker that is down until its own deadline, however long the outage has lasted.
     """
 
-    __slots__ = ("_gate", "error", "lease", "make", "patient", "share", "stubborn")
+    __slots__ = ("_gate", "error", "kind", "lease", "patient", "share", "stubborn")
 
     def __init__(
         self,
         share: Share | None = None,
-        make: MakeLease = Lease,
+        kind: type[Lease[Any]] = Lease,
         *,
         patient: bool = True,
         stubborn: bool = False,
     ) -> None:
         self.share = share
-        self.make = make
+        self.kind = kind
         self.patient = patient
         self.stubborn = stubborn
         self.lease: Lease[T] | None = None
@@ -54,7 +54,7 @@ class Waiter(Generic[T]):
 
     def again(self) -> Waiter[T]:
         """One like it, for what it was served is of no use."""
-        return Waiter(self.share, self.make, patient=self.patient, stubborn=self.stubborn)
+        return Waiter(self.share, self.kind, patient=self.patient, stubborn=self.stubborn)
 
     def serve(self, lease: Lease[T]) -> None:
         """Hand a lease over."""
@@ -144,9 +144,8 @@ class WaitQueue(OrderedDict[Waiter[T], None]):
             return True
         if share.blocked:
             return False
-        if share.limit is None:
-            return True
-        return room.get(share, share.limit - len(share.lent)) > 0
+        left = room.get(share, share.room)
+        return left is None or left > 0
 
     def _serve_on_paper(self, at_most: int) -> tuple[int, dict[Share, int]]:
         """How many *at_most* items would serve, and the room that would be left in their shares."""
@@ -160,8 +159,7 @@ class WaitQueue(OrderedDict[Waiter[T], None]):
             share = waiter.share
             if share is not None and share.blocked:
                 continue
-            if share is not None and share.limit is not None:
-                left = room.setdefault(share, share.limit - len(share.lent))
+            if share is not None and (left := room.get(share, share.room)) is not None:
                 if left <= 0:
                     continue
                 room[share] = left - 1

@@ -5,9 +5,10 @@ from __future__ import annotations
 import weakref
 from typing import TypeVar
 
-__all__ = ["Weakly"]
+__all__ = ["Holding", "Weakly"]
 
 T = TypeVar("T")
+V = TypeVar("V")
 
 
 class Weakly(set["weakref.ref[T]"]):
@@ -30,6 +31,31 @@ class Weakly(set["weakref.ref[T]"]):
     def knows(self, thing: T) -> bool:
         """Whether *thing* is among them."""
         return weakref.ref(thing) in self
+
+    def alive(self) -> list[T]:
+        """All of them, held."""
+        return [thing for reference in list(self) if (thing := reference()) is not None]
+
+
+class Holding(dict["weakref.ref[T]", V]):
+    """Things that somebody else holds, and what is held for each as long as it lives.
+
+    What is held is not garbage together with its thing, if the collector finds that in a cycle: the finalizer of the
+    thing has it whole.
+    """
+
+    __slots__ = ()
+
+    def keep(self, thing: T, value: V) -> None:
+        """Know of *thing*, and hold *value*."""
+        self[weakref.ref(thing, self._gone)] = value
+
+    def _gone(self, reference: weakref.ref[T]) -> None:
+        self.pop(reference, None)
+
+    def drop(self, thing: T) -> None:
+        """Forget *thing*, and what was held for it."""
+        self.pop(weakref.ref(thing), None)
 
     def alive(self) -> list[T]:
         """All of them, held."""

@@ -255,9 +255,11 @@ def assert_sound(pool: Pool[Any]) -> None:
         places = [*ledger.idle, *ledger.lent, *ledger.reserved.alive()]
         assert len(places) == len(set(places)), pool
         for entry in ledger.lent:
-            assert entry.share is None or entry in entry.share.lent
+            share = entry.share
+            assert share is None or share.open or share.lent.knows(entry)
         for entry in ledger.idle:
-            assert entry.share is None, pool
+            assert entry.engine is None, pool
+            assert entry.share is None or not entry.share.lent.knows(entry), pool
 
 
 @dataclass

@@ -131,6 +131,7 @@ def assert_recovered(scene: Scene) -> None:
     scene.waiters = []
     scene.rig.spawner.able = True
     if scene.share is not None:
+        assert not pool.lent_of(scene.share), pool
         assert not scene.share.lent, pool
     leases = scene.rig.take(LIMIT)
     items = [lease.item for lease in leases]

@@ -54,6 +54,14 @@ def idle_in_a_share() -> Scene:
     return scene
 
 
+def idle_in_an_open_share() -> Scene:
+    scene = idle()
+    scene.share = Share(LIMIT)
+    scene.pool.release(scene.pool.acquire(share=scene.share))
+    assert scene.share.open
+    return scene
+
+
 def handed_over() -> Scene:
     scene = Scene()
     scene.others = scene.rig.take(LIMIT)
@@ -125,7 +133,7 @@ def expired_then_the_next() -> Scene:
 def word_in_the_inbox() -> Scene:
     scene = idle()
     scene.pool.acquire()
-    assert scene.pool._inbox
+    assert scene.pool.inbox
     return scene
 
 
@@ -133,6 +141,13 @@ def released() -> Scene:
     scene = Scene()
     (lease, other) = scene.rig.take(LIMIT)
     scene.others = [other]
+    scene.act = lambda: scene.pool.release(lease)
+    return scene
+
+
+def released_at_quiet_times() -> Scene:
+    scene = idle()
+    lease = scene.pool.acquire()
     scene.act = lambda: scene.pool.release(lease)
     return scene
 
@@ -167,6 +182,7 @@ def released_after_a_drain() -> Scene:
 SCENES = [
     idle,
     idle_in_a_share,
+    idle_in_an_open_share,
     handed_over,
     handed_over_in_a_share,
     opened,
@@ -179,6 +195,7 @@ SCENES = [
     expired_then_the_next,
     word_in_the_inbox,
     released,
+    released_at_quiet_times,
     released_broken,
     released_from_a_share,
     released_after_a_drain,
@@ -190,8 +207,8 @@ RELEASES = [released, released_broken, released_from_a_share, released_after_a_d
 def test_a_thread_killed_at_any_step_takes_no_capacity_with_it(
     scene_of: Callable[[], Scene],
 ) -> None:
-    # The shortest way, to an idle item and back, has nine steps at which CPython looks.
-    assert kill_at_every_step(scene_of) >= 9
+    # The shortest way, of an item that is given back at quiet times, has three steps at which CPython looks.
+    assert kill_at_every_step(scene_of) > 3
 
 
 @by_name([handed_over, handed_over_in_a_share, opened, opening_failed])
@@ -258,7 +275,8 @@ def test_a_release_that_was_killed_and_is_tried_again_ends_no_other_lease() -> N
         assert lease.ended
         if not steps.happened:
             break
-    assert at > 5
+    # The beginning, and the reading of the clock.
+    assert at > 2
 
 
 @pytest.mark.parametrize("refused", [False, True], ids=["opened", "refused"])
@@ -346,7 +364,7 @@ def test_waiters_hear_of_a_close_when_the_closer_is_killed_at_any_step(
     assert at > 10
 
 
-HANDLED = [idle, idle_in_a_share, opened_in_its_own_thread, dead_then_the_next, *RELEASES]
+HANDLED = [opened_in_its_own_thread, dead_then_the_next, *RELEASES]
 
 
 @by_name(HANDLED)
@@ -356,6 +374,13 @@ def test_a_signal_handler_may_acquire_and_release_at_any_bytecode(
     outcomes = handle_at_every_bytecode(scene_of)
     assert "PoolReentered" in outcomes
     assert len(outcomes) > 1
+
+
+@by_name([idle, idle_in_a_share, idle_in_an_open_share, released_at_quiet_times])
+def test_a_signal_handler_at_quiet_times_is_served_at_any_bytecode(
+    scene_of: Callable[[], Scene],
+) -> None:
+    assert handle_at_every_bytecode(scene_of) == {"acquired"}
 
 
 @by_name([handed_over, timed_out, opened_in_its_own_thread, released, released_broken])

@@ -320,8 +320,8 @@ def test_min_idle_that_is_there_needs_no_looks() -> None:
     (item,) = tested.fill(1)
     assert tend(tested.pool) == float("inf")
     tested.pool.suspend()
-    lease = tested.pool.ledger.idle.pop()
-    tested.pool.ledger.lent.add(lease)
+    entry = tested.pool.ledger.idle.pop()
+    entry.engine = tested.pool
     assert tend(tested.pool) == float("inf")
     assert not item.ended
 

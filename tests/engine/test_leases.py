@@ -190,11 +190,13 @@ def test_a_late_word_about_a_lease_that_was_released_changes_nothing() -> None:
     """The lease was released, and lent again: what its finalizer has to say is about the past."""
     tested = rig(1)
     (lease,) = tested.take()
-    entry, loan = lease._entry, lease._loan
+    entry = lease._entry
     assert entry is not None
+    loan = entry.loan
+    assert loan == 1
     tested.pool.release(lease)
     second = tested.pool.acquire()
-    tested.pool.dropped(entry, loan)
+    tested.pool.inbox.append((entry, loan, "dropped"))
     tested.pool.settle()
     assert not second.ended
     assert not second.item.ended
@@ -209,7 +211,7 @@ class Cycle:
         self.itself = self
 
 
-@pytest.mark.parametrize("step", ["clock", "jitter", "make"])
+@pytest.mark.parametrize("step", ["clock", "jitter", "share"])
 def test_a_lease_in_a_cycle_collected_inside_the_critical_section_comes_home(
     step: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -232,10 +234,11 @@ def test_a_lease_in_a_cycle_collected_inside_the_critical_section_comes_home(
             collect()
         return tested.clock.now
 
-    def make(pool: Pool[Any], entry: Any) -> Lease[Any]:
-        if step == "make":
-            collect()
-        return Lease(pool, entry)
+    class Asked(Share):
+        def has_room(self) -> bool:
+            if step == "share":
+                collect()
+            return super().has_room()
 
     armed: list[bool] = []
     tested = rig(3, jitter=jitter)
@@ -254,7 +257,7 @@ def test_a_lease_in_a_cycle_collected_inside_the_critical_section_comes_home(
             tested.take()
         else:
             tested.pool.release(other)
-            other = tested.pool.acquire(make=make)
+            other = tested.pool.acquire(share=Asked(1))
     finally:
         gc.enable()
     assert inside == [True]
@@ -301,8 +304,19 @@ def test_a_release_inside_the_critical_section_waits_for_nothing_and_is_done_lat
 def test_an_acquire_inside_the_critical_section_is_refused() -> None:
     tested = rig(1)
     tested.fill(1)
+    tested.pool.ledger.disturb()
     with tested.pool.lock, pytest.raises(PoolReentered, match="set a flag there"):
         tested.pool.acquire(timeout=1.0)
+    assert tested.pool.stats().idle == 1
+
+
+def test_at_quiet_times_an_acquire_inside_the_critical_section_needs_no_lock() -> None:
+    tested = rig(1)
+    (item,) = tested.fill(1)
+    with tested.pool.lock:
+        lease = tested.pool.acquire(timeout=1.0)
+        assert lease.item is item
+        tested.pool.release(lease)
     assert tested.pool.stats().idle == 1
 
 

@@ -88,6 +88,20 @@ class PoolMachine(RuleBasedStateMachine):
             return
         self.leases.append(self.pool.acquire())
 
+    @rule()
+    def take_what_is_idle_with_a_share(self) -> None:
+        idle = bool(self.ledger.idle) and not self.ledger.waiters and not self.ledger.shut
+        soon = self.rig.clock() + 0.5
+        fresh = idle and all(
+            one.item.alive and soon < min(one.expires_at, one.used_at + one.idle_span)
+            for one in self.ledger.idle
+        )
+        limit = self.share.limit
+        full = limit is not None and self.pool.lent_of(self.share) >= limit
+        if not fresh or full or self.gate.reason is not None:
+            return
+        self.leases.append(self.pool.acquire(share=self.share))
+
     @precondition(lambda self: self.waiting)
     @rule(which=choices)
     def give_up(self, which: int) -> None:
@@ -259,7 +273,7 @@ class PoolMachine(RuleBasedStateMachine):
             self.pool.release(lease)
         self.leases.clear()
         assert self.pool.size == 0
-        assert not self.share.lent
+        assert not self.pool.lent_of(self.share)
         self.excess = 0
 
     @rule(sure=st.integers(0, 9))
@@ -307,13 +321,14 @@ class PoolMachine(RuleBasedStateMachine):
         assert len(held) == len(set(held))
         assert {entry.item for entry in self.ledger.lent} == set(held)
         shared = {entry for entry in self.ledger.lent if entry.share is self.share}
-        assert self.share.lent == shared
+        assert self.pool.lent_of(self.share) == len(shared)
+        assert self.share.open or set(self.share.lent.alive()) == shared
 
     @invariant()
     def nobody_waits_who_could_be_served(self) -> None:
         assert [*self.ledger.waiters] == self.waiting
         room = self.share.limit
-        left = None if room is None else max(0, room - len(self.share.lent))
+        left = None if room is None else max(0, room - self.pool.lent_of(self.share))
         alone = sum(waiter.share is None for waiter in self.waiting)
         shared = len(self.waiting) - alone
         if self.gate.reason is not None:

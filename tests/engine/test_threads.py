@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from kombu_pools_ext.engine import Lease, Pool
+from kombu_pools_ext.engine import Pool
 from kombu_pools_ext.engine.borrowing import leave
 from kombu_pools_ext.engine.errors import PoolTimeout
 from tests.engine.fakes import (
@@ -122,38 +123,36 @@ def test_everybody_gets_as_many_turns_as_everybody_else() -> None:
 def test_everybody_gets_his_turn_in_the_order_of_coming() -> None:
     """40 threads on 4 items, for 4,000 turns: in line nobody is overtaken, nor by one who has only just come.
 
-    Told by the pool's own steps, under its lock: how often a thread comes at all is the system's doing.
+    Whoever is served must find nobody in line who stood there before he came: how often a thread comes at all is the
+    system's doing.
     """
     pool: Pool[Item] = Pool(Driver(), limit=4)
-    in_line: deque[Turn] = deque()
-    overtaken: list[int] = []
+    events = itertools.count()
+    overtaken: list[tuple[int, int]] = []
     enqueue = pool.ledger.enqueue
-
-    class Turn:
-        """Makes the lease for one acquire."""
-
-        def __call__(self, pool: Pool[Any], entry: Any) -> Lease[Any]:
-            if in_line and in_line[0] is not self:
-                overtaken.append(len(in_line))
-            if self in in_line:
-                in_line.remove(self)
-            return Lease(pool, entry)
+    in_line: dict[Any, int] = {}
 
     def stand_in_line(waiter: Any, *, first: bool) -> str | None:
         refusal = enqueue(waiter, first=first)
         assert refusal is None
-        in_line.append(waiter.make)
+        in_line[waiter] = next(events)
         return refusal
 
     pool.ledger.enqueue = stand_in_line  # type: ignore[method-assign]
 
     def work(number: int) -> None:
         for _ in range(100):
-            pool.release(pool.acquire(timeout=PATIENCE, make=Turn()))
+            came = next(events)
+            lease = pool.acquire(timeout=PATIENCE)
+            # What has been handed over, has been handed over.
+            waiting = [stood for waiter, stood in in_line.copy().items() if not waiter.settled]
+            overtaken.extend((stood, came) for stood in waiting if stood < came)
+            pool.release(lease)
 
-    run_threads(40, work)
+    with switching_often():
+        run_threads(40, work)
     assert overtaken == []
-    assert not in_line
+    assert all(waiter.settled for waiter in in_line)
     # Else nobody was there to be overtaken.
     assert pool.stats().waits > 40
     pool.close()
