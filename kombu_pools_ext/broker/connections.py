@@ -19,7 +19,7 @@ from .driver import ConnectionDriver, OpenConnection, errors_for
 from .identity import with_host
 from .made_once import MadeOnce
 from .redis_sockets import ANSWER_TIMEOUT
-from .validate import valid_limit, valid_seconds, valid_timeout
+from .validate import FOREVER, PLAIN, valid_limit, valid_seconds, valid_timeout
 from .views import RELEASED_STATE, ConnectionView
 
 __all__ = ["ConnectionPool", "PoolFace", "masked_uri"]
@@ -292,11 +292,11 @@ class ConnectionPool(PoolFace, KombuConnectionPool):
             lent = self.pending.get(threading.get_ident())
             if lent is not None:
                 return lent
-        if timeout is not None:
+        if timeout is not None and not (timeout.__class__ in PLAIN and 0 <= timeout < FOREVER):
             timeout = valid_timeout(timeout)
         view: ConnectionView = self.engine.acquire(block, timeout, None, ConnectionView)
         view._pool = self
-        view.__dict__ = view._entry.item.__dict__  # type: ignore[union-attr]  # fresh, so it has one
+        view.__dict__ = view._entry.item.__dict__  # type: ignore[union-attr]  # it has just been lent
         return view
 
     def publishing_blocked(self, item: OpenConnection, reason: str) -> None:
@@ -312,7 +312,8 @@ class ConnectionPool(PoolFace, KombuConnectionPool):
             raise LeaseError(
                 f"pool {self.name!r}: cannot take {resource!r}, it is no lease of this pool; call its own release()"
             )
-        return resource
+        mine: ConnectionView = resource
+        return mine
 
     def release(self, resource: Any) -> None:
         """Take a connection back; the second time does nothing.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from time import monotonic
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import kombu
 
@@ -20,7 +20,7 @@ from .views import ConnectionView, verdict_on
 if TYPE_CHECKING:
     from .producers import ProducerPool
 
-__all__ = ["ProducerView", "new_producer_view"]
+__all__ = ["ProducerView", "view_types"]
 
 
 class ProducerView:
@@ -275,16 +275,12 @@ def _takes_properties(producer_class: type[Any]) -> bool:
     )
 
 
-_view_types: dict[type[Any], type[Any]] = {}
+class _ViewTypes(dict[type[Any], "type[Any]"]):
+    """By producer class, its views: of a subclass, so ``isinstance`` holds."""
 
-
-def new_producer_view(producer_class: type[Any]) -> ProducerView:
-    """An empty view, of a subclass of *producer_class*: so ``isinstance`` holds."""
-    try:
-        view_type = _view_types[producer_class]
-    except KeyError:
+    def __missing__(self, producer_class: type[Any]) -> type[Any]:
         usual = _takes_properties(producer_class)
-        view_type = _view_types[producer_class] = type(
+        view_type = self[producer_class] = type(
             producer_class.__name__,
             (ProducerView if usual else _OwnPublish, producer_class),
             {
@@ -297,4 +293,8 @@ def new_producer_view(producer_class: type[Any]) -> ProducerView:
                 "__doc__": producer_class.__doc__,
             },
         )
-    return cast("ProducerView", object.__new__(view_type))
+        return view_type
+
+
+#: A dict, for the hot path.
+view_types = _ViewTypes()

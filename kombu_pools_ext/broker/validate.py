@@ -5,7 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-__all__ = ["valid_limit", "valid_seconds", "valid_timeout"]
+__all__ = ["FOREVER", "PLAIN", "valid_limit", "valid_seconds", "valid_timeout"]
+
+#: The types of a time-out that a hot path takes as it is, if it is from 0 to below :data:`FOREVER`.
+PLAIN = frozenset({int, float})
+FOREVER = math.inf
 
 
 def valid_timeout(timeout: Any) -> float | None:

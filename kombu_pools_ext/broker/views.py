@@ -25,6 +25,7 @@ __all__ = [
     "RELEASED_STATE",
     "ConnectionView",
     "ended_state",
+    "is_sound",
     "verdict_on",
 ]
 
@@ -88,31 +89,38 @@ def verdict_on(item: OpenConnection, error: BaseException | None) -> str | None:
         fatal = (*item.connection_errors, *item.channel_errors, OperationalError)
         if not isinstance(error, Exception) or isinstance(error, fatal):
             return "broken"
-    state = item.__dict__
-    established = state.get("_connection")
-    # Another connection than the one opened: it was repaired in place (kombu's `ensure` does), unbounded and unseen.
-    if established is None or established is not state.get("established", established):
-        return "broken"
-    below = state.get("wire")
+    return None if is_sound(item) else "broken"
+
+
+def is_sound(item: OpenConnection) -> bool:
+    """Whether a lease has left *item* as it should: the same connection, its channel, and nothing pending."""
+    established = item._connection
+    try:
+        # Another one than the one opened: it was repaired in place (kombu's `ensure` does), unbounded and unseen.
+        if established is None or established is not item.established:
+            return False
+        below, confirms = item.wire, item.confirms
+    except AttributeError:
+        # From a pool that is not ours.
+        if established is None:
+            return False
+        below = confirms = None
     if below is None:
         # Only py-amqp's connections know when they are gone; asked of their socket's owner, which is one call less.
         transport = getattr(established, "_transport", established)
         if transport is None or not getattr(transport, "connected", True):
-            return "broken"
+            return False
     else:
         transport = established._transport
         # Interrupted: by an exception that tells nothing of the connection, as Celery's soft time limit is.
         if below.interrupted or transport is None or not transport.connected:
-            return "broken"
-        confirms = state.get("confirms")
+            return False
+        # A late confirm is not for the next borrower.
         if confirms is not None and (confirms.spoiled or confirms.pending):
-            # A late confirm is not for the next borrower.
-            return "broken"
-    channel = state.get("_default_channel")
-    if channel is not None and getattr(channel, "connection", channel) is None:
-        # Closed by the borrower; nobody opens another one in its place.
-        return "broken"
-    return None
+            return False
+    channel = item._default_channel
+    # Closed by the borrower: nobody opens another one in its place.
+    return channel is None or getattr(channel, "connection", channel) is not None
 
 
 # With a name, for a type checker would take a literal for all there is: the bases have a __dict__.
@@ -127,6 +135,9 @@ class ConnectionView(Lease["OpenConnection"], kombu.Connection):
     #: The pool that lent it.
     _pool: ConnectionPool
 
+    # Not kombu's: its state is that of the pooled connection.
+    __init__ = object.__init__
+
     def release(self, error: BaseException | None = None) -> None:
         """Give the connection back to its pool; the second time does nothing.
 
@@ -135,7 +146,11 @@ class ConnectionView(Lease["OpenConnection"], kombu.Connection):
         entry = self._entry
         if entry is None or entry.engine is None:
             return
-        verdict = verdict_on(entry.item, error)
+        # Not of verdict_on() where is_sound() has all to say: this is on the hot path.
+        if error is not None:
+            verdict = verdict_on(entry.item, error)
+        else:
+            verdict = None if is_sound(entry.item) else "broken"
         self.__dict__ = RELEASED_STATE
         self._engine.release(self, verdict)
 

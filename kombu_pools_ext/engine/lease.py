@@ -16,7 +16,7 @@ from .weakly import Weakly
 if TYPE_CHECKING:
     from .pool import Pool
 
-__all__ = ["Borrower", "Entry", "Gate", "Lease", "Share", "ours", "stack_of"]
+__all__ = ["Borrower", "Entry", "Gate", "Lease", "Share", "ours", "outside", "stack_of"]
 
 T = TypeVar("T")
 
@@ -34,6 +34,13 @@ class _OursByFile(dict[str, bool]):
 
 #: By file name; a dict, for the hot path.
 ours = _OursByFile()
+
+
+def outside(frame: FrameType | None) -> FrameType | None:
+    """The nearest frame, from *frame* up, that is not ours."""
+    while frame is not None and ours[frame.f_code.co_filename]:
+        frame = frame.f_back
+    return frame
 
 
 def stack_of(frame: FrameType) -> traceback.StackSummary:
@@ -238,8 +245,8 @@ class Entry(Generic[T]):
 class Lease(Generic[T]):
     """The right to use one entry, once. Whoever holds the lease is the borrower.
 
-    A host may have a subclass lent, so that what the borrower holds *is* the lease. The pool makes it with ``__new__``
-    alone, and sets what is named here; the host adds what else it needs.
+    A host may have a subclass lent, so that what the borrower holds *is* the lease. The pool makes it without
+    arguments, and sets what is named here; the host adds what else it needs.
     """
 
     __slots__ = ("_claim", "_engine", "_entry")

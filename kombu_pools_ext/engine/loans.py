@@ -45,7 +45,7 @@ class Loans(State[T]):
             entry.share = share
         if share is not None and not share.open:
             share.lent.keep(entry)
-        lease: Lease[T] = object.__new__(kind)
+        lease: Lease[T] = kind()
         lease._engine = self.pool
         lease._entry = entry
         lease._claim = True

@@ -15,14 +15,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar
 
 from . import fork, upkeep, ways_out
 from .borrowing import unfit_because, wait_for_lease
 from .counters import PoolStats
 from .driver import Driver, Listener
 from .errors import ErrorFamily
-from .lease import Entry, Lease, Share, ours, stack_of
+from .lease import Entry, Lease, Share, ours, outside, stack_of
 from .ledger import Ledger
 from .opening import THREAD, open_all
 from .options import PoolOptions
@@ -37,7 +37,6 @@ T = TypeVar("T")
 logger = logging.getLogger("kombu_pools_ext")
 
 _mark = fork.mark
-_new = object.__new__
 _getframe = sys._getframe
 
 
@@ -167,16 +166,23 @@ class Pool(Returns[T]):
         :param wait: wait for one, without end unless there is a *timeout*; a *timeout* implies it.
         :param timeout: seconds for everything together: waiting, opening, checking.
         :param share: count the lease against this share too.
-        :param kind: what to lend: :class:`Lease`, or a subclass, made with ``__new__`` alone.
+        :param kind: what to lend: :class:`Lease`, or a subclass that is made without arguments.
         :returns: a *kind*.
         :raises Exception: of the pool's :class:`ErrorFamily`: *exhausted*, *timeout*, *full*, *closed*,
             *reentered*, or *open_failed* with the driver's error as its cause.
         """
-        calm = self.calm
+        # From two frames up: in between is the face of a pool, or whoever uses the engine itself.
+        frame: FrameType | None
+        try:
+            frame = caller = _getframe(2)
+        except ValueError:
+            frame = None
+        else:
+            if ours[caller.f_code.co_filename]:
+                frame = outside(caller)
         now = self.clock()
-        lease: Any = None
-        entry: Any = None
-        # The short way, without the lock (docs/explanation/engine.md).
+        calm = self.calm
+        # The short way, without the lock: docs/explanation/engine.md.
         if (
             calm is not None
             and _mark[0]
@@ -191,38 +197,49 @@ class Pool(Returns[T]):
                 # Should this thread be killed from here on, the entry dies with it, and its end brings it home.
                 entry.engine = self
                 entry.share = share
-                entry.taken_at = now
-                # Closes the race with whoever began to wait, or changed something, since the first look.
+                # Closes the race with whoever began to wait, or changed something, since the look at it.
                 if self.calm is calm:
                     entry.loan += 1
-                    lease = _new(kind)
+                    entry.taken_at = now
+                    if frame is not None:
+                        entry.code = frame.f_code
+                        entry.instruction = frame.f_lasti
+                    lease: Any = kind()
                     lease._engine = self
                     lease._entry = entry
                     lease._claim = True
-                else:
-                    self.come_home(entry, None)
-                    entry = None
+                    # What unfit_because() would find for a fresh one.
+                    if (
+                        now - entry.used_at < self.check_after
+                        and now < entry.expires_at
+                        and not entry.suspect
+                        and not self._with_stack
+                    ):
+                        return lease
+                    return self._acquire(wait, timeout, share, kind, now, frame, lease)
+                self.come_home(entry, None)
+        return self._acquire(wait, timeout, share, kind, now, frame, None)
+
+    def _acquire(
+        self,
+        wait: bool,
+        timeout: float | None,
+        share: Share | None,
+        kind: type[Lease[Any]],
+        now: float,
+        frame: FrameType | None,
+        lease: Lease[T] | None,
+    ) -> Lease[T]:
+        """The long way of :meth:`acquire`, or what is left of it for a *lease* that has to be looked at."""
         if lease is None:
             lease = self._take_idle(share, now, kind)
-            entry = None if lease is None else lease._entry
-        # What unfit_because() would find for a fresh one stands here too, for speed.
-        if entry is None or not (
-            now - entry.used_at < self.check_after and now < entry.expires_at and not entry.suspect
-        ):
-            why = None if entry is None else unfit_because(self, cast("Lease[T]", lease), now)
-            if entry is None or why is not None:
-                deadline = None if timeout is None else now + timeout
-                waiter: Waiter[T] = Waiter(share, kind, patient=wait or deadline is not None)
-                lease = wait_for_lease(self, deadline, waiter, lease, why)
-                entry = lease._entry
-        # From two frames up: in between is the face of a pool, or whoever uses the engine itself.
-        try:
-            frame: FrameType | None = _getframe(2)
-        except ValueError:
-            frame = None
-        while frame is not None and ours[frame.f_code.co_filename]:
-            frame = frame.f_back
-        if frame is not None:
+        why = None if lease is None else unfit_because(self, lease, now)
+        if lease is None or why is not None:
+            deadline = None if timeout is None else now + timeout
+            waiter: Waiter[T] = Waiter(share, kind, patient=wait or deadline is not None)
+            lease = wait_for_lease(self, deadline, waiter, lease, why)
+        entry = lease._entry
+        if frame is not None and entry is not None:
             entry.code = frame.f_code
             entry.instruction = frame.f_lasti
             if self._with_stack:

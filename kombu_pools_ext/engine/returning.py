@@ -109,7 +109,7 @@ class Returns(Operations[T]):
             self.close_returned(entry, reason)
 
     def _put_right(self, entry: Entry[T]) -> None:
-        """Something changed while *entry* was put to the idle ones: decide again whether it may stay, and who gets it."""
+        """Something changed while *entry* was put to the idle ones: decide again where it belongs."""
         if self._owned():
             # A signal handler: what it has interrupted, or upkeep, decides.
             return
