@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from kombu_pools_ext.engine import Pool
+from kombu_pools_ext.engine import Gate, Pool, Share, upkeep
 from kombu_pools_ext.engine.borrowing import leave
 from kombu_pools_ext.engine.errors import PoolTimeout
 from tests.engine.fakes import (
@@ -20,6 +21,7 @@ from tests.engine.fakes import (
     Driver,
     Item,
     assert_sound,
+    in_thread,
     min_of,
     recover,
     rig,
@@ -83,6 +85,64 @@ def test_an_item_is_never_in_two_hands() -> None:
     assert pool.lent == 0
     assert len({lease.item for lease in recover(pool, 4)}) == 4
     assert pool.size == 4
+    assert_sound(pool)
+    pool.close()
+
+
+@pytest.mark.parametrize("borrowers", [3, 4, 5])
+def test_the_short_way_and_the_long_one_alternate_under_an_operators_hands(borrowers: int) -> None:
+    """About as many threads as items: now somebody waits, now nobody does, and the pool is changed all the while."""
+    driver = Driver()
+    limit = 4
+    pool: Pool[Item] = Pool(driver, limit=limit)
+    gate = Gate()
+    share = Share(limit, gate)
+    done = threading.Event()
+    #: About how often each way was taken; and the turns of each borrower.
+    ways: Counter[bool] = Counter()
+    turns = [0] * borrowers
+
+    def borrow(number: int) -> None:
+        deadline = time.monotonic() + PATIENCE / 2
+        while min(ways[True], ways[False]) < 500 and time.monotonic() < deadline:
+            ways[pool.calm is not None] += 1
+            turns[number] += 1
+            lease = pool.acquire(timeout=PATIENCE, share=share if number % 2 else None)
+            item = lease.item
+            item.users += 1
+            assert item.users == 1
+            assert not item.ended
+            item.users -= 1
+            pool.release(lease, broken="broken" if turns[number] % 300 == 299 else None)
+            assert lease.ended
+
+    def operate() -> None:
+        while not done.is_set():
+            pool.drain()
+            pool.resize(limit - 1, force=True)
+            pool.resize_share(share, 1)
+            pool.suspend()
+            pool.resume()
+            pool.resize(limit)
+            pool.resize_share(share, limit)
+            for item in driver.open_now[:1]:
+                pool.shut_gate(gate, item, "the broker is short of memory")
+                pool.open_gate(gate, item)
+            upkeep.tend(pool)
+            # Long enough for quiet times in between.
+            done.wait(0.002)
+
+    with switching_often(), in_thread(operate) as operator:
+        try:
+            run_threads(borrowers, borrow)
+        finally:
+            done.set()
+    assert operator.error is None
+    assert min(ways[True], ways[False]) >= 500
+    assert pool.lent == pool.lent_of(share) == 0
+    assert pool.stats().acquires == sum(turns)
+    assert len({lease.item for lease in recover(pool, limit)}) == limit
+    assert pool.size == limit
     assert_sound(pool)
     pool.close()
 
