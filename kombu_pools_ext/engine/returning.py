@@ -118,7 +118,8 @@ class Returns(Operations[T]):
             # Else somebody has it already, who has come to know of the change.
             with contextlib.suppress(ValueError):
                 self.ledger.idle.remove(entry)
-                if not self.ledger.closing.knows(entry):
+                # Else it was recalled, and closed.
+                if self.ledger.held.knows(entry) and not self.ledger.closing.knows(entry):
                     reason = self.ledger.take_back(entry, None)
             openings = self.ledger.pump()
         self.start_openings(openings)

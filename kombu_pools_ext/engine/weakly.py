@@ -53,6 +53,10 @@ class Holding(dict["weakref.ref[T]", V]):
     def _gone(self, reference: weakref.ref[T]) -> None:
         self.pop(reference, None)
 
+    def knows(self, thing: T) -> bool:
+        """Whether *thing* is among them."""
+        return weakref.ref(thing) in self
+
     def drop(self, thing: T) -> None:
         """Forget *thing*, and what was held for it."""
         self.pop(weakref.ref(thing), None)

@@ -270,6 +270,18 @@ def test_a_lease_in_a_cycle_collected_inside_the_critical_section_comes_home(
     assert len(tested.take(3)) == 3
 
 
+def test_a_lease_in_a_cycle_counts_until_it_is_closed() -> None:
+    tested = rig(2)
+    cycle = Cycle(tested.take().pop())
+    sizes: list[int] = []
+    tested.driver.closing.append(lambda: sizes.append(tested.pool.size))
+    del cycle
+    gc.collect()
+    tested.pool.settle()
+    assert sizes == [1]
+    assert tested.pool.size == 0
+
+
 def test_the_upkeep_thread_takes_a_dropped_lease_home_with_nobody_coming_by() -> None:
     driver = Driver()
     pool: Pool[Item] = Pool(driver, limit=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -154,6 +155,20 @@ def test_what_is_drained_meanwhile_is_closed_when_it_is_given_back(
 
     play_of = holding() if act is Play.release else lambda: Play(1)
     at_every_bytecode(play_of, act, lambda play: play.pool.drain(), check)
+
+
+def test_what_is_drained_meanwhile_is_closed_though_quiet_times_have_come_back_since() -> None:
+    def drain_and_calm_down(play: Play) -> None:
+        play.pool.drain()
+        play.rig.spawner.able = False
+        play.pool.release(play.pool.acquire(timeout=1.0))
+        assert play.pool.calm is not None
+
+    def check(play: Play, _: Any) -> None:
+        assert play.items[0].ended == ["closed"]
+        assert play.pool.size == 1
+
+    at_every_bytecode(holding(1, limit=2), Play.release, drain_and_calm_down, check)
 
 
 @pytest.mark.parametrize("act", [Play.acquire, Play.release])
@@ -339,6 +354,60 @@ def test_a_lease_that_another_releases_meanwhile_ends_no_later_loan() -> None:
         return True
 
     assert True in at_every_bytecode(holding(), release, overtake, check)
+
+
+def test_a_limit_is_not_lowered_below_what_is_lent_while_it_is_lowered() -> None:
+    """The short way needs no lock: it may be gone while another holds that."""
+    for at in range(1, ENDLESS):
+        play = Play(2)
+        play.hold()
+        taken: list[Lease[Item]] = []
+
+        def take(play: Play = play, taken: list[Lease[Item]] = taken) -> None:
+            # Where it takes the lock, another thread would wait for it.
+            with contextlib.suppress(PoolError):
+                taken.append(play.pool.acquire(timeout=0.0))
+
+        steps = Steps(take, at, everywhere=True)
+        lowered = True
+        try:
+            steps(lambda play=play: play.pool.resize(1))
+        except RuntimeError:
+            lowered = False
+        assert not (lowered and taken), f"at step {at}"
+        if not steps.happened:
+            break
+    assert at > 10
+
+
+def test_a_word_that_comes_while_quiet_times_begin_is_heeded_by_the_next() -> None:
+    for at in range(1, ENDLESS):
+        play = Play(2)
+        play.hold()
+        play.pool.ledger.disturb()
+
+        def drop(play: Play = play) -> None:
+            play.lease = None
+
+        steps = Steps(drop, at, everywhere=True)
+        steps(lambda play=play: play.pool.release(play.pool.acquire()))
+        assert play.pool.calm is None or not play.pool.inbox, f"at step {at}"
+        if not steps.happened:
+            break
+    assert at > 10
+
+
+def test_what_is_recalled_during_a_release_is_closed_once() -> None:
+    def recall(play: Play) -> None:
+        for entry in play.pool.recall():
+            play.pool.close_entry(entry, "closed")
+
+    def check(play: Play, _: Any) -> None:
+        (item,) = play.items
+        assert item.ended in ([], ["closed"])
+        assert play.pool.size == len(play.pool.ledger.idle) == (not item.ended)
+
+    at_every_bytecode(holding(), Play.release, recall, check)
 
 
 def test_every_acquire_is_counted_once() -> None:
