@@ -11,6 +11,7 @@ import struct
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 from os import urandom
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from amqp.exceptions import (
     UnexpectedFrame,
 )
 
+from ..engine.fork import child_begins, mark, register
 from ..errors import Outcome, PublishNacked, PublishReturned, PublishUnknown
 from .tally import Delivery, Tally
 
@@ -44,11 +46,35 @@ _GARBLED = (struct.error, LookupError, ValueError, OverflowError)
 _ACKED, _NACKED, _RETURNED, _UNKNOWN = Outcome
 
 
+class _Ids:
+    """UUIDs of version 4 that share their random part within a process, and count on from a random number."""
+
+    __slots__ = ("__weakref__", "make")
+
+    #: The next one; written in C, so that no two threads get the same.
+    make: Callable[[], str]
+
+    def __init__(self) -> None:
+        self.after_fork_in_child()
+        register(self)
+
+    def after_fork_in_child(self) -> None:
+        digits = urandom(16).hex()
+        variant = "89ab"[int(digits[16], 16) & 3]
+        shared = f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}"
+        # Half of the numbers at least are left: more than a process ever sends.
+        first = int(digits[20:], 16) >> 1
+        self.make = map(f"{shared}-%012x".__mod__, count(first)).__next__
+
+
+_ids = _Ids()
+
+
 def new_message_id() -> str:
-    """A ``message_id`` that nobody else has: a random UUID, as ``str(uuid.uuid4())`` in a third of its time."""
-    digits = urandom(16).hex()
-    variant = "89ab"[int(digits[16], 16) & 3]
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+    """A ``message_id`` that nobody else has, in this process or another: a UUID, in a tenth of the time of uuid's."""
+    if not mark[0]:
+        child_begins()
+    return _ids.make()
 
 
 class Confirms(Tally):

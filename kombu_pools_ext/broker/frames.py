@@ -16,7 +16,7 @@ from amqp.spec import Basic
 
 from .tally import Tally
 
-__all__ = ["ANSWER", "LONGEST", "encode_publish", "take_answers"]
+__all__ = ["ANSWER", "LONGEST", "encode_publish", "encode_usual", "take_answers"]
 
 #: Bytes of a message that are put together for one write. What is longer goes py-amqp's way, a frame at a time: one
 #: more copy of it would cost more than the writes.
@@ -38,6 +38,9 @@ _header = Struct(">BHIHHQ").pack
 #: The end of a frame, and kind, channel and size of the next.
 _body = Struct(">BBHI").pack
 _timestamp = Struct(">Q").pack
+#: What of both differs between two messages of one kind.
+_sizes = Struct(">IHHQ").pack
+_size = Struct(">I").pack
 #: Of an answer: kind, channel, size, class and method; then its number and bits, and the end.
 _answer_head = Struct(">BHIHH").pack
 _answer = Struct(">QBB").unpack_from
@@ -63,9 +66,13 @@ _CANNOT = (
 )
 
 _Kept = tuple[int, bytes, bytes, bytes, bytes]
+#: Bytes besides the name in the properties, bytes for name and body in the largest message; and what stands between
+#: sizes, name and body.
+_Kind = tuple[int, int, bytes, bytes, bytes]
 # By what they are made of. A dict's operations are atomic: at the worst two threads encode the same.
 _methods: dict[Any, bytes] = {}
 _properties: dict[Any, _Kept] = {}
+_kinds: dict[Any, _Kind] = {}
 
 
 def encode_publish(
@@ -137,6 +144,70 @@ def encode_publish(
             parts += (_body(0xCE, 3, channel, len(part)), part)
     parts.append(_END)
     return b"".join(parts)
+
+
+def encode_usual(
+    channel: int,
+    frame_max: int,
+    exchange: str,
+    routing_key: str,
+    mandatory: bool,
+    immediate: bool,
+    body: bytes,
+    message_id: str,
+    content_type: str | None,
+    content_encoding: str | None,
+    priority: int,
+    delivery_mode: int,
+) -> bytes | None:
+    """:func:`encode_publish` for a message without headers and further properties: but for three parts all is known."""
+    long = len(body)
+    try:
+        if type(delivery_mode) is int and type(priority) is int:
+            key = (
+                channel, frame_max, exchange, routing_key, mandatory, immediate,
+                content_type, content_encoding, priority, delivery_mode,
+            )  # fmt: skip
+            kind = _kinds.get(key) or _keep_kind(key)
+            name = message_id.encode("utf-8", "surrogatepass")
+            if kind is not None and 0 < long <= kind[1] - len(name):
+                size, _, head, before, after = kind
+                sizes = _sizes(size + len(name), 60, 0, long)
+                length = _LENGTHS[len(name)]
+                return b"".join((head, sizes, before, length, name, after, _size(long), body, _END))
+    except _CANNOT:
+        pass  # it says what to do
+    return encode_publish(
+        *(channel, frame_max, exchange, routing_key, mandatory, immediate, body, message_id, {}),
+        {
+            "content_type": content_type,
+            "content_encoding": content_encoding,
+            "priority": priority,
+            "delivery_mode": delivery_mode,
+        },
+    )
+
+
+def _keep_kind(key: Any) -> _Kind | None:
+    channel, frame_max, exchange, routing_key, mandatory, immediate, *values = key
+    method = _keep_method((channel, exchange, routing_key, mandatory, immediate))
+    names = "content_type", "content_encoding", "priority", "delivery_mode"
+    properties: dict[str, Any] = dict(zip(names, values, strict=True))
+    kept = _keep_properties((0, *properties.items()), 0, properties)
+    if method is None or kept is None:
+        return None
+    size, before, middle, then, after = kept
+    size += len(_NO_HEADERS)
+    # Within one frame, by py-amqp's rule, and no longer than what is written at once.
+    room = min(frame_max - 8 - _OVERHEAD - (len(method) - 12), LONGEST) - size
+    kind = (
+        *(12 + size, room, method + pack(">BH", 2, channel)),
+        *(before + _NO_HEADERS + middle + then, after + pack(">BBH", 0xCE, 3, channel)),
+    )
+    if len(_kinds) >= _MOST_KEPT:
+        _kinds.clear()
+    _kinds[key] = kind
+    return kind
 
 
 def _keep_method(key: Any) -> bytes | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vine import promise
 
 from .direct import Direct, direct_for
-from .frames import encode_publish
+from .frames import encode_publish, encode_usual
 from .serializing import serialized
 from .shape import intact
 from .tally import Delivery
@@ -79,7 +79,7 @@ def publish(
         headers = {}
     if routing_key is None:
         routing_key = producer.routing_key
-    name, properties["delivery_mode"] = producer._delivery_details(exchange or own, delivery_mode)
+    name, delivery_mode = producer._delivery_details(exchange or own, delivery_mode)
     if expiration is not None:
         properties["expiration"] = str(int(expiration * 1000))
     content, content_type, content_encoding = serialized(
@@ -99,27 +99,27 @@ def publish(
     octets = _octets(content, content_encoding)
     frames = None
     if octets is not None and declared:
-        frames = encode_publish(
-            direct.channel.channel_id,
-            direct.frame_max,
-            name,
-            routing_key,
-            mandatory,
-            immediate,
-            octets,
-            message_id,
-            headers,
-            {
-                "content_type": content_type,
-                "content_encoding": content_encoding,
-                "priority": priority,
-                **properties,
-            },
-        )
+        if headers or properties:
+            frames = encode_publish(
+                direct.channel.channel_id, direct.frame_max, name, routing_key, mandatory, immediate,
+                octets, message_id, headers,
+                {
+                    "content_type": content_type,
+                    "content_encoding": content_encoding,
+                    "priority": priority,
+                    "delivery_mode": delivery_mode,
+                    **properties,
+                },
+            )  # fmt: skip
+        else:
+            frames = encode_usual(
+                direct.channel.channel_id, direct.frame_max, name, routing_key, mandatory, immediate,
+                octets, message_id, content_type, content_encoding, priority, delivery_mode,
+            )  # fmt: skip
     confirms = direct.confirms
     if frames is None or (confirms is None and not direct.heed()):
         # The second half of kombu's: it must not be serialized twice.
-        properties["message_id"] = message_id
+        properties |= {"delivery_mode": delivery_mode, "message_id": message_id}
         return producer._publish(
             *(content, priority, content_type, content_encoding, headers, properties),
             *(routing_key, mandatory, immediate, name, [], timeout, confirm_timeout),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import kombu.messaging
@@ -16,9 +17,39 @@ from kombu.utils import json as kombus_json
 __all__ = ["problems", "serialized"]
 
 _dumps = kombus_json.dumps
-_encode = kombus_json.JSONEncoder().encode
+_encoder = kombus_json.JSONEncoder()
 _registry_dumps = kombu.messaging.dumps
 _known = False
+_TRIAL = {"a": [1, 1.5, None, True, {"é": "\\ \x7f"}], "b": {}, "c": [], 1: uuid.UUID(int=1)}
+
+
+def _make_chunks() -> Callable[[Any, int], Iterable[str]] | None:
+    """What ``JSONEncoder.encode`` makes for each message, but for its look-out for circles; ``None`` without C.
+
+    One that looks out cannot be shared: it writes down what it is at, and two threads may be at the same.
+    """
+    make: Any = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:  # pragma: no cover - Pythons without json's part in C
+        return None
+    chunks: Callable[[Any, int], Iterable[str]] = make(
+        *(None, _encoder.default, json.encoder.encode_basestring_ascii, None),
+        *(_encoder.key_separator, _encoder.item_separator),
+        *(_encoder.sort_keys, _encoder.skipkeys, _encoder.allow_nan),
+    )
+    return chunks
+
+
+_chunks = _make_chunks()
+
+
+def _encode(body: Any) -> str:
+    if _chunks is not None:
+        try:
+            return "".join(_chunks(body, 0))
+        except RecursionError:
+            pass  # a circle, which has an error of its own
+    encoded: str = _encoder.encode(body)
+    return encoded
 
 
 def problems() -> Iterator[str]:
@@ -35,6 +66,8 @@ def problems() -> Iterator[str]:
         yield "kombu.utils.json.dumps has other parameters"
     elif not callable(getattr(serialization, "_reraise_errors", None)):
         yield "kombu.serialization._reraise_errors is not there"
+    elif _encode(_TRIAL) != _dumps(_TRIAL):
+        yield "kombu.utils.json.dumps encodes otherwise"
     else:
         _known = True
 

@@ -24,7 +24,7 @@ from amqp.transport import _AbstractTransport
 from kombu.transport import pyamqp
 
 from . import serializing
-from .frames import encode_publish
+from .frames import encode_publish, encode_usual
 
 __all__ = ["fits", "intact", "is_plain"]
 
@@ -139,6 +139,7 @@ def _trials() -> Iterator[str]:
             {"message_id": "m"},
             {
                 "message_id": "é" * 100,
+                "expiration": 1.5,
                 "timestamp": 1 << 33,
                 "correlation_id": "c",
                 "reply_to": "r",
@@ -175,7 +176,6 @@ def _by_kombu(body: bytes, properties: dict[str, Any]) -> bytes:
         mandatory=True,
         content_type="text/plain",
         content_encoding="binary",
-        expiration=1.5,
         **properties,
     )
     if connection.bytes_sent != 1:
@@ -188,16 +188,21 @@ def _by_us(
     message_id: str,
     headers: dict[str, Any] | None = None,
     priority: int = 0,
+    expiration: float | None = None,
     **properties: Any,
 ) -> bytes | None:
+    arguments = 7, 4096, "", "key", True, False, body, message_id
+    if expiration is None:
+        return encode_usual(*arguments, "text/plain", "binary", priority, 2)
     return encode_publish(
-        *(7, 4096, "", "key", True, False, body, message_id, headers or {}),
+        *arguments,
+        headers or {},
         {
             "content_type": "text/plain",
             "content_encoding": "binary",
             "priority": priority,
             "delivery_mode": 2,
-            "expiration": "1500",
+            "expiration": str(int(expiration * 1000)),
             **properties,
         },
     )

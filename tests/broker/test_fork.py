@@ -18,6 +18,7 @@ import billiard
 import pytest
 
 from kombu_pools_ext import events, pools
+from kombu_pools_ext.broker.confirms import new_message_id
 from kombu_pools_ext.engine import fork as fork_module
 from kombu_pools_ext.errors import LeaseError
 from tests.broker.common import PATIENCE, eventually, within
@@ -546,3 +547,12 @@ def test_the_configuration_and_a_closed_pool_are_inherited(
 
     assert in_child(child, fork) == 3
     assert pool.stats().size == 0
+
+
+def test_a_child_names_its_messages_otherwise(fork: Callable[[], int]) -> None:
+    def names() -> set[str]:
+        return {new_message_id() for _ in range(100)}
+
+    before = names()
+    childrens = [in_child(names, fork) for _ in range(2)]
+    assert len(before.union(names(), *childrens)) == 400

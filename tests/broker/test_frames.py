@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kombu_pools_ext.broker import frames
-from kombu_pools_ext.broker.frames import encode_publish
+from kombu_pools_ext.broker.frames import encode_publish, encode_usual
 
 #: As few as the specification allows, and what RabbitMQ and py-amqp agree on.
 FRAME_MAXES = (4096, 131_072)
@@ -80,6 +80,8 @@ def both_ways(
     before = dict(given)
     ours = encode_publish(channel, frame_max, *arguments, body, message_id, headers, given)
     assert given == before
+    if not headers and len(given) == 4:
+        assert usual_way(channel, frame_max, *arguments, body, message_id, given) == ours
     message = amqp.Message(body, application_headers=headers, message_id=message_id, **given)
     try:
         theirs = by_py_amqp(channel, frame_max, arguments, message)
@@ -90,16 +92,63 @@ def both_ways(
         assert ours == theirs
 
 
+def usual_way(*arguments: Any) -> bytes | None:
+    *known, given = arguments
+    names = "content_type", "content_encoding", "priority", "delivery_mode"
+    return encode_usual(*known, *(given[name] for name in names))
+
+
+def named(arguments: Any) -> Any:
+    return arguments.flatmap(
+        lambda names: st.tuples(*map(st.just, names), st.booleans(), st.booleans())
+    )
+
+
+@given(
+    channel=st.integers(1, 65535),
+    frame_max=st.sampled_from((*FRAME_MAXES, 1 << 22)),
+    arguments=named(st.tuples(texts, st.one_of(texts, st.text(min_size=240, max_size=300)))),
+    size=st.one_of(
+        st.integers(0, 300),
+        st.integers(3500, 4200),
+        st.integers(130_600, 131_200),
+        st.integers(frames.LONGEST - 700, frames.LONGEST + 10),
+    ),
+    message_id=st.one_of(texts, st.text(min_size=200, max_size=300)),
+    kind=st.fixed_dictionaries(
+        {
+            "content_type": short,
+            "content_encoding": short,
+            "delivery_mode": octets,
+            "priority": octets,
+        }
+    ),
+)
+def test_any_usual_message(
+    channel: int,
+    frame_max: int,
+    arguments: tuple[Any, ...],
+    size: int,
+    message_id: str,
+    kind: dict[str, Any],
+) -> None:
+    # Twice: the second time all but the message_id, the body and its size is known.
+    for body in (bytes(size), b"x" * size):
+        ours = encode_publish(channel, frame_max, *arguments, body, message_id, {}, kind)
+        assert usual_way(channel, frame_max, *arguments, body, message_id, kind) == ours
+        if size < frames.LONGEST - 1000:
+            both_ways(channel, frame_max, arguments, body, message_id, {}, kind)
+
+
 @given(
     channel=st.integers(1, 65535),
     frame_max=st.sampled_from(FRAME_MAXES),
-    arguments=st.tuples(texts, st.one_of(texts, texts.map(lambda text: text * 20)))
-    .flatmap(lambda names: st.tuples(*map(st.just, names), st.booleans(), st.booleans())),
+    arguments=named(st.tuples(texts, st.one_of(texts, texts.map(lambda text: text * 20)))),
     body=st.binary(max_size=100),
     message_id=st.one_of(texts, st.text(min_size=200, max_size=300)),
     headers=st.dictionaries(texts, values, max_size=5),
     given_properties=properties,
-)  # fmt: skip
+)
 def test_any_message(
     channel: int,
     frame_max: int,
@@ -170,8 +219,10 @@ def test_what_is_left_to_py_amqp(
     arguments: tuple[Any, ...], message_id: Any, headers: Any, more: dict[str, Any]
 ) -> None:
     # What it is equal to is known.
-    encode_publish(1, 4096, "", "key", False, False, b"x", "m", {}, usual())
+    both_ways(1, 4096, ("", "key", False, False), b"x", "m", {}, usual())
     assert encode_publish(1, 4096, *arguments, b"x", message_id, headers, usual(**more)) is None
+    if not headers and len(usual(**more)) == 4:
+        assert usual_way(1, 4096, *arguments, b"x", message_id, usual(**more)) is None
 
 
 def test_a_body_that_is_too_long_for_one_write() -> None:
@@ -182,12 +233,13 @@ def test_a_body_that_is_too_long_for_one_write() -> None:
 
 def test_what_is_kept_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frames, "_MOST_KEPT", 8)
-    frames._methods.clear()
-    frames._properties.clear()
+    kept = frames._methods, frames._properties, frames._kinds
+    for one in kept:
+        one.clear()
     for number in range(40):
         both_ways(
             *(1, 4096, ("", f"key {number}", False, False), b"x", "m", {}),
             usual(expiration=str(number)),
         )
-        assert 1 <= len(frames._methods) <= 8
-        assert 1 <= len(frames._properties) <= 8
+        both_ways(1, 4096, ("", f"key {number}", False, False), b"x", "m", {}, usual())
+        assert all(1 <= len(one) <= 8 for one in kept)

@@ -135,7 +135,7 @@ def test_whoever_makes_them_slowly_has_them_sent_meanwhile(
             for _ in range(direct.AT_ONCE + 3):
                 producer.publish("x", routing_key=box.name)
             assert gathered(producer) > 0
-            now += direct.GATHERED_FOR
+            now += 2 * direct.GATHERED_FOR
             producer.publish("x", routing_key=box.name)
             assert gathered(producer) == 0
             eventually(lambda: in_queue(box) == 1 + direct.AT_ONCE + 4)

@@ -165,7 +165,7 @@ def test_answers_from_before_a_loss_are_nobodys() -> None:
     assert (one.outcome, two.outcome) == (UNKNOWN, ACKED)
 
 
-def test_a_message_id_is_a_random_uuid() -> None:
+def test_a_message_id_is_a_uuid() -> None:
     made = [new_message_id() for _ in range(200)]
     assert len(set(made)) == 200
     for text in made:
