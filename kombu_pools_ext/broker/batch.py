@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import BatchFailed, Outcome
 from .confirms import MOST_PENDING, Confirms, Delivery
+from .direct import AT_ONCE
+from .wire import LAST_WORD
 
 if TYPE_CHECKING:
     from .producer_views import ProducerView
@@ -18,6 +20,7 @@ __all__ = ["DEFAULT_SIZE", "Batch", "BoundedBatch", "checked_size"]
 #: kombu's.
 DEFAULT_SIZE = 1000
 
+_ACKED = Outcome.ACKED
 #: Of two messages with one ``message_id`` the one that fared worse is told.
 _WORSE = {
     Outcome.ACKED: 0,
@@ -38,77 +41,119 @@ def checked_size(max_size: Any) -> int:
 
 
 class _State:
-    """What the outermost batch and those within it share."""
+    """What the outermost batch and those within it share; this one leaves each message to the producer."""
 
-    def __init__(self, view: ProducerView, max_size: int, *, pipelined: bool) -> None:
+    def __init__(self, view: ProducerView) -> None:
         self.view = view
-        self.window = min(max_size, MOST_PENDING) if pipelined else 0
-        #: Whose confirms are waited for; ``None`` before the first message, and where there are none.
-        self.confirms: Confirms | None = None
-        self.results: dict[str, Outcome] = {}
-        #: How many of them were no success; and how many of those have been told.
-        self.failures = self.told = 0
         #: Whether it takes no more messages.
         self.aborted = False
+
+    def takes(self) -> bool:
+        """Whether the next message is published by :meth:`publish`."""
+        return False
+
+    def publish(
+        self, item: Any, body: Any, args: tuple[Any, ...], kwargs: dict[str, Any], deadline: float
+    ) -> Any:
+        """Publish a message that it takes on *item*, which the producer has."""
+        raise NotImplementedError
+
+    def all_results(self) -> dict[str, Outcome]:
+        """What became of each message."""
+        return {}
+
+    def settle(self) -> None:
+        """Wait for what is without an answer, and send what was not sent."""
+
+    def interrupt(self) -> None:
+        """Ctrl-C, or a time-out of gevent's: there is no time to wait."""
+
+    def leave(self) -> None:
+        """The producer is about to be given back."""
+
+    def end(self) -> None:
+        """The block has ended, however it did."""
+
+
+class _Pipelined(_State):
+    """With confirms: sent without waiting for each."""
+
+    def __init__(self, view: ProducerView, max_size: int) -> None:
+        super().__init__(view)
+        self._window = min(max_size, MOST_PENDING)
+        #: Whose confirms are waited for; ``None`` before the first message.
+        self._confirms: Confirms | None = None
+        #: Those of the last message.
+        self._counting: Confirms | None = None
+        self._results: dict[str, Outcome] = {}
+        #: How many of them were no success; and how many of those have been told.
+        self._failures = self._told = 0
         self._losses = 0
+
+    def takes(self) -> bool:
+        return True
 
     def settled(self, delivery: Delivery) -> None:
         message_id, outcome = delivery.message_id, delivery.outcome
-        if outcome is None:  # pragma: no cover - the type has it, a message that is settled has not
-            return
-        known = self.results.get(message_id)
-        if known is None or _WORSE[outcome] > _WORSE[known]:
-            self.results[message_id] = outcome
-        if outcome is not Outcome.ACKED:
-            self.failures += 1
+        if outcome is _ACKED:
+            # Nothing is better.
+            self._results.setdefault(message_id, outcome)
+        elif outcome is not None:
+            known = self._results.get(message_id)
+            if known is None or _WORSE[outcome] > _WORSE[known]:
+                self._results[message_id] = outcome
+            self._failures += 1
 
     def all_results(self) -> dict[str, Outcome]:
-        pending = () if self.confirms is None else self.confirms.pending.values()
-        return {**self.results, **{one.message_id: Outcome.UNKNOWN for one in pending}}
+        pending = () if self._confirms is None else self._confirms.pending.values()
+        return {**self._results, **{one.message_id: Outcome.UNKNOWN for one in pending}}
 
     def publish(
-        self, publish: Callable[..., Any], body: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, item: Any, body: Any, args: tuple[Any, ...], kwargs: dict[str, Any], deadline: float
     ) -> Any:
-        view = self.view
-        item: Any = view._lease.item
-        confirms: Confirms | None = None
-        wire = item.wire
-        # Within a deadline, written out: a context costs as much as all the encoding.
-        before, deadline = wire.deadline, monotonic() + view._seconds(kwargs)
+        view, wire = self.view, item.wire
+        confirms: Confirms | None = item.confirms
+        # Within the deadline, written out: a context costs as much as all the encoding.
+        before = wire.deadline
         try:
             if before is None or deadline < before:
                 wire.deadline = deadline
-            # The channel, and with it the count, is there from the first message on.
-            channel = view.channel  # type: ignore[attr-defined]  # a property of the producer class
-            counting: Confirms | None = item.confirms
-            if counting is None or counting.channel is not channel:
-                # A channel of the borrower's own, where nobody counts: each message waits for its confirm.
-                return publish(body, *args, **kwargs)
-            confirms = counting
-            if self.confirms is None:
-                self.confirms, self._losses = counting, counting.losses
-            counting.pipelined, counting.settled = self.window, self.settled
-            done = publish(body, *args, **kwargs)
+            if confirms is None or confirms.channel is not view.__dict__["_channel"]:
+                # The channel, and with it the count, is there from the first message on.
+                channel = view.channel  # type: ignore[attr-defined]  # a property of the producer class
+                confirms = item.confirms
+                if confirms is not None and confirms.channel is not channel:
+                    # One of the borrower's own, where nobody counts: each message waits for its confirm.
+                    confirms = None
+            if confirms is not None:
+                if confirms is not self._counting:
+                    self._begin(confirms)
+                confirms.pipelined = self._window
+            return view._send(item, body, args, kwargs)
         except BaseException as error:
             view._note(item, error)
             if isinstance(error, Exception) and self._has_lost():
-                raise self.failure(error) from error
+                raise self._failure(error) from error
             raise
         finally:
             wire.deadline = before
             if confirms is not None:
                 confirms.pipelined = 0
-        return done
+
+    def _begin(self, confirms: Confirms) -> None:
+        if self._confirms is None:
+            self._confirms, self._losses = confirms, confirms.losses
+        self._counting, confirms.settled = confirms, self.settled
 
     def _has_lost(self) -> bool:
-        return self.confirms is not None and self.confirms.losses != self._losses
+        return self._confirms is not None and self._confirms.losses != self._losses
 
     def settle(self) -> None:
         """Wait for what is without an answer.
 
         :raises BatchFailed: if not all was confirmed that nobody was told of yet.
         """
-        confirms, view = self.confirms, self.view
+        confirms, view = self._confirms, self.view
         if confirms is None:
             return
         item: Any = view._lease.item
@@ -118,26 +163,126 @@ class _State:
         except BaseException as error:
             view._note(item, error)
             if isinstance(error, Exception) and self._has_lost():
-                raise self.failure(error) from error
+                raise self._failure(error) from error
             raise
-        if self.failures > self.told:
-            raise self.failure()
+        if self._failures > self._told:
+            raise self._failure()
 
-    def failure(self, error: BaseException | None = None) -> BatchFailed:
+    def _failure(self, error: BaseException | None = None) -> BatchFailed:
         # After a failure on the wire nothing more is sent.
         self.aborted = self.aborted or error is not None
-        self.told = self.failures
+        self._told = self._failures
         failed = BatchFailed(self.all_results())
         failed.pool = self.view._pool.name
         return failed
 
+    def interrupt(self) -> None:
+        confirms = self._confirms
+        if confirms is not None and confirms.pending and not self.view._lease.ended:
+            confirms.interrupt()
+
+    def end(self) -> None:
+        # Where the producer was given back in the block, the count may serve another borrower's batch by now.
+        confirms = self._confirms
+        if confirms is not None and confirms.settled == self.settled:
+            confirms.settled = None
+
+
+class _Gathered(_State):
+    """Without confirms, on AMQP: written together."""
+
+    def __init__(self, view: ProducerView, max_size: int) -> None:
+        super().__init__(view)
+        self._most = max_size
+        self._published = 0
+
+    def takes(self) -> bool:
+        # The first few are sent at once, each by itself, and tried again.
+        self._published += 1
+        return self._published > AT_ONCE
+
+    def publish(
+        self, item: Any, body: Any, args: tuple[Any, ...], kwargs: dict[str, Any], deadline: float
+    ) -> Any:
+        wire, direct = item.wire, item.direct
+        before = wire.deadline
+        try:
+            if before is None or deadline < before:
+                wire.deadline = deadline
+            if direct is not None:
+                direct.gathers = True
+            done = self.view._send(item, body, args, kwargs)
+            if not self._published % self._most:
+                wire.flush()
+        except BaseException as error:
+            self._note(item, error)
+            raise
+        finally:
+            wire.deadline = before
+            if direct is not None:
+                direct.gathers = False
+        return done
+
+    def settle(self) -> None:
+        """Write what was gathered.
+
+        :raises Exception: the transport's own, if it could not be written, part of it at least, or if something came
+            that says so.
+        """
+        self._flush(self.view._pool.confirm_timeout, heed=True)
+
+    def _flush(self, seconds: float, *, heed: bool) -> None:
+        if self.view._lease.ended:
+            return
+        item: Any = self.view._lease.item
+        try:
+            with item.within(monotonic() + seconds):
+                item.wire.flush()
+                if heed and item.direct is not None:
+                    # A connection that the broker has ended takes the first write after that.
+                    item.direct.heed()
+        except BaseException as error:
+            self._note(item, error)
+            raise
+
+    def _note(self, item: Any, error: BaseException) -> None:
+        view = self.view
+        view._note(item, error)
+        if view._broken and not self.aborted:
+            self.aborted = True
+            error.add_note(
+                f"pool {view._pool.name!r}: messages that the batch had gathered may not be in the broker"
+            )
+            if isinstance(error, Exception):
+                item.wire.forget()
+
+    def interrupt(self) -> None:
+        # They were published, so they are sent if that goes at once.
+        self.leave()
+
+    def leave(self) -> None:
+        with contextlib.suppress(Exception):
+            self._flush(LAST_WORD, heed=False)
+
 
 class Batch:
-    """The context manager that :meth:`ProducerView.batch` returns."""
+    """The context manager that :meth:`ProducerView.batch` returns.
 
-    def __init__(self, view: ProducerView, max_size: int, *, pipelined: bool) -> None:
+    :param confirmed: whether the broker answers each message.
+    :param gathers: whether messages that it does not answer may be written together.
+    """
+
+    def __init__(
+        self, view: ProducerView, max_size: int, *, confirmed: bool = False, gathers: bool = False
+    ) -> None:
         self._view = view
-        self._made = _State(view, max_size, pipelined=pipelined)
+        self._made = (
+            _Pipelined(view, max_size)
+            if confirmed
+            else _Gathered(view, max_size)
+            if gathers
+            else _State(view)
+        )
         self._state: _State | None = None
         self._outermost = False
         self._active = False
@@ -148,22 +293,26 @@ class Batch:
 
         What is on its way is UNKNOWN.
         """
-        return self._made.all_results() if self._state is None else self._state.all_results()
+        return (self._state or self._made).all_results()
 
-    def pipelines(self) -> bool:
-        """Called by the producer, within the block: whether the batch takes the message itself.
+    def takes(self) -> bool:
+        """Called by the producer for each message within the block: whether it is to be published by :meth:`publish`.
 
         :raises RuntimeError: if the batch was aborted.
         """
         if self._made.aborted:
             raise RuntimeError("Cannot publish through an aborted batch")
-        return self._made.window > 0
+        return self._made.takes()
 
     def publish(
-        self, publish: Callable[..., Any], body: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, item: Any, body: Any, args: tuple[Any, ...], kwargs: dict[str, Any], deadline: float
     ) -> Any:
-        """Called by the producer, within the block, with its own ``publish``."""
-        return self._made.publish(publish, body, args, kwargs)
+        """Called by the producer, within the block, with the connection that it has."""
+        return self._made.publish(item, body, args, kwargs, deadline)
+
+    def leave(self) -> None:
+        """Called by the producer when it is given back within the block."""
+        self._made.leave()
 
     def __enter__(self) -> Self:
         if self._state is not None:
@@ -177,7 +326,7 @@ class Batch:
         return self
 
     def flush(self) -> None:
-        """Wait until each message so far has its outcome.
+        """Wait until each message so far has its outcome; without confirms, until it is written.
 
         :raises BatchFailed: if not all were confirmed.
         :raises RuntimeError: outside the block, or after it was aborted.
@@ -204,21 +353,15 @@ class Batch:
         if not self._outermost:
             return
         self._view._batch = None
-        confirms = state.confirms
         try:
             if error is None:
                 state.settle()
-            elif confirms is None:
-                pass
             elif isinstance(error, Exception | GeneratorExit):
                 self._tell_of(state, error)
-            elif confirms.pending and not self._view._lease.ended:
-                # Ctrl-C, or a time-out of gevent's: no time to wait.
-                confirms.interrupt()
+            else:
+                state.interrupt()
         finally:
-            # Where the producer was given back in the block, the count may serve another borrower's batch by now.
-            if confirms is not None and confirms.settled == state.settled:
-                confirms.settled = None
+            state.end()
 
     @staticmethod
     def _tell_of(state: _State, error: BaseException) -> None:

@@ -53,6 +53,7 @@ class Direct:
         "channel",
         "confirms",
         "frame_max",
+        "gathers",
     )
 
     def __init__(self, item: OpenConnection, channel: Any, confirms: Confirms | None) -> None:
@@ -60,6 +61,8 @@ class Direct:
         self.channel = channel
         self.confirms = confirms
         self.frame_max: int = established.frame_max
+        #: Whether a message without confirms may wait for those that follow.
+        self.gathers = False
         self._established = established
         self._frame_writer = established._frame_writer
         self._transport = established._transport
@@ -89,7 +92,7 @@ class Direct:
         """:meth:`put`, but together with those that follow, unless it is time to."""
         wire, confirms = self._wire, self.confirms
         if not wire.gathered:
-            few = confirms is None or len(confirms.pending) <= AT_ONCE
+            few = confirms is not None and len(confirms.pending) <= AT_ONCE
             if few or len(frames) >= GATHERED:
                 self.put(frames)
                 return
@@ -157,12 +160,15 @@ class Direct:
         return self.fits()
 
     def write(self, frames: bytes) -> None:
-        """Write *frames*, of one message.
+        """Write *frames*, of one message without confirms, or :meth:`gather` them.
 
         :raises OSError, RecoverableConnectionError: if not all of it could be written: it is not there then.
         """
         try:
-            self.put(frames)
+            if self.gathers:
+                self.gather(frames)
+            else:
+                self.put(frames)
         except TimeoutError as error:
             # py-amqp's: the socket is of no use any more.
             raise RecoverableConnectionError("basic_publish: timed out") from error

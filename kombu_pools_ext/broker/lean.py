@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vine import promise
-
 from .direct import Direct, direct_for
 from .frames import encode_publish, encode_usual
 from .serializing import serialized
-from .shape import intact
+from .shape import fulfilled, intact
 from .tally import Delivery
 
 if TYPE_CHECKING:
@@ -70,9 +68,6 @@ def publish(
         or not intact()
         or not direct.fits()
     ):
-        return KOMBUS
-    batch = state.get("_batch_local")
-    if batch is not None and getattr(batch, "current", None) is not None:
         return KOMBUS
     producer: Any = view
     if headers is None:
@@ -133,9 +128,7 @@ def publish(
         )
         return None
     direct.write(frames)
-    done = promise()
-    done()
-    return done
+    return fulfilled()
 
 
 def _octets(content: Any, encoding: Any) -> bytes | None:

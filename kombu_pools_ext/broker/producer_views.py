@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import nullcontext
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from .batch import DEFAULT_SIZE, Batch, BoundedBatch, checked_size
 from .confirms import new_message_id
 from .lean import KOMBUS
 from .retrying import carry_on, named
-from .shape import is_plain
+from .shape import fits, is_plain
 from .views import ConnectionView, verdict_on
 
 if TYPE_CHECKING:
@@ -37,9 +38,13 @@ class ProducerView:
     _batch: Batch | None
     #: Whether the class publishes as kombu's does, so that the short way leads to the same.
     _short = False
+    #: Whether each message is named further below, for ``publish`` takes no properties.
+    _names_below = False
 
     def release(self) -> None:
         """Give the producer back to its pool; the second time does nothing."""
+        if self._batch is not None:
+            self._batch.leave()
         self._pool._end(self, None)
 
     close = release
@@ -48,6 +53,8 @@ class ProducerView:
         return self
 
     def __exit__(self, exc_type: Any, exc_val: BaseException | None, exc_tb: Any) -> None:
+        if self._batch is not None:
+            self._batch.leave()
         self._pool._end(self, exc_val)
 
     def publish(self, body: Any, *args: Any, **kwargs: Any) -> Any:
@@ -68,45 +75,42 @@ class ProducerView:
         item = self._lease.item
         if len(args) > 11:
             args = named(args, kwargs)
-        if kwargs.get("message_id") is None:
-            self._name(kwargs)
+        if kwargs.get("message_id") is None and not self._names_below:
+            kwargs["message_id"] = new_message_id()
         retry, policy = kwargs.pop("retry", None), kwargs.pop("retry_policy", None)
-        batch = self._batch
-        if batch is not None and batch.pipelines():
-            return batch.publish(self._send, body, args, kwargs)
         pool = self._pool
         seconds = pool.confirm_timeout
         if "timeout" in kwargs or "confirm_timeout" in kwargs:
             seconds = self._seconds(kwargs)
         deadline = monotonic() + seconds
+        batch = self._batch
+        if batch is not None and batch.takes():
+            return batch.publish(item, body, args, kwargs, deadline)
         if pool.foreign and "message_id" in kwargs:
             # py-amqp's own bound: for each read, not for all of it.
             kwargs.setdefault("confirm_timeout", seconds)
         try:
-            return self._publish_once(body, args, kwargs, deadline)
+            return self._publish_once(item, body, args, kwargs, deadline)
         except BaseException as error:
             return carry_on(
                 self,
                 item,
                 error,
-                lambda: self._publish_once(body, args, kwargs, deadline),
+                lambda: self._publish_once(self._lease.item, body, args, kwargs, deadline),
                 retry=retry,
                 retry_policy=policy,
                 deadline=deadline,
                 kwargs=kwargs,
             )
 
-    def _send(self, body: Any, *args: Any, **kwargs: Any) -> Any:
-        """Publish by the short way if there is one, else as the producer's class does."""
+    def _send(self, item: Any, body: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Publish on *item* by the short way if there is one, else as the producer's class does."""
         if self._short and not args:
-            done = lean.publish(self, self._lease.item, body, **kwargs)
+            done = lean.publish(self, item, body, **kwargs)
             if done is not KOMBUS:
                 return done
         # A producer class stands behind this mix-in.
         return super().publish(body, *args, **kwargs)  # type: ignore[misc]
-
-    def _name(self, kwargs: dict[str, Any]) -> None:
-        kwargs["message_id"] = new_message_id()
 
     def message_id_of(self, kwargs: dict[str, Any]) -> str:
         """The ``message_id`` of what is being published."""
@@ -114,29 +118,23 @@ class ProducerView:
         return message_id
 
     def _publish_once(
-        self, body: Any, args: tuple[Any, ...], kwargs: dict[str, Any], deadline: float
+        self, item: Any, body: Any, args: tuple[Any, ...], kwargs: dict[str, Any], deadline: float
     ) -> Any:
-        item = self._lease.item
         wire = getattr(item, "wire", None)
         try:
-            if wire is not None and self._short and not args:
+            if wire is not None:
                 # Within the deadline, written out: a context costs as much as all the encoding.
                 before = wire.deadline
                 if before is None or deadline < before:
                     wire.deadline = deadline
                 try:
-                    done = lean.publish(self, item, body, **kwargs)
-                    if done is KOMBUS:
-                        done = super().publish(body, **kwargs)  # type: ignore[misc]  # as in publish()
+                    return self._send(item, body, args, kwargs)
                 finally:
                     wire.deadline = before
-                return done
             # Redis's sockets have bounds in place of a wire.
-            bounded = wire or getattr(item, "bounds", None)
-            if bounded is None:
-                return super().publish(body, *args, **kwargs)  # type: ignore[misc]  # as in publish()
-            with bounded.within(deadline):
-                return super().publish(body, *args, **kwargs)  # type: ignore[misc]  # as in publish()
+            bounds = getattr(item, "bounds", None)
+            with nullcontext() if bounds is None else bounds.within(deadline):
+                return super().publish(body, *args, **kwargs)  # type: ignore[misc]  # as in _send()
         except BaseException as error:
             self._note(item, error)
             raise
@@ -149,8 +147,6 @@ class ProducerView:
 
     def _seconds(self, kwargs: dict[str, Any]) -> float:
         """What a publish may take."""
-        if "timeout" not in kwargs and "confirm_timeout" not in kwargs:
-            return self._pool.confirm_timeout
         seconds = self._pool.confirm_timeout
         for name in ("timeout", "confirm_timeout"):
             given = kwargs.get(name)
@@ -161,7 +157,8 @@ class ProducerView:
     @property
     def supports_batch_publish(self) -> bool:
         """Whether :meth:`batch` does more than to publish one message after the other."""
-        return self._pipelines() or bool(getattr(super(), "supports_batch_publish", False))
+        confirmed, gathers = self._ways_to_batch()
+        return confirmed or gathers or bool(getattr(super(), "supports_batch_publish", False))
 
     def batch(self, max_size: int = DEFAULT_SIZE) -> Any:
         """Publish many messages in one block, without waiting for the confirm of each.
@@ -173,29 +170,35 @@ class ProducerView:
                     producer.publish(order, routing_key="orders")
 
         With confirms, the end of the block waits for those that are missing, for ``confirm_timeout`` seconds at most.
-        Messages may be gathered, and written together, until then; ``flush()`` writes them, too.
+        On AMQP messages may be gathered, and written together, until then; ``flush()`` writes them, too.
         On Redis it is kombu's own batch, from kombu 5.7 on; elsewhere each message is published at once.
 
-        :param max_size: messages that may be without their confirm; 1,000 at most. On Redis, those sent together.
+        :param max_size: messages that may be without their confirm; 1,000 at most. Without confirms, those sent
+            together.
         :returns: a context manager with ``flush()``, which waits now; within another one of this producer it joins
             that.
         :raises BatchFailed: from the block's end, from ``flush()`` and from a ``publish`` within, if not all messages
             were confirmed.
+        :raises Exception: the transport's own from the same places, if there are no confirms, and what was gathered
+            could not be written.
         :raises ValueError: if *max_size* is no whole number above 0.
         :raises LeaseError: if the producer was released, or belongs to another process.
         """
         max_size = checked_size(max_size)
-        pipelined = self._pipelines()
-        if not pipelined and hasattr(super(), "batch"):
+        confirmed, gathers = self._ways_to_batch()
+        if not (confirmed or gathers) and hasattr(super(), "batch"):
             kombus = super().batch(max_size)  # type: ignore[misc]  # kombu's own
             item = self._lease.item
             bounded = getattr(item, "bounds", None) is not None
             return BoundedBatch(kombus, item, self._pool.confirm_timeout) if bounded else kombus
-        return Batch(self, max_size, pipelined=pipelined)
+        return Batch(self, max_size, confirmed=confirmed, gathers=gathers)
 
-    def _pipelines(self) -> bool:
+    def _ways_to_batch(self) -> tuple[bool, bool]:
+        """Whether the broker answers each message; if not, whether they may be written together."""
         item = self._lease.item
-        return getattr(item, "wire", None) is not None and item.established.confirm_publish
+        amqp = getattr(item, "wire", None) is not None
+        confirmed = amqp and item.established.confirm_publish
+        return confirmed, amqp and not confirmed and self._short and fits()
 
     @property
     def released(self) -> bool:
@@ -223,6 +226,7 @@ class _OwnPublish(ProducerView):
 
     __slots__ = tuple[str, ...]()
 
+    _names_below = True
     #: The names of the messages of one ``publish``, in their order: a retry gives each its own again.
     _names: list[str]
     #: How many of them this try has given.
@@ -233,13 +237,10 @@ class _OwnPublish(ProducerView):
         return super().publish(body, *args, **kwargs)
 
     def _publish_once(
-        self, body: Any, args: tuple[Any, ...], kwargs: dict[str, Any], deadline: float
+        self, item: Any, body: Any, args: tuple[Any, ...], kwargs: dict[str, Any], deadline: float
     ) -> Any:
         self._given = 0
-        return super()._publish_once(body, args, kwargs, deadline)
-
-    def _name(self, kwargs: dict[str, Any]) -> None:
-        pass
+        return super()._publish_once(item, body, args, kwargs, deadline)
 
     def message_id_of(self, kwargs: dict[str, Any]) -> str:
         return self._names[0] if self._names else "(without a message_id)"

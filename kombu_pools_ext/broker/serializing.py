@@ -20,6 +20,8 @@ _dumps = kombus_json.dumps
 _encoder = kombus_json.JSONEncoder()
 _registry_dumps = kombu.messaging.dumps
 _known = False
+# Not str | bytes, which Python makes anew each time.
+_TEXTS = str, bytes
 _TRIAL = {"a": [1, 1.5, None, True, {"é": "\\ \x7f"}], "b": {}, "c": [], 1: uuid.UUID(int=1)}
 
 
@@ -91,7 +93,7 @@ def serialized(
             codec = registry._encoders.get(name)
             if codec is not None:
                 kind, encoding, encode = codec
-        elif not isinstance(body, str | bytes):
+        elif not isinstance(body, _TEXTS):
             encode = registry._default_encode
             kind, encoding = registry._default_content_type, registry._default_content_encoding
         if encode is _dumps:

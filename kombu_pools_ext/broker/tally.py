@@ -96,25 +96,25 @@ class Tally:
 
     def _answer(self, tag: int, multiple: bool, outcome: Outcome) -> None:
         pending = self.pending
-        answered: tuple[Delivery, ...]
-        if not multiple:
+        if multiple:
+            # Zero is the specification's way to say "all".
+            for number in _up_to(tag, pending) if tag else list(pending):
+                self._settle(pending.pop(number), outcome)
+        else:
             # None: an answer to nothing that was sent, which is no news of anything else.
             one = pending.pop(tag, None)
-            answered = () if one is None else (one,)
-        elif tag:
-            answered = tuple(pending.pop(number) for number in _up_to(tag, pending))
-        else:
-            # The specification's way to say "all".
-            answered, self.pending = tuple(pending.values()), {}
-        for one in answered:
-            if one.mandatory:
-                self.returnable -= one.size
-            self._settle(one, _RETURNED if one.returned and outcome is _ACKED else outcome)
+            if one is not None:
+                self._settle(one, outcome)
 
     def _settle(self, delivery: Delivery, outcome: Outcome) -> None:
+        if delivery.mandatory and outcome is not _UNKNOWN:
+            self.returnable -= delivery.size
+            if delivery.returned and outcome is _ACKED:
+                outcome = _RETURNED
         delivery.outcome = outcome
-        if self.settled is not None:
-            self.settled(delivery)
+        settled = self.settled
+        if settled is not None:
+            settled(delivery)
 
 
 def _up_to(tag: int, pending: dict[int, Delivery]) -> list[int]:

@@ -498,7 +498,7 @@ def test_by_alias(amqp_url: str, box: Inbox) -> None:
     )
     for using, confirmed in (("default", True), ("loose", False)):
         with aliases.producers[using].acquire(timeout=PATIENCE) as producer:
-            assert producer.supports_batch_publish is confirmed
+            assert producer.supports_batch_publish
             with producer.batch() as batch:
                 producer.publish(using, routing_key=box.name)
         if confirmed:

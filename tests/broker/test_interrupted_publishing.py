@@ -15,6 +15,7 @@ import pytest
 
 import kombu_pools_ext.broker
 from kombu_pools_ext import pools
+from kombu_pools_ext.broker import batch as batch_module
 from kombu_pools_ext.broker import direct
 from kombu_pools_ext.errors import Outcome, PublishNacked
 from tests.broker.common import PATIENCE, eventually, within
@@ -28,6 +29,8 @@ pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.threads]
 BROKER = str(Path(kombu_pools_ext.broker.__file__).parent)
 #: More steps than any publish has.
 ENDLESS = 5000
+#: Messages of a batch.
+BATCH = 5
 
 Act = Callable[[Any, str, str], Any]
 
@@ -45,7 +48,7 @@ def batch(producer: Any, name: str, attempt: str) -> Any:
     with producer.batch(max_size=3) as made:
         # For whoever looks at it afterwards.
         producer.made = made
-        for number in range(5):
+        for number in range(BATCH):
             producer.publish(
                 "x", routing_key=name, message_id=f"{attempt}, {number}", mandatory=number == 3
             )
@@ -72,7 +75,9 @@ def kill() -> None:
 
 @pytest.mark.parametrize("swallowed", [False, True])
 @pytest.mark.parametrize(
-    "act, confirmed", [(one, True), (two, False), (batch, True)], ids=["one", "two", "batch"]
+    "act, confirmed",
+    [(one, True), (two, False), (batch, True), (batch, False)],
+    ids=["one", "two", "batch", "batch without confirms"],
 )
 def test_at_any_step(
     made: Callable[[bool], pools.ProducerPool],
@@ -85,7 +90,8 @@ def test_at_any_step(
     swallowed: bool,
 ) -> None:
     # So that a few messages are gathered, and written in several turns.
-    monkeypatch.setattr(direct, "AT_ONCE", 1)
+    for module in (direct, batch_module):
+        monkeypatch.setattr(module, "AT_ONCE", 1)
     monkeypatch.setattr(direct, "GATHERED", 300)
     box, producers = inbox(amqp_url), made(confirmed)
     returned: set[str] = set()
@@ -110,6 +116,8 @@ def test_at_any_step(
             results = producer.__dict__.pop("made").results if "made" in producer.__dict__ else {}
             returned |= {name for name, fate in results.items() if fate is Outcome.ACKED}
             returned.discard(attempt)
+            if error is None:
+                returned |= {f"{attempt}, {number}" for number in range(BATCH)}
         if confirmed and swallowed and producer._batch is None:
             # Else it was in the moment in which the block ends, and so it has not ended for the producer.
             # It is refused, or there is an error that tells nothing. But it is never taken for stored.
@@ -122,6 +130,9 @@ def test_at_any_step(
             if confirmed:
                 with pytest.raises(PublishNacked):
                     after.publish("x", routing_key=full)
+            else:
+                # It answers in turn. What it has not come to is lost with a connection that ends without a word.
+                after.channel.queue_declare(box.name, passive=True)
         stats = producers.connections.stats()
         assert (stats.lent, stats.idle) == (0, 1)
         if not steps.happened:
