@@ -129,7 +129,8 @@ class _Pipelined(_State):
                 if confirms is not self._counting:
                     self._begin(confirms)
                 confirms.pipelined = self._window
-            return view._send(item, body, args, kwargs)
+            # Not returned from here: an interruption just after the call would fall into what restores the rest.
+            done = view._send(item, body, args, kwargs)
         except BaseException as error:
             view._note(item, error)
             if isinstance(error, Exception) and self._has_lost():
@@ -139,6 +140,7 @@ class _Pipelined(_State):
             wire.deadline = before
             if confirms is not None:
                 confirms.pipelined = 0
+        return done
 
     def _begin(self, confirms: Confirms) -> None:
         if self._confirms is None:

@@ -128,9 +128,10 @@ class ProducerView:
                 if before is None or deadline < before:
                     wire.deadline = deadline
                 try:
-                    return self._send(item, body, args, kwargs)
+                    done = self._send(item, body, args, kwargs)
                 finally:
                     wire.deadline = before
+                return done
             # Redis's sockets have bounds in place of a wire.
             bounds = getattr(item, "bounds", None)
             with nullcontext() if bounds is None else bounds.within(deadline):
