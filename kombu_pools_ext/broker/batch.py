@@ -15,7 +15,7 @@ from .wire import LAST_WORD
 if TYPE_CHECKING:
     from .producer_views import ProducerView
 
-__all__ = ["DEFAULT_SIZE", "Batch", "BoundedBatch", "checked_size"]
+__all__ = ["DEFAULT_SIZE", "Batch", "BatchState", "BoundedBatch", "checked_size"]
 
 #: kombu's.
 DEFAULT_SIZE = 1000
@@ -40,7 +40,7 @@ def checked_size(max_size: Any) -> int:
     return max_size
 
 
-class _State:
+class BatchState:
     """What the outermost batch and those within it share; this one leaves each message to the producer."""
 
     def __init__(self, view: ProducerView) -> None:
@@ -49,13 +49,18 @@ class _State:
         self.aborted = False
 
     def takes(self) -> bool:
-        """Whether the next message is published by :meth:`publish`."""
+        """Asked by the producer for each message: whether it is for :meth:`publish`.
+
+        :raises RuntimeError: if the batch was aborted.
+        """
+        if self.aborted:
+            raise RuntimeError("Cannot publish through an aborted batch")
         return False
 
     def publish(
         self, item: Any, body: Any, args: tuple[Any, ...], kwargs: dict[str, Any], deadline: float
     ) -> Any:
-        """Publish a message that it takes on *item*, which the producer has."""
+        """Publish a message that it takes on *item*, the producer's connection."""
         raise NotImplementedError
 
     def all_results(self) -> dict[str, Outcome]:
@@ -75,7 +80,7 @@ class _State:
         """The block has ended, however it did."""
 
 
-class _Pipelined(_State):
+class _Pipelined(BatchState):
     """With confirms: sent without waiting for each."""
 
     def __init__(self, view: ProducerView, max_size: int) -> None:
@@ -91,7 +96,7 @@ class _Pipelined(_State):
         self._losses = 0
 
     def takes(self) -> bool:
-        return True
+        return not self.aborted or super().takes()
 
     def settled(self, delivery: Delivery) -> None:
         message_id, outcome = delivery.message_id, delivery.outcome
@@ -190,7 +195,7 @@ class _Pipelined(_State):
             confirms.settled = None
 
 
-class _Gathered(_State):
+class _Gathered(BatchState):
     """Without confirms, on AMQP: written together."""
 
     def __init__(self, view: ProducerView, max_size: int) -> None:
@@ -199,6 +204,8 @@ class _Gathered(_State):
         self._published = 0
 
     def takes(self) -> bool:
+        if self.aborted:
+            return super().takes()
         # The first few are sent at once, each by itself, and tried again.
         self._published += 1
         return self._published > AT_ONCE
@@ -283,9 +290,9 @@ class Batch:
             if confirmed
             else _Gathered(view, max_size)
             if gathers
-            else _State(view)
+            else BatchState(view)
         )
-        self._state: _State | None = None
+        self._state: BatchState | None = None
         self._outermost = False
         self._active = False
 
@@ -297,33 +304,14 @@ class Batch:
         """
         return (self._state or self._made).all_results()
 
-    def takes(self) -> bool:
-        """Called by the producer for each message within the block: whether it is to be published by :meth:`publish`.
-
-        :raises RuntimeError: if the batch was aborted.
-        """
-        if self._made.aborted:
-            raise RuntimeError("Cannot publish through an aborted batch")
-        return self._made.takes()
-
-    def publish(
-        self, item: Any, body: Any, args: tuple[Any, ...], kwargs: dict[str, Any], deadline: float
-    ) -> Any:
-        """Called by the producer, within the block, with the connection that it has."""
-        return self._made.publish(item, body, args, kwargs, deadline)
-
-    def leave(self) -> None:
-        """Called by the producer when it is given back within the block."""
-        self._made.leave()
-
     def __enter__(self) -> Self:
         if self._state is not None:
             raise RuntimeError("Publish batch context cannot be re-entered")
         outer = self._view._batch
         if outer is None:
-            self._view._batch = self
+            self._view._batch = self._made
             self._outermost = True
-        self._state = self._made if outer is None else outer._made
+        self._state = outer or self._made
         self._active = True
         return self
 
@@ -366,7 +354,7 @@ class Batch:
             state.end()
 
     @staticmethod
-    def _tell_of(state: _State, error: BaseException) -> None:
+    def _tell_of(state: BatchState, error: BaseException) -> None:
         """What was sent before *error* was sent: it waits for its confirms, so that the connection stays good."""
         try:
             state.settle()

@@ -7,6 +7,7 @@ Of the messages of one application next to all have the same, but for their ``me
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 from struct import Struct, pack
 from typing import Any
 
@@ -253,8 +254,7 @@ def take_answers(data: bytes, channel: int, tally: Tally) -> int:
 
     :param data: what the broker said, from the beginning of a frame on.
     """
-    ack = _answer_head(1, channel, 13, *Basic.Ack)
-    nack = _answer_head(1, channel, 13, *Basic.Nack)
+    ack, nack = _heads(channel)
     at, last = 0, len(data) - ANSWER
     while at <= last:
         head = data[at : at + _HEAD]
@@ -267,3 +267,9 @@ def take_answers(data: bytes, channel: int, tally: Tally) -> int:
         answer(tag, bool(bits & 1))
         at += ANSWER
     return at
+
+
+@lru_cache(maxsize=_MOST_KEPT)
+def _heads(channel: int) -> tuple[bytes, bytes]:
+    """What an ack and a nack for *channel* begin with."""
+    return _answer_head(1, channel, 13, *Basic.Ack), _answer_head(1, channel, 13, *Basic.Nack)

@@ -11,7 +11,7 @@ import kombu
 
 from ..engine import Lease
 from . import lean
-from .batch import DEFAULT_SIZE, Batch, BoundedBatch, checked_size
+from .batch import DEFAULT_SIZE, Batch, BatchState, BoundedBatch, checked_size
 from .confirms import new_message_id
 from .lean import KOMBUS
 from .retrying import carry_on, named
@@ -35,7 +35,7 @@ class ProducerView:
     #: Whether a publish left the connection in an unknown state.
     _broken: bool
     #: The batch that messages go into, within its block.
-    _batch: Batch | None
+    _batch: BatchState | None
     #: Whether the class publishes as kombu's does, so that the short way leads to the same.
     _short = False
     #: Whether each message is named further below, for ``publish`` takes no properties.
