@@ -14,7 +14,7 @@ import pytest
 from kombu.transport import pyamqp
 
 from kombu_pools_ext import pools
-from kombu_pools_ext.broker import shape
+from kombu_pools_ext.broker import serializing, shape
 from tests.broker.common import PATIENCE
 from tests.broker.conftest import Inbox
 from tests.broker.rig import confirming
@@ -25,6 +25,7 @@ def unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody has looked yet."""
     monkeypatch.setattr(shape, "_fits", None)
     monkeypatch.setattr(shape, "_words", list(shape._words))
+    monkeypatch.setattr(serializing, "_known", serializing._known)
 
 
 def test_the_installed_ones_fit(caplog: pytest.LogCaptureFixture, unknown: None) -> None:
@@ -66,6 +67,8 @@ def wrapped(function: Any) -> Any:
         (shape, "_METHODS", ((amqp.Channel, "close", ("code",)),), "has other parameters"),
         (shape, "frame_writer", other_frames, "are others"),
         (shape, "frame_writer", no_frames, r"a trial failed: RuntimeError\('not today'\)"),
+        (shape, "fulfilled", object, "vine.promise has other fields"),
+        (serializing, "_encode", str, "encodes otherwise"),
         (kombu.Producer, "publish", wrapped(kombu.Producer.publish), "none of its own"),
         (amqp.Channel, "basic_publish", wrapped(amqp.Channel.basic_publish), "is not its own"),
         (amqp.Channel, "_METHODS", dict.fromkeys(amqp.Channel._METHODS, amqp.Channel._METHODS[(60, 50)]),
