@@ -8,13 +8,16 @@ Django and plain code in one process share a pool where they name the same broke
 from __future__ import annotations
 
 import time
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
+
+import kombu
 
 from . import events
 from .broker import groups
 from .broker.connections import ConnectionPool
+from .broker.identity import NOTE
+from .broker.pool_group import Finder
 from .broker.validate import valid_seconds
 from .engine.counters import Drained
 from .settings import PoolSettings, SettingsError, parse_settings
@@ -25,52 +28,37 @@ __all__ = ["AliasedPools", "Pools", "configure"]
 _AS_CONFIGURED: Any = object()
 
 
-class AliasedPools(Mapping[Any, Any]):
+class AliasedPools(Finder, Mapping[Any, Any]):
     """One of the two shared groups, by alias. Takes a URL, a list of URLs or a Connection as well, as the group does.
 
     Iterating gives the aliases; looking one up makes its pool, without connecting.
     """
 
     def __init__(self, pools: Pools, group: groups.PoolGroup) -> None:
+        super().__init__()
         self._pools = pools
         #: The shared group behind it.
         self.group = group
         self._keys: dict[str, tuple[PoolSettings, Any]] = {}
-        # What was found by alias or URL, as long as the settings and the group's names are these. Weakly, for a reset
-        # takes pools out of the group.
-        self._found: tuple[Any, Any, dict[str, weakref.ref[Any]]] = None, None, {}
+        group._add_finder(self)
 
-    def __getitem__(self, name: Any) -> Any:
-        if isinstance(name, str):
-            settings, names, found = self._found
-            if settings is self._pools._settings and names is self.group._by_name:
-                noted = found.get(name)
-                known = None if noted is None else noted()
-                if known is not None:
-                    return known
-            return self._find(name)
-        return self.group[name]
-
-    def _find(self, name: str) -> Any:
-        # Taken before the look-up: what is forgotten meanwhile is noted where nobody reads any more.
-        names = self.group._by_name
-        if "://" in name:
+    def _find(self, resource: Any, names: dict[Any, Any]) -> Any:
+        if not isinstance(resource, str):
+            pool: Any = self.group[resource]
+            note = resource.__dict__.get(NOTE) if isinstance(resource, kombu.Connection) else None
+            # The group has noted what the key means, if it is one that can be.
+            if note is not None and self.group._names.get(note.token) is pool:
+                names[note.token] = pool
+            return pool
+        if "://" in resource:
             # Whoever looks a URL up asks for no settings, be they right or wrong.
-            settings: Any = self._pools._settings
-            pool: Any = self.group[name]
+            pool = self.group[resource]
         else:
-            settings = self._pools.settings
-            one = self._pools.settings_of(name)
-            pool = dict.get(self.group, self.key_of(name, one))
+            one = self._pools.settings_of(resource)
+            pool = dict.get(self.group, self.key_of(resource, one))
             if pool is None:
                 pool = self.group[one]
-            if settings.get(name) is not one:
-                return pool
-        if settings is not None:
-            known = self._found
-            if known[0] is not settings or known[1] is not names:
-                known = self._found = settings, names, {}
-            known[2][name] = weakref.ref(pool)
+        names[resource] = pool
         return pool
 
     def key_of(self, alias: str, settings: PoolSettings) -> Any:
@@ -150,6 +138,8 @@ class Pools:
     def reload(self) -> None:
         """Read the settings anew at the next use, and drain the pools that were made by the old ones."""
         settings, self._settings = self._settings, None
+        self.connections.forget_names()
+        self.producers.forget_names()
         for one in (settings or {}).values():
             for group in (groups.producers, groups.connections):
                 pool = group.get(one)

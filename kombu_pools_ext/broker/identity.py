@@ -6,7 +6,7 @@ changes, and is a list with the password in it, which anybody can print.
 
 from __future__ import annotations
 
-from operator import itemgetter
+import weakref
 from typing import Any
 
 import kombu
@@ -14,7 +14,7 @@ import kombu
 from ..settings import PoolSettings
 from ..settings.nested import copy_options, freeze
 
-__all__ = ["PoolKey", "key_of", "read", "settings_key", "snapshot", "with_host"]
+__all__ = ["NOTE", "PoolKey", "key_of", "settings_key", "token_of", "with_host"]
 
 #: Options that kombu's ``publish(retry_policy=…)`` writes into a connection: no part of what it is.
 _RETRY_OPTIONS = frozenset(
@@ -52,6 +52,12 @@ class PoolKey:
         return f"<PoolKey {self.text}>"
 
 
+def _like_it(state: dict[str, Any]) -> kombu.Connection:
+    like_it = object.__new__(kombu.Connection)
+    like_it.__dict__ = state
+    return like_it
+
+
 def with_host(connection: kombu.Connection) -> kombu.Connection:
     """*connection*, or one like it with the host that kombu would take, which else says so in the log, again and again.
 
@@ -59,31 +65,19 @@ def with_host(connection: kombu.Connection) -> kombu.Connection:
     """
     if connection.hostname:
         return connection
-    like_it = object.__new__(kombu.Connection)
-    like_it.__dict__ = {
-        **connection.__dict__,
-        "hostname": connection.transport.default_connection_params.get("hostname"),
-    }
-    return like_it
+    host = connection.transport.default_connection_params.get("hostname")
+    return _like_it({**connection.__dict__, "hostname": host})
 
 
-def key_of(connection: kombu.Connection) -> PoolKey:
-    """The key of the pool for *connection*."""
-    state = connection.__dict__
-    # Kept with the connection, for making it takes longer than a lease; and anybody may change a connection.
-    read_from = (
-        *(state.get(name) for name in _ATTRIBUTES),
-        *(freeze(value) if (value := state.get(name)) else None for name in _CONTAINERS),
-    )
-    known = state.get("_pool_key")
-    if known is None or known[0] != read_from:
-        known = state["_pool_key"] = read_from, _make_key(connection)
-    key: PoolKey = known[1]
-    return key
-
-
-#: What :func:`_make_key` reads from a connection.
-_ATTRIBUTES = (
+#: Where a connection has its :class:`Note`.
+NOTE = "_pool_note"
+#: What may be changed in place.
+_CONTAINERS = ("ssl", "transport_options", "alt")
+#: What a key is made of; a class that has ways of its own to them may answer otherwise with nothing changed.
+_SOURCES = (
+    *_CONTAINERS,
+    "transport",
+    "_info",
     "transport_cls",
     "hostname",
     "userid",
@@ -97,26 +91,76 @@ _ATTRIBUTES = (
     "_failover_strategy",
     "credential_provider",
 )
-_CONTAINERS = ("ssl", "transport_options", "alt")
-
-#: The same at once, from the ``__dict__`` of a connection; a missing one is a :class:`KeyError`.
-read = itemgetter(*_CONTAINERS, *(name for name in _ATTRIBUTES if name != "uri_prefix"))
 
 
-def snapshot(state: dict[str, Any]) -> tuple[Any, ...] | None:
-    """What :func:`read` returns as long as *state* stays as it is; ``None`` for a connection of another shape.
+class Note:
+    """What a connection remembers of its key, as long as nobody changes it.
 
-    Comparing the two takes a fifth of the time of asking for the key.
+    It refers to the connection's state, which refers to it: no more of a cycle than kombu's transport is.
     """
-    if state.get("uri_prefix") is not None:
-        # An attribute of the class, for most.
+
+    __slots__ = ("key", "seen", "state", "token", "values")
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        #: The ``__dict__`` this is about. A copy of it takes the note along, and changes without it.
+        self.state = state
+        #: All there is in it, at any time. To list that takes less time than to pick what the key is made of.
+        self.values = state.values()
+        # In one step, and all else is made of it: another thread may change the connection, and change it back.
+        before = state.copy()
+        # In its place, or last, where it comes in.
+        before[NOTE] = self
+        for name in _CONTAINERS:
+            if name in before:
+                before[name] = copy_options(before[name])
+        #: What :attr:`values` have to be equal to.
+        self.seen = [*before.values()]
+        self.key = _make_key(_like_it(before))
+        #: What groups that have found the key's pool know it by; to hash it takes no time.
+        self.token: object = None
+
+    def holds(self, state: dict[str, Any]) -> bool:
+        """Whether the connection with this *state* is as it was."""
+        return self.state is state and [*self.values] == self.seen
+
+
+def key_of(connection: kombu.Connection) -> PoolKey:
+    """The key of the pool for *connection*."""
+    state = connection.__dict__
+    # Kept with the connection, for making it takes longer than a lease; and anybody may change a connection.
+    note: Note | None = state.get(NOTE)
+    if note is None or not note.holds(state):
+        kind = type(connection)
+        if any(getattr(kind, name, None) is not _PLAIN[name] for name in _SOURCES):
+            return _make_key(connection)
+        # Now: it is made for the key in any case, and may change the connection.
+        connection.transport  # noqa: B018
+        note = state[NOTE] = Note(state)
+    return note.key
+
+
+_PLAIN = {name: getattr(kombu.Connection, name, None) for name in _SOURCES}
+
+
+class _Token:
+    """Stands for a key: equal to none but itself, which is found out without a call."""
+
+    __slots__ = ("__weakref__",)
+
+
+_tokens: weakref.WeakValueDictionary[PoolKey, _Token] = weakref.WeakValueDictionary()
+
+
+def token_of(connection: kombu.Connection, key: Any) -> object | None:
+    """What stands for *key* if it is what :func:`key_of` has found for *connection*, else ``None``."""
+    note: Note | None = connection.__dict__.get(NOTE)
+    # The very same: whoever makes other keys tells apart what has the same one here.
+    if note is None or note.key is not key:
         return None
-    try:
-        values = read(state)
-    except KeyError:
-        return None
-    # Containers may be changed in place.
-    return (*map(copy_options, values[:3]), *values[3:])
+    if note.token is None:
+        # Of two threads that come this way at once each may get its own: they mean the same.
+        note.token = _tokens.setdefault(key, _Token())
+    return note.token
 
 
 def settings_key(settings: PoolSettings) -> PoolKey:

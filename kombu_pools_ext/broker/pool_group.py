@@ -11,9 +11,9 @@ from kombu.pools import PoolGroup as KombuPoolGroup
 
 from ..errors import UnknownAlias
 from .connections import PoolFace
-from .identity import PoolKey, key_of, read, snapshot
+from .identity import NOTE, PoolKey, key_of, token_of
 
-__all__ = ["PoolGroup", "get_limit", "global_limit", "use_global_limit"]
+__all__ = ["Finder", "PoolGroup", "get_limit", "global_limit", "use_global_limit"]
 
 #: ``PoolGroup(limit=use_global_limit)`` follows the global limit. kombu's own, for groups written for kombu.
 use_global_limit: object = kombu.pools.use_global_limit
@@ -35,7 +35,40 @@ def get_limit() -> int:
     return global_limit.value or 0
 
 
-class PoolGroup(KombuPoolGroup):
+class Finder:
+    """Finds pools, and has at hand what it found before."""
+
+    def __init__(self) -> None:
+        # By a URL or an alias, or by what stands for the key of a connection.
+        self._names: dict[Any, Any] = {}
+
+    def __getitem__(self, resource: Any) -> Any:
+        try:
+            if type(resource) is str:
+                return self._names[resource]
+            state = resource.__dict__
+            note = state[NOTE]
+            # Note.holds(), without a call.
+            if note.state is state and [*note.values] == note.seen:
+                return self._names[note.token]
+        except (AttributeError, KeyError):
+            pass  # new here
+        # Taken now: what is looked up while names are forgotten is noted in the old dict, which nobody reads any more.
+        names = self._names
+        if isinstance(resource, str) and resource in names:
+            return names[resource]
+        return self._find(resource, names)
+
+    def _find(self, resource: Any, names: dict[Any, Any]) -> Any:
+        """Look *resource* up, and note it in *names*."""
+        raise NotImplementedError
+
+    def forget_names(self) -> None:
+        """Look everything up anew: what it stands for may have changed."""
+        self._names = {}
+
+
+class PoolGroup(Finder, KombuPoolGroup):
     """Pools by what they are for: looked up, and made when first asked for.
 
     A group of your own overrides :meth:`create`; in a race of two first look-ups it may be called twice, and
@@ -47,13 +80,13 @@ class PoolGroup(KombuPoolGroup):
 
     def __init__(self, limit: Any = None, close_after_fork: bool = True) -> None:
         # Not kombu's __init__: it registers a fork hook that empties the group under its users.
+        Finder.__init__(self)
         self.limit = limit
         self.close_after_fork = close_after_fork
         # Pools that a reset took out of the group while somebody holds them: asked for again, they come back.
         self._former: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
-        self._by_name: dict[str, Any] = {}
-        # Under which a connection remembers its pool in this group.
-        self._note = f"_pool_in_group_{id(self)}"
+        # Who finds pools here under names of its own.
+        self._finders: weakref.WeakValueDictionary[int, Finder] = weakref.WeakValueDictionary()
 
     def create(self, resource: Any, limit: int | None) -> Any:
         """Make the pool for *resource*."""
@@ -71,38 +104,22 @@ class PoolGroup(KombuPoolGroup):
         """What to hand to :meth:`create` for what was asked for."""
         return resource
 
-    def __getitem__(self, resource: Any) -> Any:
-        # Taken now: what is looked up while names are forgotten is noted in the old dict, which nobody reads any more.
-        names = self._by_name
-        if isinstance(resource, str):
-            known = names.get(resource)
-            if known is not None:
-                return known
-        else:
-            try:
-                state = resource.__dict__
-                valid, seen, noted = state[self._note]
-                if valid is names and read(state) == seen:
-                    known = noted()
-                    if known is not None:
-                        return known
-            except (AttributeError, KeyError):
-                pass  # a connection that is new here, or none at all
-        pool = dict.get(self, self._key_for(resource))
+    def _find(self, resource: Any, names: dict[Any, Any]) -> Any:
+        key = self._key_for(resource)
+        pool = dict.get(self, key)
         if pool is None:
             pool = self.__missing__(resource)
         if isinstance(resource, str):
             names[resource] = pool
         elif isinstance(resource, kombu.Connection):
-            self._note_on(resource.__dict__, names, pool)
+            token = token_of(resource, key)
+            if token is not None:
+                names[token] = pool
         return pool
 
-    def _note_on(self, state: dict[str, Any], names: dict[str, Any], pool: Any) -> None:
-        """Have a connection remember its pool, until it is changed, or *names* are forgotten."""
-        seen = snapshot(state)
-        # Weakly: the pool's own connection must not keep it alive.
-        if seen is not None and isinstance(pool, PoolFace):
-            state[self._note] = names, seen, weakref.ref(pool)
+    def _add_finder(self, finder: Finder) -> None:
+        """Have *finder* forget its names whenever this group does, as long as somebody has it."""
+        self._finders[id(finder)] = finder
 
     def _key_for(self, resource: Any) -> Any:
         """The key of whatever a pool may be asked for by; iterating gives keys, so they are among it."""
@@ -178,8 +195,13 @@ class PoolGroup(KombuPoolGroup):
         self.forget_names()
 
     def forget_names(self) -> None:
-        """Look every string up anew: what it stands for may have changed."""
-        self._by_name = {}
+        """Look everything up anew: what it stands for may have changed."""
+        super().forget_names()
+        # After the group: what they find by then, they find anew.
+        for reference in self._finders.valuerefs():
+            finder = reference()
+            if finder is not None:
+                finder.forget_names()
 
     def follows_global_limit(self, pool: Any) -> bool:
         """Whether :func:`set_limit` governs *pool*."""
