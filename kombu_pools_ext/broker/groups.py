@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
 from operator import attrgetter
@@ -63,6 +63,13 @@ def unknown_alias(alias: str, known: Mapping[str, Any]) -> UnknownAlias:
     )
 
 
+def _connection_to(urls: str | Sequence[str]) -> kombu.Connection:
+    if isinstance(urls, str):
+        return kombu.Connection(urls)
+    # A list of one has no alternates: it is the same pool as its URL's.
+    return kombu.Connection(urls[0] if len(urls) == 1 else list(urls))
+
+
 class _BrokerGroup(PoolGroup):
     """A group keyed by a connection, a URL, a list of URLs, a configured alias, or settings."""
 
@@ -72,12 +79,11 @@ class _BrokerGroup(PoolGroup):
                 return _aliases[resource]
             if "://" not in resource:
                 raise unknown_alias(resource, _aliases)
-            return kombu.Connection(resource)
+            return _connection_to(resource)
         if isinstance(resource, list | tuple):
             if not resource:
                 raise ValueError("a pool is looked up by a list of URLs with at least one in it")
-            # A list of one has no alternates: it is the same pool as its URL's.
-            return kombu.Connection(resource[0] if len(resource) == 1 else list(resource))
+            return _connection_to(resource)
         if isinstance(resource, kombu.Connection | PoolSettings):
             return resource
         raise TypeError(
@@ -88,6 +94,19 @@ class _BrokerGroup(PoolGroup):
         if isinstance(resource, PoolSettings):
             return settings_key(resource)
         return key_of(resource)
+
+    def _make(self, resource: Any, resolved: Any, limit: int | None) -> Any:
+        kind = type(self)
+        if (
+            isinstance(resource, str | list | tuple)
+            and isinstance(resolved, kombu.Connection)
+            # One with ways of its own makes its pool of a connection, as ever.
+            and kind.resolve is _BrokerGroup.resolve
+            and kind.create in (Connections.create, Producers.create)
+        ):
+            # The connection has told that it can be made, and what the key is: a pool without it takes half the memory.
+            return self.create(resource if isinstance(resource, str) else tuple(resource), limit)
+        return self.create(resolved, limit)
 
     def _note_limit(self, pool: Any, resource: Any) -> None:
         super()._note_limit(pool, resource)
@@ -101,7 +120,9 @@ class Connections(_BrokerGroup):
     def create(  # pyright: ignore[reportIncompatibleMethodOverride]  # kombu's name for it
         self, connection: Any, limit: int | None
     ) -> ConnectionPool:
-        """Make the pool for *connection*, which may be :class:`~.PoolSettings`."""
+        """Make the pool for *connection*, which may be :class:`~.PoolSettings`, a URL, or several."""
+        if isinstance(connection, str | tuple):
+            return ConnectionPool(partial(_connection_to, connection), limit=limit)
         if not isinstance(connection, PoolSettings):
             return ConnectionPool(connection, limit=limit)
         settings = connection
@@ -122,7 +143,7 @@ class Producers(_BrokerGroup):
     def create(  # pyright: ignore[reportIncompatibleMethodOverride]  # kombu's name for it
         self, connection: Any, limit: int | None
     ) -> ProducerPool:
-        """Make the pool for *connection*, which may be :class:`~.PoolSettings`."""
+        """Make the pool for *connection*, which may be :class:`~.PoolSettings`, a URL, or several."""
         if not isinstance(connection, PoolSettings):
             return ProducerPool(connections[connection], limit=limit)
         settings = connection

@@ -168,6 +168,11 @@ def settings_key(settings: PoolSettings) -> PoolKey:
     return PoolKey((PoolSettings, settings.identity), settings.uri)
 
 
+def _part(value: Any) -> object:
+    # A process may have thousands of keys: what most of them have stands for itself, and takes no room.
+    return value if value is None or type(value) is str else freeze(value)
+
+
 def _make_key(connection: kombu.Connection) -> PoolKey:
     connection = with_host(connection)
     info = dict(connection._info())
@@ -185,19 +190,19 @@ def _make_key(connection: kombu.Connection) -> PoolKey:
         if key not in _RETRY_OPTIONS
     }
     parts = (
-        freeze(info["transport"]),
+        _part(info["transport"]),
         host,
         info["userid"],
-        freeze(info["password"]),
+        _part(info["password"]),
         vhost,
         info["port"],
-        freeze(info["ssl"] or False),
-        freeze(extras),
+        _part(info["ssl"] or None),
+        _part(extras or None),
         info["login_method"],
         info["connect_timeout"],
         float(info["heartbeat"] or 0),
-        freeze(info["failover_strategy"]),
-        freeze(tuple(info["alternates"] or ())),
-        freeze(info.get("credential_provider")),
+        _part(info["failover_strategy"]),
+        _part(tuple(info["alternates"] or ()) or None),
+        _part(info.get("credential_provider")),
     )
     return PoolKey(parts, connection.as_uri())

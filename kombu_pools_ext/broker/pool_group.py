@@ -125,12 +125,12 @@ class PoolGroup(Finder, KombuPoolGroup):
         """The key of whatever a pool may be asked for by; iterating gives keys, so they are among it."""
         return resource if isinstance(resource, PoolKey) else self.key(self.resolve(resource))
 
-    def _adopt(self, key: Any, resource: Any) -> Any:
+    def _adopt(self, key: Any, resource: Any, resolved: Any) -> Any:
         pool = self._former.get(key)
         if pool is None or (isinstance(pool, PoolFace) and pool.is_over):
             limit = get_limit() if self.limit is use_global_limit else self.limit
-            pool = self.create(resource, limit)
-            self._note_limit(pool, resource)
+            pool = self._make(resource, resolved, limit)
+            self._note_limit(pool, resolved)
         # Atomic: of two threads that come this way at once both get the one that was first.
         pool = dict.setdefault(self, key, pool)
         try:
@@ -140,6 +140,10 @@ class PoolGroup(Finder, KombuPoolGroup):
             pass
         return pool
 
+    def _make(self, resource: Any, resolved: Any, limit: int | None) -> Any:
+        """The pool for what was asked for, which :meth:`resolve` has made *resolved* of."""
+        return self.create(resolved, limit)
+
     def _note_limit(self, pool: Any, resource: Any) -> None:
         if isinstance(pool, PoolFace):
             pool.follows_global_limit = self.limit is use_global_limit
@@ -148,7 +152,7 @@ class PoolGroup(Finder, KombuPoolGroup):
         if isinstance(resource, PoolKey):
             raise KeyError(resource)
         resolved = self.resolve(resource)
-        return self._adopt(self.key(resolved), resolved)
+        return self._adopt(self.key(resolved), resource, resolved)
 
     # Names are forgotten after each change: before it, a look-up could note once more what is about to go.
 

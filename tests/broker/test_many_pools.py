@@ -11,7 +11,7 @@ from typing import Any
 import kombu
 import pytest
 
-from kombu_pools_ext import Pools, connections, producers, reset, set_limit
+from kombu_pools_ext import Connections, Pools, connections, producers, reset, set_limit
 from kombu_pools_ext.broker.connections import ConnectionPool
 from kombu_pools_ext.broker.made_once import MadeOnce
 from kombu_pools_ext.broker.producers import ProducerPool
@@ -20,6 +20,8 @@ from .common import PATIENCE
 
 #: Bytes of a connection pool and a producer pool that nobody has used, with their places in the groups.
 MOST_BYTES = 3 * 1024
+#: The same by URL, which has no settings.
+MOST_BYTES_BY_URL = 2.5 * 1024
 TENANTS = 2_000
 
 
@@ -33,41 +35,46 @@ def made(pool: Any) -> bool:
     return MadeOnce.of(pool, "engine") is not None
 
 
-#: In a process of its own, where nothing else grows.
+#: In a process of its own, where nothing else grows. What the first of them imports and makes is not theirs.
 MEASURE = f"""
 import gc, tracemalloc
 from kombu_pools_ext import Pools
 
 urls = {{f"tenant-{{i}}": {{"URL": f"amqp://user-{{i}}:secret@127.0.0.1:1//"}} for i in range({TENANTS})}}
-pools = Pools(urls)
-# What the first of them imports and makes is not theirs.
-pools.connections["tenant-0"], pools.producers["tenant-0"]
-aliases = list(pools.settings)[1:]
+%s
+pools.connections[names[0]], pools.producers[names[0]]
 gc.collect()
 tracemalloc.start()
 before, _ = tracemalloc.get_traced_memory()
-for alias in aliases:
-    pools.connections[alias], pools.producers[alias]
+for name in names[1:]:
+    pools.connections[name], pools.producers[name]
 gc.collect()
 after, _ = tracemalloc.get_traced_memory()
-print((after - before) / len(aliases))
+print((after - before) / (len(names) - 1))
 """
+BY_ALIAS = "pools = Pools(urls); names = list(pools.settings)"
+BY_URL = "pools = Pools(); names = [one['URL'] for one in urls.values()]"
 
 
-def test_a_pool_that_nobody_uses_costs_little_memory() -> None:
+@pytest.mark.parametrize(
+    "names, most",
+    [(BY_ALIAS, MOST_BYTES), (BY_URL, MOST_BYTES_BY_URL)],
+    ids=["by alias", "by URL"],
+)
+def test_a_pool_that_nobody_uses_costs_little_memory(names: str, most: float) -> None:
     # Nor is it counted which lines run: that takes memory, too.
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")
     }
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE],
+        [sys.executable, "-c", MEASURE % names],
         env=environment,
         capture_output=True,
         text=True,
         timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) <= MOST_BYTES
+    assert float(done.stdout) <= most
 
 
 def test_what_can_be_asked_of_all_pools_makes_nothing() -> None:
@@ -97,6 +104,47 @@ def test_a_pool_is_made_when_it_is_used(memory_url: str) -> None:
         assert (pool.lent, producers[memory_url].lent) == (1, 1)
         producer.publish({}, routing_key="nowhere")
     assert producers[memory_url].force_close_all(close_pool=False) == (1, 0)
+
+
+@pytest.mark.parametrize("group", [connections, producers], ids=["connections", "producers"])
+def test_the_connection_of_a_pool_by_url_is_made_when_it_is_used(
+    group: Any, memory_url: str
+) -> None:
+    urls = [memory_url, f"{memory_url}-2"]
+    both = list(urls)
+    for name in (memory_url, both):
+        pool = group[name]
+        of = getattr(pool, "connections", pool)
+        assert MadeOnce.of(of, "connection") is None
+        assert group[kombu.Connection(name)] is pool
+        assert connections[name] is of
+        # What the caller does with a list is the caller's.
+        del both[1:]
+        both.append("memory://another")
+        with pool.acquire():
+            assert MadeOnce.of(of, "connection") is of.connection
+        assert connections[of.connection] is of
+        both[:] = urls
+    assert of.connection.alt == urls
+
+
+def test_a_group_with_a_create_of_its_own_gets_a_connection(memory_url: str) -> None:
+    made: list[Any] = []
+
+    class Slow(Connections):
+        def create(self, connection: Any, limit: int | None) -> ConnectionPool:
+            made.append(connection)
+            return super().create(connection.clone(connect_timeout=60), limit)
+
+    pool = Slow(limit=1)[memory_url]
+    assert [type(one) for one in made] == [kombu.Connection]
+    assert pool.connection.connect_timeout == 60
+
+    class Elsewhere(Connections):
+        def resolve(self, resource: Any) -> Any:
+            return kombu.Connection(f"{memory_url}-elsewhere")
+
+    assert Elsewhere(limit=1)[memory_url].connection.hostname.endswith("-elsewhere")
 
 
 def test_of_many_threads_that_use_it_first_all_get_the_same(memory_url: str) -> None:

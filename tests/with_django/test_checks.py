@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import re
 import socket
 import subprocess
@@ -32,6 +33,8 @@ def _no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     # This process may listen for commands since an earlier test, and rings its own bell when it ends that.
     with override_settings(SECRET_KEY="of nobody"):
         pass
+    # So do the applications that earlier tests left for the collector.
+    gc.collect()
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.delenv("GUNICORN_CMD_ARGS", raising=False)
