@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -16,6 +15,7 @@ from ..engine import fork
 from ..engine.counters import Drained
 from ..errors import UnknownAlias
 from ..settings import PoolSettings
+from ..settings.problems import did_you_mean
 from .connections import ConnectionPool, PoolFace
 from .identity import PoolKey, key_of, settings_key
 from .pool_group import PoolGroup, get_limit, global_limit, use_global_limit
@@ -55,8 +55,8 @@ def name_aliases(settings: Mapping[str, PoolSettings]) -> None:
 
 def unknown_alias(alias: str, known: Mapping[str, Any]) -> UnknownAlias:
     """The error for *alias*, with the known ones and the nearest."""
-    near = get_close_matches(alias, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    near = did_you_mean(alias, known)
+    hint = f"; {near}" if near else ""
     names = ", ".join(map(repr, known)) or "none"
     return UnknownAlias(
         f"no broker pool is configured under {alias!r}{hint} (configured: {names}); a URL has '://' in it"

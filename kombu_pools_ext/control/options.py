@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from ..masking import describe
 from ..settings import PoolSettings, Problem, SettingsError
-from ..settings.problems import Report, collect, refuse
+from ..settings.problems import Report, collect, nearest, refuse
 from .mailbox import supported
 
 __all__ = ["KEYS", "NAME", "SHORTEST_KEY", "ControlSettings", "parse_control"]
@@ -113,12 +112,9 @@ def _check_broadcast(value: Any, aliases: Collection[str], report: Report) -> No
         if why is not None:
             report(why, "")
         return
-    near = difflib.get_close_matches(value, aliases, n=1) if isinstance(value, str) else ()
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(map(repr, aliases))}"
-    refuse(report, value, "the alias of a pool", hint)
+    refuse(report, value, "the alias of a pool", nearest(value, aliases, repr))
 
 
 def _unknown(key: Any) -> Problem:
-    near = difflib.get_close_matches(key.upper(), KEYS, n=1) if isinstance(key, str) else ()
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(KEYS)}"
+    hint = nearest(key.upper() if isinstance(key, str) else key, KEYS)
     return Problem(None, None, f"{describe(key)} is no setting", hint)

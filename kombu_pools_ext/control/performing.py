@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import time
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import Any, cast
 from ..aliases import Pools
 from ..engine import fork
 from ..errors import SettingsError, UnknownAlias
+from ..settings.problems import nearest
 from . import local
 from .answer import Answer
 from .process import here
@@ -73,21 +73,14 @@ def _parts(every: Sequence[Pools], using: Sequence[str]) -> list[tuple[Pools, li
         return [(pools, None) for pools in every if pools.settings]
     unknown = [alias for alias in dict.fromkeys(using) if alias not in known]
     if unknown:
-        raise UnknownAlias("; ".join(_unknown(alias, list(known)) for alias in unknown))
+        told = [f"no pool is configured as {one!r}; {nearest(one, known, repr)}" for one in unknown]
+        raise UnknownAlias("; ".join(told))
     parts: list[tuple[Pools, list[str] | None]] = []
     for pools in every:
         its = [alias for alias in dict.fromkeys(using) if alias in pools.settings]
         if its:
             parts.append((pools, its))
     return parts
-
-
-def _unknown(alias: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(alias, known, n=1)
-    hint = (
-        f"did you mean {near[0]!r}?" if near else f"known: {', '.join(map(repr, known)) or 'none'}"
-    )
-    return f"no pool is configured as {alias!r}; {hint}"
 
 
 def _do(

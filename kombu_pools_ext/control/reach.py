@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -11,6 +10,7 @@ from operator import attrgetter
 
 from ..engine.threads import spawn_thread
 from ..errors import ControlError
+from ..settings.problems import did_you_mean
 from .answer import Answer, Answers, Process, named_in_vain
 from .asking import Machine
 from .elsewhere import Elsewhere
@@ -227,7 +227,7 @@ class _Asking:
 
 
 def _nobody(what: str, name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    near = did_you_mean(name, known)
+    hint = f"{near} " if near else ""
     listed = ", ".join(dict.fromkeys(known)) or "none"
     return f"no process of this project is there as {what} {name!r}; {hint}known: {listed}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import threading
 from collections.abc import Callable, Mapping
@@ -15,13 +14,12 @@ from kombu import compression, serialization
 
 from ..masking import describe, split_urls
 from .nested import copy_options, is_deeper
-from .problems import Problem, Report, SettingsError, collect, refuse
+from .problems import Problem, Report, SettingsError, collect, nearest, refuse
 from .tls import tls_problems
 from .urls import (
     EXAMPLE,
     family_of,
     implementation_of,
-    nearest,
     transport_of,
     url_problems,
 )
@@ -386,7 +384,5 @@ def read_keys(
 def _unknown(key: str, alias: str | None) -> Problem:
     lower = key.islower()
     names = [name if lower else name.upper() for name in CHECKS]
-    near = difflib.get_close_matches(key if lower else key.upper(), names, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
-    shown = describe(key)
+    shown, hint = describe(key), nearest(key if lower else key.upper(), names)
     return Problem(alias, shown.strip("'\""), f"{shown} is no setting", hint)

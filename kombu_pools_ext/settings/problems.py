@@ -8,7 +8,7 @@ from typing import Any
 
 from ..masking import describe
 
-__all__ = ["Problem", "Report", "SettingsError", "collect", "refuse"]
+__all__ = ["Problem", "Report", "SettingsError", "collect", "did_you_mean", "nearest", "refuse"]
 
 #: Takes a message and a hint.
 Report = Callable[[str, str], None]
@@ -63,6 +63,20 @@ def refuse(report: Report, value: object, expected: str, hint: str = "") -> None
     if isinstance(value, str) and not hint and "number" in expected:
         hint = "text, of an environment variable for instance, must be converted first"
     report(f"expected {expected}, got {describe(value)}", hint)
+
+
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """A hint that names the one of *known* most like *word*; empty if none is."""
+    # Where nothing is misspelt it would only take its time to be imported.
+    import difflib
+
+    near = difflib.get_close_matches(word, known, n=1) if isinstance(word, str) else ()
+    return f"did you mean {near[0]!r}?" if near else ""
+
+
+def nearest(word: object, known: Iterable[str], show: Callable[[str], str] = str) -> str:
+    """The same, or else all of *known*, each as *show* has it."""
+    return did_you_mean(word, known) or f"known: {', '.join(map(show, known)) or 'none'}"
 
 
 def collect(problems: list[Problem], alias: str | None, key: str | None) -> Report:

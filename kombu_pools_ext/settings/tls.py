@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..masking import describe
-from .urls import nearest, tls_in_url
+from .problems import nearest
+from .urls import tls_in_url
 
 __all__ = ["AMQP_OPTIONS", "REDIS_OPTIONS", "tls_problems"]
 

@@ -6,8 +6,7 @@ Nothing here connects, and no transport is imported: a check must not depend on 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
+from collections.abc import Iterator
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from inspect import signature
@@ -18,6 +17,7 @@ from kombu.transport import TRANSPORT_ALIASES
 from kombu.utils.url import parse_ssl_cert_reqs
 
 from ..masking import describe
+from .problems import nearest
 
 __all__ = [
     "EXAMPLE",
@@ -25,7 +25,6 @@ __all__ = [
     "family_of",
     "implementation_of",
     "missing_driver",
-    "nearest",
     "tls_in_url",
     "transport_of",
     "url_problems",
@@ -87,12 +86,6 @@ _ENCODE = (
     "in a user name or password, write '/' as %2F, '@' as %40, ':' as %3A, '#' as %23, '?' as %3F, "
     "'%' as %25 and ';' as %3B"
 )
-
-
-def nearest(word: str, known: Sequence[str]) -> str:
-    """A hint that names the one of *known* most like *word*, or else all of them."""
-    near = get_close_matches(word, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
 
 
 def transport_of(url: str) -> str:
