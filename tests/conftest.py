@@ -1,8 +1,9 @@
 """Fixtures and rules that every test shares.
 
 `amqp_url` and `redis_url` are URLs of running brokers: what AMQP_URL and REDIS_URL name (localhost when unset), else a
-private server where its programs are installed. Without either the test is skipped, and the session's closing line says
-so; with REQUIRE_BROKERS=1 it fails. `private_rabbitmq` and `private_redis` are servers for tests that kill them.
+private server where its programs are installed. Without either the test is skipped, and with REQUIRE_BROKERS=1 it
+fails. The session's closing lines say what was skipped, and for want of what. `private_rabbitmq` and `private_redis`
+are servers for tests that kill them.
 
 Every test runs in a temporary folder, so that its child processes find the installed packages and not the sources.
 """
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -42,7 +44,7 @@ NEEDS = {
     "redis": {"redis_url", "private_redis"},
 }
 #: Names in reasons to skip and in the closing line.
-SERVERS = ("RabbitMQ", "Redis", "uWSGI")
+SERVERS = ("RabbitMQ", "Redis", "uWSGI", "openssl")
 
 Server = TypeVar("Server", PrivateRabbitMQ, PrivateRedis)
 
@@ -110,21 +112,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     skipped: dict[str, list[str]] = {}
+    others: Counter[str] = Counter()
     for report in terminalreporter.stats.get("skipped", ()):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
         for server in SERVERS:
             if f"no {server}: " in reason:
                 skipped.setdefault(server, []).append(reason.partition(": no ")[2] or reason)
+                break
+        else:
+            others[reason.removeprefix("Skipped: ")] += 1
     if skipped:
         told = "; ".join(f"{len(reasons)} that need {reasons[0]}" for reasons in skipped.values())
         terminalreporter.write_line(f"tests skipped for want of a server: {told}", yellow=True)
+    if others:
+        told = "; ".join(f"{number}: {reason}" for reason, number in others.items())
+        terminalreporter.write_line(f"tests skipped for something else: {told}", yellow=True)
 
 
 # -- brokers -----------------------------------------------------------------------------------------------------------
 
 
 def _without(server: str, why: str) -> NoReturn:
-    """Skip, or fail where the servers are required."""
+    """Skip, or fail where the servers, and what tests of theirs are made with, are required."""
     why = " ".join(why.split())
     if REQUIRED:
         pytest.fail(f"no {server}: {why} (and REQUIRE_BROKERS is set)", pytrace=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -67,9 +68,6 @@ def refuse(report: Report, value: object, expected: str, hint: str = "") -> None
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:
     """A hint that names the one of *known* most like *word*; empty if none is."""
-    # Where nothing is misspelt it would only take its time to be imported.
-    import difflib
-
     near = difflib.get_close_matches(word, known, n=1) if isinstance(word, str) else ()
     return f"did you mean {near[0]!r}?" if near else ""
 

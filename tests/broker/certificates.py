@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import _without
+
 __all__ = ["Certificates", "certificates"]
 
 _NAMES = "subjectAltName=DNS:localhost,IP:127.0.0.1"
@@ -68,5 +70,5 @@ class Certificates:
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     """The certificates of this session."""
     if shutil.which("openssl") is None:
-        pytest.skip("no openssl to make certificates with")
+        _without("openssl", "certificates are made with it")
     return Certificates(tmp_path_factory.mktemp("certificates"))

@@ -24,10 +24,12 @@ import pytest
 
 from tests.broker.common import PATIENCE
 from tests.brokers import PrivateRabbitMQ, free_port
-from tests.conftest import _private
+from tests.conftest import _private, _without
 from tests.proxy import Proxy
 
 __all__ = [
+    "AMQP",
+    "BROKERS",
     "REDISS",
     "broker_url",
     "confirming",
@@ -192,7 +194,7 @@ class Node(PrivateRabbitMQ):
     def tls_url(self) -> str:
         """The URL for TLS, for clients that trust :attr:`certificate`."""
         if self.tls_port is None:
-            pytest.skip("no openssl to make a certificate with")
+            _without("openssl", "certificates are made with it")
         return f"amqps://guest:guest@127.0.0.1:{self.tls_port}//"
 
     def log(self, port: int) -> str:
@@ -210,15 +212,15 @@ def node() -> Iterator[Node]:
     yield from _private(Node, "RabbitMQ")
 
 
-@pytest.fixture(
-    params=[
-        pytest.param("amqp", marks=pytest.mark.broker),
-        pytest.param("amqps", marks=pytest.mark.broker),
-        pytest.param("redis", marks=pytest.mark.redis),
-    ]
-)
+#: Those of RabbitMQ.
+AMQP = [pytest.param(scheme, marks=pytest.mark.broker) for scheme in ("amqp", "amqps")]
+#: Each kind of broker that has sockets, for the fixture ``broker_url``.
+BROKERS = [*AMQP, pytest.param("redis", marks=pytest.mark.redis)]
+
+
+@pytest.fixture(params=BROKERS)
 def broker_url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Each kind of broker that has sockets; the first two are RabbitMQ."""
+    """Each of :data:`BROKERS` in turn."""
     if request.param == "amqps":
         node: Node = request.getfixturevalue("node")
         monkeypatch.setenv("SSL_CERT_FILE", str(node.certificate))

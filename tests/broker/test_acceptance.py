@@ -28,7 +28,7 @@ from kombu_pools_ext.engine.breaker import AT_ONCE
 from kombu_pools_ext.errors import BatchFailed, Outcome, PoolTimeout, PublishNacked
 from tests.broker.common import PATIENCE, eventually
 from tests.broker.conftest import Inbox
-from tests.broker.rig import confirming, in_child, sockets_to, through
+from tests.broker.rig import AMQP, BROKERS, confirming, in_child, sockets_to, through
 from tests.broker.test_confirms import full  # noqa: F401  # a fixture
 from tests.broker.test_fork import SOUND, Parent, _skipping_the_hook
 from tests.engine.fakes import min_of
@@ -40,6 +40,11 @@ MakeInbox = Callable[[str], Inbox]
 UNEXPECTED = b"\x01\x00\x00\x00\x00\x00\x05\x00\x0a\x00\x29\x00\xce"
 #: Every connection is checked before it is lent, however fresh.
 ALWAYS = PoolOptions(check_after=0.0)
+
+
+def with_each(brokers: list[Any], value: object) -> list[Any]:
+    """Parameters: each of *brokers*, and *value*."""
+    return [pytest.param(*one.values, value, marks=one.marks) for one in brokers]
 
 
 @pytest.fixture
@@ -144,7 +149,16 @@ def test_ten_stale_connections_cost_at_most_100_ms_over_one_connect(
     assert min_of(excess, enough=0.1) <= 0.1
 
 
-@pytest.mark.parametrize("end", ["FIN", "RST", "Connection.Close"])
+@pytest.mark.parametrize(
+    "broker_url, end",
+    [
+        *with_each(BROKERS, "FIN"),
+        *with_each(BROKERS, "RST"),
+        # AMQP alone has words for it.
+        *with_each(AMQP, "Connection.Close"),
+    ],
+    indirect=["broker_url"],
+)
 def test_no_end_of_an_idle_connection_reaches_who_borrows_it(
     make: Callable[..., pools.ProducerPool],
     proxy: Proxy,
@@ -152,8 +166,6 @@ def test_no_end_of_an_idle_connection_reaches_who_borrows_it(
     inbox: MakeInbox,
     end: str,
 ) -> None:
-    if end == "Connection.Close" and broker_url.startswith("redis"):
-        pytest.skip("of AMQP alone")
     box, producers = inbox(broker_url), make()
     leases = [producers.acquire(timeout=PATIENCE) for _ in range(3)]
     established = [one.connection.connection for one in leases]
@@ -178,7 +190,12 @@ def test_no_end_of_an_idle_connection_reaches_who_borrows_it(
 
 
 @pytest.mark.timing
-@pytest.mark.parametrize("confirm", [True, False], ids=["confirmed", "unconfirmed"])
+@pytest.mark.parametrize(
+    "broker_url, confirm",
+    # Redis answers each command.
+    [*with_each(BROKERS, True), *with_each(AMQP, False)],
+    indirect=["broker_url"],
+)
 def test_a_publish_to_a_silent_peer_ends_within_its_timeout_exit_included(
     make: Callable[..., pools.ProducerPool],
     proxy: Proxy,
@@ -186,8 +203,6 @@ def test_a_publish_to_a_silent_peer_ends_within_its_timeout_exit_included(
     queue: str,
     confirm: bool,
 ) -> None:
-    if not confirm and broker_url.startswith("redis"):
-        pytest.skip("Redis answers each command")
     # Unconfirmed it ends when the system has taken all of it, so let that be more than it takes.
     body = b"x" if confirm else b"x" * 32_000_000
 

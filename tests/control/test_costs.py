@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from kombu_pools_ext.control import Control, Project
+from kombu_pools_ext.control import Control, Project, server
 from kombu_pools_ext.control.options import parse_control
+from kombu_pools_ext.engine import upkeep
 
 SECRET = "of one test alone"
 #: Seconds that anything may take on a busy machine.
@@ -96,6 +97,10 @@ for line in sys.stdin:
 """
 
 
+#: Threads that stay, by name.
+LASTING = {"MainThread", upkeep.THREAD, server.THREAD}
+
+
 class Child:
     """A process with a pool that has been used; with control, it listens."""
 
@@ -114,12 +119,11 @@ class Child:
 
     def threads(self) -> dict[int, str]:
         """Names by number, once none is there that only answers somebody, or opens a connection."""
-        last: dict[str, str] = {}
         deadline = time.monotonic() + PATIENCE
-        while last != (last := self.tell("threads")):
-            assert time.monotonic() < deadline
-            time.sleep(0.5)
-        return {int(number): name for number, name in last.items()}
+        while not LASTING.issuperset((found := self.tell("threads")).values()):
+            assert time.monotonic() < deadline, found
+            time.sleep(0.02)
+        return {int(number): name for number, name in found.items()}
 
     def switches(self, thread: int) -> int:
         """How often a thread has waited for something."""

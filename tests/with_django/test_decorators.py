@@ -28,10 +28,16 @@ def lent() -> int:
 IN_TIME = 4.5
 
 
+async def meanwhile(what: Callable[[], Any]) -> None:
+    """Until *what* holds; other coroutines run until then."""
+    async with asyncio.timeout(30):
+        while not what():
+            await asyncio.sleep(0.001)
+
+
 async def one_waits() -> None:
-    """Somebody waits for a lease; meanwhile other coroutines run."""
-    while not connections["default"].stats().waiting:
-        await asyncio.sleep(0.001)
+    """Somebody waits for a lease."""
+    await meanwhile(lambda: connections["default"].stats().waiting)
 
 
 @pytest.mark.parametrize(
@@ -187,8 +193,7 @@ def test_a_view_that_is_cancelled_while_it_waits_leaves_nothing_lent(
         with pytest.raises(asyncio.CancelledError):
             await waiting
         holder.release()
-        while connections["default"].stats().acquires < 2 or lent():
-            await asyncio.sleep(0.01)
+        await meanwhile(lambda: connections["default"].stats().acquires == 2 and not lent())
 
     asyncio.run(cancelled())
     gc.collect()
@@ -216,8 +221,7 @@ def test_a_view_that_is_cancelled_while_it_waits_in_vain(
                 await waiting
             connections["default"].suspend("fail")
             # The thread that waits is told so, and tells the loop.
-            while len(asyncio.all_tasks()) > 1:
-                await asyncio.sleep(0.001)
+            await meanwhile(lambda: len(asyncio.all_tasks()) == 1)
         connections["default"].resume()
 
     asyncio.run(cancelled())
