@@ -262,6 +262,7 @@ def test_a_group_that_takes_one_connection_for_another(memory_url: str) -> None:
     assert group[one] is group[two]
 
 
+@pytest.mark.threads
 def test_a_connection_that_others_change_meanwhile(finder: Any) -> None:
     """Whatever a look-up found, the next one after the last change finds what belongs to it."""
     connection = kombu.Connection("memory://one")
