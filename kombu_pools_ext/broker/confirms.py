@@ -82,6 +82,7 @@ class Confirms(Tally):
 
     :param item: the connection, which has a wire.
     :param channel: one on which nothing was published in confirm mode yet.
+    :param selected: whether the channel is in that mode already.
     """
 
     __slots__ = (
@@ -96,7 +97,7 @@ class Confirms(Tally):
         "spoiled",
     )
 
-    def __init__(self, item: OpenConnection, channel: Any) -> None:
+    def __init__(self, item: OpenConnection, channel: Any, *, selected: bool = False) -> None:
         super().__init__()
         self._item = item
         self._established = item.established
@@ -110,7 +111,7 @@ class Confirms(Tally):
         self.spoiled = False
         #: Whether the broker has refused something since the channel was opened.
         self.refused = False
-        self._selected = False
+        self._selected = selected
         channel.basic_publish = channel.basic_publish_confirm = self.publish
         channel._do_revive = self._revive
         channel.events["basic_ack"].add(self.ack)
@@ -356,9 +357,14 @@ def default_channel(item: OpenConnection) -> Any:
     if confirms is not None and confirms.channel is channel:
         return channel
     wanted = item.established.confirm_publish
+    first, item.first_channel = item.first_channel, None
+    selected = False
+    if channel is None and first is not None and first.channel is not None:
+        channel = item._default_channel = first.wait()
+        selected = wanted
     if channel is None or (wanted and channel._confirm_selected):
         # The second: somebody had it before as a plain channel, and nobody counted.
         channel = item._default_channel = item.transport.create_channel(item.established)
     if wanted:
-        item.confirms = Confirms(item, channel)
+        item.confirms = Confirms(item, channel, selected=selected)
     return channel

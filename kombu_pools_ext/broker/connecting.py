@@ -14,6 +14,7 @@ from kombu.exceptions import OperationalError
 
 from ..settings.urls import url_problems, with_defaults
 from . import redis_sockets, tls
+from .first_channel import FirstChannel
 from .handshake import CONNECT_TIMEOUT, Handshake, WrongProtocol
 
 if TYPE_CHECKING:
@@ -156,12 +157,15 @@ def establish(connection: OpenConnection) -> Any:
             return transport.establish_connection()
     given = connection.ssl
     connection.ssl = tls.for_host(given, connection.hostname)
+    first = FirstChannel(transport) if connection.with_channel else None
     try:
-        with Handshake(transport, connection.at_most):
-            return transport.establish_connection()
+        with Handshake(transport, connection.at_most, None if first is None else first.ask):
+            established = transport.establish_connection()
     finally:
         # What a pool is known by.
         connection.ssl = given
+    connection.first_channel = first
+    return established
 
 
 def _seconds_for(connection: OpenConnection) -> float:

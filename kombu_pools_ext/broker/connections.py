@@ -217,6 +217,9 @@ class ConnectionPool(PoolFace, KombuConnectionPool):
         self._name = name
         self.confirm_timeout = confirm_timeout
 
+    #: Whether producers are lent on its connections, which are opened with a channel then.
+    lends_producers = False
+
     # What most pools of a process with many never need.
 
     def _find_origin(self) -> kombu.Connection:
@@ -230,6 +233,7 @@ class ConnectionPool(PoolFace, KombuConnectionPool):
             answer_timeout=ANSWER_TIMEOUT if self.confirm_timeout is None else self.confirm_timeout,
             on_blocked=self.publishing_blocked,
             on_unblocked=self.publishing_unblocked,
+            with_channel=lambda: self.lends_producers,
         )
 
     def _make_engine(self) -> Pool[OpenConnection]:

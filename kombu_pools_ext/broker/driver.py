@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from kombu.connection import ConnectionPool as KombuConnectionPool
 
     from .direct import Direct
+    from .first_channel import FirstChannel
 
 __all__ = ["ConnectionDriver", "ForeignDriver", "OpenConnection", "errors_for"]
 
@@ -60,6 +61,10 @@ class OpenConnection(kombu.Connection):
     answer_timeout: float = redis_sockets.ANSWER_TIMEOUT
     #: Seconds for connecting, where it must not take as long as it may.
     at_most: float | None = None
+    #: Whether its default channel is asked for together with it, where AMQP carries it.
+    with_channel = False
+    #: That channel, until it is used.
+    first_channel: FirstChannel | None = None
     #: Whether the goodbye has been sent already.
     announced = False
     #: The producers bound to it, by their pool.
@@ -109,6 +114,7 @@ class ConnectionDriver:
     :param answer_timeout: seconds that Redis gets for each answer, unless the connection's own options say it.
     :param on_blocked: is told of each connection on which the broker takes no messages for a while, and why.
     :param on_unblocked: is told when it takes them again.
+    :param with_channel: returns whether whoever borrows a connection is likely to use its default channel.
     """
 
     def __init__(
@@ -119,11 +125,13 @@ class ConnectionDriver:
         answer_timeout: float = redis_sockets.ANSWER_TIMEOUT,
         on_blocked: Callable[[OpenConnection, str], object] | None = None,
         on_unblocked: Callable[[OpenConnection], object] | None = None,
+        with_channel: Callable[[], bool] = bool,
     ) -> None:
         self._make_origin = make_origin
         self._name = name
         self._answer_timeout = answer_timeout
-        self._connector = connecting.Connector(self.new)
+        self._connector = connecting.Connector(self._new_to_open)
+        self._with_channel = with_channel
         self._on_blocked = on_blocked
         self._on_unblocked = on_unblocked
 
@@ -140,10 +148,17 @@ class ConnectionDriver:
         connection.answer_timeout = self._answer_timeout
         return connection
 
+    def _new_to_open(self) -> OpenConnection:
+        connection = self.new()
+        connection.with_channel = self._with_channel()
+        return connection
+
     def open(self) -> OpenConnection:
         """Connect, as :meth:`connecting.Connector.open` does."""
         connection = self._connector.open()
         connection.established = connection._connection
+        # A repair in place is kombu's alone.
+        connection.with_channel = False
         self.settle_in(connection)
         return connection
 

@@ -11,9 +11,11 @@ from __future__ import annotations
 import socket
 import struct
 import time
+from collections.abc import Callable
 from typing import Any
 
 import amqp
+from amqp import spec
 from amqp.transport import SSLTransport
 
 __all__ = ["CONNECT_TIMEOUT", "Handshake", "WrongProtocol"]
@@ -21,8 +23,8 @@ __all__ = ["CONNECT_TIMEOUT", "Handshake", "WrongProtocol"]
 #: Seconds for a connection that names none, or 0: kombu's default.
 CONNECT_TIMEOUT = 5.0
 
-#: Bytes read at once: no frame of a handshake is longer.
-MOST_AT_ONCE = 131072 + 8
+#: Bytes read at once: frames are no longer than 4096 until the peers have agreed on more.
+MOST_AT_ONCE = 16384
 
 #: The type of a frame that carries a method, which a broker's first word is.
 METHOD = b"\x01"
@@ -71,11 +73,18 @@ class Handshake:
 
     :param transport: kombu's, for py-amqp.
     :param seconds: at most this long, even if the connection's own time-out is longer.
+    :param ask: sends, by the ``amqp.Connection`` that it is given, what need not wait until that is open.
     """
 
-    def __init__(self, transport: Any, seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        transport: Any,
+        seconds: float | None = None,
+        ask: Callable[[Any], object] | None = None,
+    ) -> None:
         self._kombu = transport
         self._most = seconds
+        self._ask = ask
         self._seconds = seconds or CONNECT_TIMEOUT
         self._deadline = 0.0
         self._phase = ""
@@ -89,6 +98,9 @@ class Handshake:
         self._recv: Any = None
         self._send: Any = None
         self._own_send = False
+        # What is kept for one write.
+        self._kept: list[bytes] | None = None
+        self._on_tune: Any = None
 
     def __enter__(self) -> None:
         self._kombu.Connection = self._make
@@ -113,6 +125,8 @@ class Handshake:
         self._seconds = seconds if self._most is None else min(seconds, self._most)
         self._deadline = time.monotonic() + self._seconds
         self._make_wire, established.Transport = established.Transport, self._make_transport
+        self._on_tune = established._callbacks[spec.Connection.Tune]
+        established._callbacks[spec.Connection.Tune] = self._tuned
         return established
 
     def _make_transport(self, *args: Any, **options: Any) -> Any:
@@ -178,7 +192,7 @@ class Handshake:
         self._send, wire._write = wire._write, self._write
 
     def _read(self, size: int) -> bytes:
-        data = self._read_some(size)
+        data = self._read_some()
         while self._head is not None:
             self._head += data[: 8 - len(self._head)]
             if self._head.startswith(METHOD):
@@ -187,20 +201,37 @@ class Handshake:
             elif len(self._head) >= 8 or not b"AMQP".startswith(self._head[:4]):
                 raise WrongProtocol(f"{self._where} is {self._speaker(self._head)}")
             else:
-                data = self._read_some(8 - len(self._head))
+                data = self._read_some()
         return data
 
-    def _read_some(self, size: int) -> bytes:
+    def _read_some(self) -> bytes:
         try:
             self._wire.sock.settimeout(self._left())
-            data: bytes = self._recv(min(size, MOST_AT_ONCE))
+            # What is more than was asked for, py-amqp keeps for its next read.
+            data: bytes = self._recv(MOST_AT_ONCE)
         except TimeoutError:
             raise self._late() from None
         if not data:
             raise ConnectionResetError(f"{self._where} closed the connection in the handshake")
         return data
 
+    def _tuned(self, *args: Any) -> None:
+        # The answer, and all that may follow it unasked, in one write.
+        kept: list[bytes] = []
+        self._kept = kept
+        try:
+            self._on_tune(*args)
+            if self._ask is not None:
+                self._ask(self._established)
+        finally:
+            self._kept = None
+        self._wire.write(b"".join(kept))
+
     def _write(self, data: Any) -> None:
+        if self._kept is not None:
+            # py-amqp packs the next frame into the same buffer.
+            self._kept.append(bytes(data))
+            return
         self._wire.sock.settimeout(self._left())
         try:
             self._send(data)
@@ -208,7 +239,7 @@ class Handshake:
             raise self._late() from None
         except OSError:
             # Before it hung up, the peer may have said why: TLS's word on our certificate comes after the handshake.
-            self._read_some(1)
+            self._read_some()
             raise
 
     # -- its end -----------------------------------------------------------------------------------------
@@ -227,6 +258,7 @@ class Handshake:
         # As py-amqp leaves it: TCP blocks, TLS keeps the time-out.
         wire.sock.settimeout(wire.connect_timeout if isinstance(wire, SSLTransport) else None)
         del established.Transport
+        established._callbacks[spec.Connection.Tune] = self._on_tune
 
     def _give_up(self) -> None:
         # py-amqp closes the socket after an OSError alone, not after the broker's refusal, say.

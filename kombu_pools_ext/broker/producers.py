@@ -83,6 +83,7 @@ class ProducerPool(PoolFace, KombuProducerPool):
 
     def _make_engine(self) -> Pool[Any]:
         if self._foreign is None:
+            self.connections.lends_producers = True
             engine: Pool[Any] = self.connections.engine
             return engine
         return Pool(

@@ -1,0 +1,103 @@
+"""The channel that producers publish on, opened together with its connection.
+
+The connection, a channel on it and confirms on that are three requests, each of which py-amqp sends when it has the
+answer to the one before. RabbitMQ answers them in turn, however they come: sent together, they take the time of one.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import FunctionType
+from typing import Any
+
+import amqp
+from amqp import spec
+from amqp.abstract_channel import AbstractChannel
+from kombu.transport import pyamqp
+
+__all__ = ["FirstChannel"]
+
+#: How AMQP's other brokers read ahead is not known.
+PRODUCT = "RabbitMQ"
+
+#: What is done here in another order, each with its parameters: whoever changed it is not passed by.
+_METHODS: tuple[tuple[type[Any], str, tuple[str, ...]], ...] = (
+    (pyamqp.Transport, "create_channel", ("self", "connection")),
+    (amqp.Connection, "channel", ("self", "channel_id", "callback")),
+    (amqp.Channel, "__init__", ("self", "connection", "channel_id", "auto_decode", "on_open")),
+    (amqp.Channel, "open", ("self",)),
+    (amqp.Channel, "confirm_select", ("self", "nowait")),
+    (
+        AbstractChannel,
+        "send_method",
+        ("self", "sig", "format", "args", "content", "wait", "callback", "returns_tuple"),
+    ),
+    (AbstractChannel, "dispatch_method", ("self", "method_sig", "payload", "content")),
+)
+
+
+class FirstChannel:
+    """The first channel of the connection that *transport* makes; the answers are read when it is used.
+
+    :param transport: kombu's, for py-amqp.
+    """
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self._selected = False
+        #: There once it was asked for.
+        self.channel: Any = None
+
+    def ask(self, established: Any) -> None:
+        """Send the requests behind that for the connection, if it is known how its broker reads them.
+
+        :param established: an ``amqp.Connection`` that has just asked to be opened.
+        """
+        if not (
+            type(established) is pyamqp.Connection
+            and "Channel" not in established.__dict__
+            and isinstance(self._transport, pyamqp.Transport)
+            and established.server_properties.get("product") == PRODUCT
+            and _is_known(type(self._transport))
+        ):
+            return
+        channel = self.channel = established.Channel(established)
+        channel.send_method(spec.Channel.Open, "s", ("",))
+        self._selected = not established.confirm_publish
+        if not self._selected:
+            channel._callbacks[spec.Confirm.SelectOk] = self._note_selected
+            channel.send_method(spec.Confirm.Select, "b", (False,))
+
+    def _note_selected(self) -> None:
+        self._selected = True
+
+    def wait(self) -> Any:
+        """Return the channel when all has been answered; to be called once, if there is one.
+
+        :raises Exception: py-amqp's, as where a channel is asked for by itself: what the broker said, or the socket.
+        """
+        channel = self.channel
+        while not (channel.is_open and self._selected):
+            if channel.connection is None:
+                raise amqp.RecoverableConnectionError("connection already closed")
+            channel.connection.drain_events()
+        channel._callbacks.pop(spec.Confirm.SelectOk, None)
+        return channel
+
+
+def _is_known(transport_class: type[Any]) -> bool:
+    """Whether kombu and py-amqp open channels as they are known to. Looked at each time: it takes microseconds."""
+    return transport_class.create_channel is pyamqp.Transport.create_channel and all(
+        _is_its_own(owner, name, parameters) for owner, name, parameters in _METHODS
+    )
+
+
+def _is_its_own(owner: type[Any], name: str, parameters: tuple[str, ...]) -> bool:
+    # A wrapper may have the name of what it wraps, but not its globals.
+    method = owner.__dict__.get(name)
+    return (
+        isinstance(method, FunctionType)
+        and method.__globals__ is vars(sys.modules[owner.__module__])
+        and method.__code__.co_name == name
+        and method.__code__.co_varnames[: method.__code__.co_argcount] == parameters
+    )
