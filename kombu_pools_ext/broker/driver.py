@@ -177,6 +177,10 @@ class ConnectionDriver:
         """Whether *item* may be lent."""
         return liveness.check(item, self._name())
 
+    def is_gone(self, item: OpenConnection) -> bool:
+        """Whether the peer of *item* has hung up; AMQP only."""
+        return item.wire is not None and item.wire.look() == "gone"
+
     def keep_alive_every(self, item: OpenConnection) -> float | None:
         """Seconds between two calls of :meth:`keep_alive`: a third of the heartbeat that was agreed on, if any."""
         interval = getattr(item.established, "heartbeat", 0) if item.wire is not None else 0
@@ -281,6 +285,10 @@ class ForeignDriver:
     def check(self, item: Any) -> bool:
         """Nothing stays idle here: the other pool keeps it."""
         return True
+
+    def is_gone(self, item: Any) -> bool:
+        """As :meth:`check`."""
+        return False
 
     def keep_alive_every(self, item: Any) -> float | None:
         """Never: the other pool keeps its own."""

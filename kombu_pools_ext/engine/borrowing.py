@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from .lease import Entry, Lease
 from .opening import open_all, outage_error
 from .refusals import refusal
+from .sweeping import sweep
 from .waiting import Waiter
 
 if TYPE_CHECKING:
@@ -180,4 +181,5 @@ def unfit_because(pool: Pool[T], lease: Lease[T], now: float) -> str | None:
         return None
     with pool.lock:
         pool.ledger.suspect_all()
+    sweep(pool)
     return "dead"

@@ -20,6 +20,13 @@ class Driver(Protocol[T]):
         """Whether *item*, unused for a while, may be lent. An exception means no."""
         ...
 
+    def is_gone(self, item: T) -> bool:
+        """Whether a look shows that *item*, idle, is dead, without reading; ``False`` leaves it to :meth:`check`.
+
+        Somebody may borrow or close it at this moment.
+        """
+        ...
+
     def keep_alive_every(self, item: T) -> float | None:
         """Seconds between two calls of :meth:`keep_alive` for *item*; ``None`` for none. Asked once."""
         ...

@@ -16,6 +16,9 @@ class FakeDriver:
     def check(self, item: object) -> bool:
         return True
 
+    def is_gone(self, item: object) -> bool:
+        return False
+
     def keep_alive_every(self, item: object) -> float | None:
         return None
 

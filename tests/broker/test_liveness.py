@@ -384,6 +384,24 @@ def test_a_channel_error_is_the_earlier_leases(
     pool.force_close_all()
 
 
+def test_those_that_ended_together_are_found_together(proxy: Proxy, url: str) -> None:
+    pool = pool_of(url)
+    inner = idle(pool, 10)
+    for link in proxy.links[1:]:
+        link.cut()
+    for established in inner[1:]:
+        eventually(lambda established=established: has_word(established))
+    checks = []
+    check = pool._driver.check
+    pool._driver.check = lambda item: checks.append(item) or check(item)  # type: ignore[method-assign,func-returns-value]
+    with pool.acquire(timeout=PATIENCE) as lease:
+        assert lease.connection is inner[0]
+    assert len(checks) == 2
+    assert pool.stats().closed == {"dead": 9}
+    assert len(proxy.links) == 10
+    pool.force_close_all()
+
+
 def test_a_channel_that_cannot_be_reopened_holds_nobody_up(url: str, proxy: Proxy) -> None:
     pool = pool_of(url)
     with pool.acquire(timeout=PATIENCE) as lease:

@@ -75,6 +75,7 @@ class Item:
     number: int
     users: int = 0
     alive: bool = True
+    gone: bool = False
     ended: list[str] = field(default_factory=list)
 
     def __repr__(self) -> str:
@@ -98,6 +99,7 @@ class Driver:
         self.closing: deque[Step] = deque()
         self.opened: list[Item] = []
         self.checked: list[Item] = []
+        self.looked_at: list[Item] = []
         self.closed: list[tuple[Item, bool]] = []
         self.announced: list[Item] = []
         #: The seconds that each goodbye was given.
@@ -133,6 +135,10 @@ class Driver:
         self.checked.append(item)
         answer = self._act(self.checking)
         return item.alive if answer is None else bool(answer)
+
+    def is_gone(self, item: Item) -> bool:
+        self.looked_at.append(item)
+        return item.gone
 
     def keep_alive_every(self, item: Item) -> float | None:
         return self.keep_every

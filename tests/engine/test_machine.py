@@ -173,10 +173,11 @@ class PoolMachine(RuleBasedStateMachine):
         assert item.ended == ["broken"]
         self.collect()
 
-    @rule(which=choices)
-    def idle_item_dies(self, which: int) -> None:
+    @rule(which=choices, gone=st.booleans())
+    def idle_item_dies(self, which: int, gone: bool) -> None:
         if self.ledger.idle:
-            self.ledger.idle[which % len(self.ledger.idle)].item.alive = False
+            item = self.ledger.idle[which % len(self.ledger.idle)].item
+            item.alive, item.gone = False, gone
 
     # -- everything else --------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from kombu_pools_ext.engine.errors import (
     PoolFull,
     PoolTimeout,
 )
+from kombu_pools_ext.engine.sweeping import MOST
 from kombu_pools_ext.engine.waiting import Waiter
 from tests.engine.fakes import PATIENCE, Driver, Item, in_thread, min_of, rig, wait_until
 
@@ -325,6 +326,53 @@ def test_one_dead_all_suspect_and_the_next_is_tried_at_once(verdict: Any) -> Non
     tested.pool.acquire()
     assert len(tested.driver.checked) == 4
     assert tested.pool.stats().closed == {"dead": 1}
+
+
+def test_those_that_are_seen_to_be_gone_go_with_the_first_that_is_found_dead() -> None:
+    tested = rig(4, check_after=0.0)
+    first, second, third, fourth = tested.fill(4)
+    fourth.alive = False
+    first.gone = third.gone = True
+    assert tested.pool.acquire().item is second
+    assert tested.driver.checked == [fourth, second]
+    assert first.ended == third.ended == fourth.ended == ["broken"]
+    assert tested.pool.stats().closed == {"dead": 3}
+    assert tested.pool.size == 1
+
+
+def test_who_borrows_one_of_them_meanwhile_finds_out_himself() -> None:
+    tested = rig(2, check_after=0.0)
+    first, second = tested.fill(2)
+    second.alive = False
+    first.gone = True
+    theirs = []
+
+    def look(item: Item) -> bool:
+        theirs.append(tested.pool.acquire())
+        return True
+
+    tested.driver.is_gone = look  # type: ignore[method-assign]
+    tested.spawner.able = False
+    ours = tested.pool.acquire()
+    assert theirs[0].item is first
+    assert ours.item not in (first, second)
+    assert not first.ended
+
+
+def test_a_look_that_fails_leaves_it_to_the_check() -> None:
+    tested = rig(2, check_after=0.0)
+    first, second = tested.fill(2)
+    second.alive = False
+    tested.driver.is_gone = lambda item: item.nothing  # type: ignore[attr-defined,method-assign]
+    assert tested.pool.acquire().item is first
+
+
+def test_of_many_only_the_next_are_looked_at() -> None:
+    tested = rig(MOST + 9, check_after=0.0)
+    items = tested.fill(MOST + 9)
+    items[-1].alive = False
+    tested.pool.acquire()
+    assert [*tested.driver.looked_at] == items[-1 - MOST : -1]
 
 
 def test_when_all_are_dead_a_new_one_is_opened_at_once() -> None:
