@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,7 @@ from tests.benchmarks.goals import GOALS, Check
 from tests.benchmarks.lease_cases import FLOOR, KOMBU
 from tests.benchmarks.measure import Round, statement, timed
 from tests.benchmarks.places import PLACES, Places
+from tests.benchmarks.scale_cases import importing
 from tests.brokers import Unavailable
 from tests.conftest import _without
 
@@ -55,6 +57,16 @@ def test_a_goal_is_of_something_that_is_measured(check: Check) -> None:
         assert contender in case.contenders
         assert figure in case.figures
     assert (check.least is None) != (check.most is None)
+
+
+def test_an_import_is_one_of_bytecode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import os; assert os.path.exists(__spec__.cached), __spec__.cached"
+    (tmp_path / "weighed.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    with importing("weighed", "")(Setting(url="")) as round_:
+        assert round_()["time"] > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["weighed.py"]
 
 
 def results(ours: float, kombu: float) -> dict[str, dict[str, dict[str, list[float]]]]:
