@@ -15,7 +15,7 @@ from ..engine import Gate, Pool, PoolOptions
 from ..engine.counters import Drained, PoolStats
 from ..errors import LeaseError
 from ..masking import mask_url
-from .driver import ConnectionDriver, OpenConnection, errors_for
+from .driver import ConnectionDriver, KombuErrors, OpenConnection
 from .identity import with_host
 from .made_once import MadeOnce
 from .redis_sockets import ANSWER_TIMEOUT
@@ -243,7 +243,7 @@ class ConnectionPool(PoolFace, KombuConnectionPool):
             name=self.name,
             limit=self._limit,
             options=options if options is not None else PoolOptions(),
-            errors=errors_for(),
+            errors=KombuErrors(),
             listener=_Listener(self),
         )
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from .direct import Direct
     from .first_channel import FirstChannel
 
-__all__ = ["ConnectionDriver", "ForeignDriver", "OpenConnection", "errors_for"]
+__all__ = ["ConnectionDriver", "ForeignDriver", "KombuErrors", "OpenConnection"]
 
 #: Seconds that a peer gets to answer a goodbye. It answers within a millisecond or never.
 CLOSE_TIMEOUT = 1.0
@@ -318,6 +318,17 @@ class ForeignDriver:
 class KombuErrors(ErrorFamily):
     """The library's errors; what kombu itself would let through stays as it is, with the pool's name as a note."""
 
+    exhausted = PoolExhausted
+    timeout = PoolTimeout
+    connect_timeout = ConnectTimeout
+    full = PoolFull
+    blocked = BrokerBlocked
+    suspended = PoolSuspended
+    closed = PoolClosed
+    reentered = PoolReentered
+    open_failed = BrokerUnreachable
+    lease = LeaseError
+
     def failed_opening(self, message: str, cause: BaseException) -> Exception:
         """Unreachable, or not a matter of reaching: wrong credentials, a missing virtual host, a bug."""
         if isinstance(cause, OperationalError | TimeoutError):
@@ -331,19 +342,3 @@ class KombuErrors(ErrorFamily):
         error.__notes__ = [*getattr(cause, "__notes__", ()), message]
         error.__cause__ = cause.__cause__
         return error
-
-
-def errors_for() -> ErrorFamily:
-    """The error family of every pool of this library."""
-    return KombuErrors(
-        exhausted=PoolExhausted,
-        timeout=PoolTimeout,
-        connect_timeout=ConnectTimeout,
-        full=PoolFull,
-        blocked=BrokerBlocked,
-        suspended=PoolSuspended,
-        closed=PoolClosed,
-        reentered=PoolReentered,
-        open_failed=BrokerUnreachable,
-        lease=LeaseError,
-    )

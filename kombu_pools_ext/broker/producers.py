@@ -17,7 +17,7 @@ from ..errors import LeaseError, PoolClosed
 from ..settings import RetryPolicy
 from .confirms import CONFIRM_TIMEOUT
 from .connections import ConnectionPool, PoolFace
-from .driver import ForeignDriver, errors_for
+from .driver import ForeignDriver, KombuErrors
 from .made_once import MadeOnce
 from .producer_views import ProducerView, view_types
 from .validate import FOREVER, PLAIN, valid_limit, valid_timeout
@@ -91,7 +91,7 @@ class ProducerPool(PoolFace, KombuProducerPool):
             name=f"producers of {self.connections!r}",
             limit=self._limit,
             options=PoolOptions(keep=False),
-            errors=errors_for(),
+            errors=KombuErrors(),
         )
 
     def _make_share(self) -> Share | None:

@@ -6,8 +6,6 @@ its own: :mod:`kombu_pools_ext.errors` makes them kombu's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 __all__ = [
     "ConnectTimeout",
     "ErrorFamily",
@@ -68,15 +66,8 @@ class LeaseError(PoolError):
     """A lease was used after its end, or given back to a pool that is not its own."""
 
 
-@dataclass(frozen=True)
 class ErrorFamily:
-    """The class to raise for each refusal; every one takes a message."""
-
-    def failed_opening(self, message: str, cause: BaseException) -> Exception:
-        """The error for a caller whose opening failed; a host may let some causes through as they are."""
-        error = self.open_failed(message)
-        error.__cause__ = cause
-        return error
+    """The class to raise for each refusal; every one takes a message. A host has a family of its own in a subclass."""
 
     exhausted: type[Exception] = PoolExhausted
     timeout: type[Exception] = PoolTimeout
@@ -88,3 +79,9 @@ class ErrorFamily:
     reentered: type[Exception] = PoolReentered
     open_failed: type[Exception] = OpenFailed
     lease: type[Exception] = LeaseError
+
+    def failed_opening(self, message: str, cause: BaseException) -> Exception:
+        """The error for a caller whose opening failed; a host may let some causes through as they are."""
+        error = self.open_failed(message)
+        error.__cause__ = cause
+        return error

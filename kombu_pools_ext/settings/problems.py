@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -68,7 +67,10 @@ def refuse(report: Report, value: object, expected: str, hint: str = "") -> None
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:
     """A hint that names the one of *known* most like *word*; empty if none is."""
-    near = difflib.get_close_matches(word, known, n=1) if isinstance(word, str) else ()
+    # Loaded with the first mistake: an import has none.
+    from difflib import get_close_matches
+
+    near = get_close_matches(word, known, n=1) if isinstance(word, str) else ()
     return f"did you mean {near[0]!r}?" if near else ""
 
 

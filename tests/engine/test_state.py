@@ -170,7 +170,10 @@ def test_the_host_chooses_the_errors() -> None:
     class Exhausted(Exception):
         pass
 
-    pool: Pool[Item] = Pool(Driver(), limit=1, errors=ErrorFamily(exhausted=Exhausted))
+    class Family(ErrorFamily):
+        exhausted = Exhausted
+
+    pool: Pool[Item] = Pool(Driver(), limit=1, errors=Family())
     lease = pool.acquire()
     with pytest.raises(Exhausted, match="pass a timeout, or raise LIMIT"):
         pool.acquire()
