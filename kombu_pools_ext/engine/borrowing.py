@@ -69,9 +69,10 @@ def _wait(
             refusal = pool.ledger.enqueue(waiter, first=unfit is not None)
             openings = pool.ledger.pump() if refusal is None or spent is not None else 0
             claims = len(pool.ledger.waiters) <= LOOKING
-        pool.start_openings(openings)
+        # In this order: two threads at work at once take longer than one after the other.
         if spent is not None:
             pool.close_returned(*spent)
+        pool.start_openings(openings)
         if pool.ledger.suspended:
             pool.tell("wanted")
         if refusal is not None:

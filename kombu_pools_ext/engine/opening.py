@@ -61,7 +61,8 @@ def _open_one(pool: Pool[Any], ticket: Ticket) -> int:
         entry, reason = pool.ledger.opened(ticket, item, keep_every)
         openings = pool.ledger.pump()
         pool.overdue_at = min(pool.overdue_at, pool.clock() + upkeep.OVERDUE)
-    pool.keeper.watch(pool)
+    due = min(entry.keep_at, entry.used_at + entry.idle_span, entry.expires_at)
+    pool.keeper.watch(pool, due - pool.clock())
     if is_back:
         logger.warning(
             "pool %r: connected again, after %.3g s", pool.name, pool.clock() - down_since

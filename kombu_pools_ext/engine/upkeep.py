@@ -117,7 +117,7 @@ def close_together(closing: list[tuple[Pool[Any], Entry[Any], str]], deadline: f
 class NoUpkeep:
     """Stands for the thread where there is none."""
 
-    def watch(self, pool: Pool[Any]) -> None:
+    def watch(self, pool: Pool[Any], quiet: float = 0.0) -> None:
         """Do nothing: borrowers do the work when it is overdue."""
 
     def nudge(self, pool: Any = None) -> None:
@@ -176,10 +176,18 @@ class Upkeep:
         """Have the thread look at *pool* now, or at every pool. Never waits; safe in finalizers and signal handlers."""
         self._bell.put(True if pool is None else weakref.ref(pool))
 
-    def watch(self, pool: Pool[Any]) -> None:
-        """Tend *pool* until it has nothing left to tend."""
+    def watch(self, pool: Pool[Any], quiet: float = 0.0) -> None:
+        """Tend *pool* until it has nothing left to tend.
+
+        :param quiet: seconds for which what is new there can wait: the thread is not woken if it looks by then.
+        """
         me: _Turn | None = None
         with self._lock:
+            due = self._due.get(pool)
+            # What is being tended at this moment is due a whole nap after that has begun.
+            soon = self._clock() + min(quiet, LONGEST_NAP / 2)
+            if due is not None and due <= soon and self._running is not None and self._running():
+                return
             # Closes the race with a thread that has just found nothing to do: it ends under this lock.
             self._due[pool] = 0.0
             if self._running is None or self._running() is None:

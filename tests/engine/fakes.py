@@ -61,7 +61,7 @@ class Keeper(NoUpkeep):
         self.watched: list[Any] = []
         self.nudges = 0
 
-    def watch(self, pool: Pool[Any]) -> None:
+    def watch(self, pool: Pool[Any], quiet: float = 0.0) -> None:
         self.watched.append(pool)
 
     def nudge(self, pool: Any = None) -> None:

@@ -347,6 +347,29 @@ def test_a_round_naps_until_something_is_due() -> None:
         assert EVERY / 2 < nap <= EVERY
 
 
+@pytest.mark.threads
+def test_the_thread_is_not_woken_for_what_can_wait_until_its_next_round(
+    keeper: Upkeep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = Driver()
+    driver.keep_every = EVERY
+    pool = Pool(driver, limit=2, keeper=keeper)
+    lease = pool.acquire(timeout=PATIENCE)
+    wait_until(lambda: keeper._due.get(pool, 0.0) and keeper._due[pool] <= time.monotonic() + EVERY)
+    due = keeper._due[pool]
+    woken: list[tuple[float, float]] = []
+    monkeypatch.setattr(keeper, "woke", lambda *late: woken.append(late))
+    later = pool.acquire(timeout=PATIENCE)
+    keeper.watch(pool, due - time.monotonic() + 1.0)
+    assert keeper._bell.empty()
+    assert (woken, keeper._due[pool]) == ([], due)
+    keeper.watch(pool, due - time.monotonic() - 1.0)
+    wait_until(lambda: woken)
+    lease.end()
+    later.end()
+    pool.close()
+
+
 def test_the_seconds_of_a_suspended_machine_are_those_that_the_clock_leaves_out() -> None:
     assert upkeep._seconds_suspended() + 1.0 >= 0.0
     assert upkeep._seconds_suspended() < time.clock_gettime(time.CLOCK_BOOTTIME)
