@@ -10,8 +10,14 @@ PACKAGES := kombu_pools_ext django_app flask_ext
 SOURCES := pyproject.toml LICENSE $(wildcard README.md) $(shell find $(PACKAGES) -not -path '*/__pycache__*' 2>/dev/null)
 PIP := -m pip --disable-pip-version-check install -qq
 
+# Else each run would compile all tests anew, and their children what those import of them.
+export PYTHONDONTWRITEBYTECODE :=
+
 WHEEL := .venv/wheel/.built
 TEST := .venv/test/bin/python
+COVERED := $(TEST) -P -m coverage run -m pytest
+# Tests that mostly wait: for other processes, and for time to pass.
+WAITING := tests/control tests/integration
 GREENLET_TESTS ?= $(wildcard tests/engine tests/broker)
 
 .DEFAULT_GOAL := help
@@ -33,8 +39,16 @@ test: export EXPECT_INSTALLED := 1
 test: export COVERAGE_FILE := $(CURDIR)/.venv/coverage/data
 test: .venv/test/.installed ## the tests, on the installed wheel, with coverage (ARGS="-k foo" for some of them)
 	@rm -rf .venv/coverage && mkdir -p .venv/coverage
-	$(TEST) -P -m coverage run -m pytest $(ARGS)
-ifeq ($(strip $(ARGS)),)
+ifneq ($(strip $(ARGS)),)
+	$(COVERED) $(ARGS)
+else
+	@echo "$(WAITING), beside all others; what they say comes after those"
+	@$(COVERED) $(WAITING) -m "not timing" >.venv/coverage/waiting.log 2>&1 & waiting=$$!; \
+	$(COVERED) $(addprefix --ignore=,$(WAITING)) -m "not timing"; others=$$?; \
+	wait $$waiting; waiting=$$?; cat .venv/coverage/waiting.log; \
+	echo "those that measure time, alone"; \
+	$(COVERED) -m timing; timing=$$?; \
+	test "$$others $$waiting $$timing" = "0 0 0"
 	@$(TEST) -m coverage combine -q
 	@$(TEST) -m coverage report
 endif
