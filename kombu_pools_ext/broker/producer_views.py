@@ -43,8 +43,6 @@ class ProducerView:
 
     def release(self) -> None:
         """Give the producer back to its pool; the second time does nothing."""
-        if self._batch is not None:
-            self._batch.leave()
         self._pool._end(self, None)
 
     close = release
@@ -53,8 +51,6 @@ class ProducerView:
         return self
 
     def __exit__(self, exc_type: Any, exc_val: BaseException | None, exc_tb: Any) -> None:
-        if self._batch is not None:
-            self._batch.leave()
         self._pool._end(self, exc_val)
 
     def publish(self, body: Any, *args: Any, **kwargs: Any) -> Any:

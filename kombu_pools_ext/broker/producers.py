@@ -287,6 +287,8 @@ class ProducerPool(PoolFace, KombuProducerPool):
         :raises LeaseError: if it is not a lease of this pool.
         """
         view = self._own(resource)
+        if view._batch is not None:
+            view._batch.leave()
         self._take_back(view, self._verdict(view, None))
 
     def replace(self, resource: Any) -> None:
@@ -294,7 +296,10 @@ class ProducerPool(PoolFace, KombuProducerPool):
 
         :raises LeaseError: if it is not a lease of this pool.
         """
-        self._take_back(self._own(resource), "replaced")
+        view = self._own(resource)
+        if view._batch is not None:
+            view._batch.leave()
+        self._take_back(view, "replaced")
 
     def _own(self, resource: Any) -> ProducerView:
         if not isinstance(resource, ProducerView) or resource._pool is not self:
@@ -306,6 +311,8 @@ class ProducerPool(PoolFace, KombuProducerPool):
     def _end(self, view: ProducerView, error: BaseException | None) -> None:
         """Called by a producer that is released, and left with *error*."""
         lease: Any = view._lease
+        if view._batch is not None:
+            view._batch.leave()
         if error is None and self._plain_release and not view._broken and not self._leaving:
             # What the rest would find of most leases, in fewer steps.
             entry = lease._entry
