@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 import hypothesis
 import hypothesis.configuration
@@ -31,10 +31,10 @@ import pytest
 from kombu.utils.url import parse_url
 
 from tests.brokers import PrivateRabbitMQ, PrivateRedis, Unavailable
+from tests.wanted import without
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("kombu_pools_ext", "django_app", "flask_ext")
-REQUIRED = os.environ.get("REQUIRE_BROKERS") == "1"
 #: Seconds that a test's threads have to end after it.
 THREADS_END = 30.0
 
@@ -132,14 +132,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 # -- brokers -----------------------------------------------------------------------------------------------------------
 
 
-def _without(server: str, why: str) -> NoReturn:
-    """Skip, or fail where the servers, and what tests of theirs are made with, are required."""
-    why = " ".join(why.split())
-    if REQUIRED:
-        pytest.fail(f"no {server}: {why} (and REQUIRE_BROKERS is set)", pytrace=False)
-    pytest.skip(f"no {server}: {why}")
-
-
 def _answers(url: str) -> str | None:
     """Why a broker cannot be used, told without the URL's secrets; None when it can."""
     parts = parse_url(url)
@@ -162,7 +154,7 @@ def _private(server: type[Server], broker: str, trouble: str = "") -> Iterator[S
         try:
             started = stack.enter_context(server())
         except Unavailable as exc:
-            _without(broker, f"{trouble}{exc}")
+            without(broker, f"{trouble}{exc}")
         yield started
 
 

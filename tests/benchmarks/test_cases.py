@@ -20,7 +20,7 @@ from tests.benchmarks.measure import Round, statement, timed
 from tests.benchmarks.places import PLACES, Places
 from tests.benchmarks.scale_cases import importing
 from tests.brokers import Unavailable
-from tests.conftest import _without
+from tests.wanted import without
 
 
 def test_every_case_has_ours_or_is_of_us_alone() -> None:
@@ -203,7 +203,7 @@ def test_the_places_are_there_and_can_be_published_to() -> None:
         try:
             rabbit, redis = places["amqps"], places["rediss"]
         except Unavailable as why:
-            _without("RabbitMQ or Redis", str(why))
+            without("RabbitMQ or Redis", str(why))
         assert set(places.versions) == {"RabbitMQ", "Redis"}
         for name, place in (("batch.amqps", rabbit), ("batch.rediss", redis)):
             ours = Case(name, "", name, {OURS: CASES[name].contenders[OURS]})

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import _without
+from tests.wanted import without
 
 __all__ = ["Certificates", "certificates"]
 
@@ -70,5 +70,5 @@ class Certificates:
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     """The certificates of this session."""
     if shutil.which("openssl") is None:
-        _without("openssl", "certificates are made with it")
+        without("openssl", "certificates are made with it")
     return Certificates(tmp_path_factory.mktemp("certificates"))

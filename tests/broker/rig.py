@@ -24,8 +24,9 @@ import pytest
 
 from tests.broker.common import PATIENCE
 from tests.brokers import PrivateRabbitMQ, free_port
-from tests.conftest import _private, _without
+from tests.conftest import _private
 from tests.proxy import Proxy
+from tests.wanted import without
 
 __all__ = [
     "AMQP",
@@ -194,7 +195,7 @@ class Node(PrivateRabbitMQ):
     def tls_url(self) -> str:
         """The URL for TLS, for clients that trust :attr:`certificate`."""
         if self.tls_port is None:
-            _without("openssl", "certificates are made with it")
+            without("openssl", "certificates are made with it")
         return f"amqps://guest:guest@127.0.0.1:{self.tls_port}//"
 
     def log(self, port: int) -> str:

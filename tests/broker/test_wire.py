@@ -20,7 +20,7 @@ from amqp.transport import SSLTransport, TCPTransport
 from kombu_pools_ext import pools
 from kombu_pools_ext.broker.wire import HEARTBEAT, Wire
 from tests.broker.common import PATIENCE, eventually, within
-from tests.conftest import _without
+from tests.wanted import without
 
 FRAME_MAX = 4096
 #: A method frame of channel 1 with a payload of 40 bytes.
@@ -55,7 +55,7 @@ def tls_contexts(
 ) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """A client's and a server's, with a certificate that nobody looks at."""
     if shutil.which("openssl") is None:
-        _without("openssl", "certificates are made with it")
+        without("openssl", "certificates are made with it")
     folder: Path = tmp_path_factory.mktemp("tls")
     key, certificate = folder / "key.pem", folder / "certificate.pem"
     curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.brokers import PrivateRabbitMQ
-from tests.conftest import _private, _without
+from tests.conftest import _private
 from tests.integration.steering import Steering, steering
+from tests.wanted import without
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +48,7 @@ def uwsgi() -> list[str]:
     """The program of the environment that the tests run in, and what it has to be told."""
     found = shutil.which("uwsgi", path=str(Path(sys.executable).parent))
     if found is None:
-        _without("uWSGI", "pip has no wheel of pyuwsgi for this system, and uwsgi was not built")
+        without("uWSGI", "pip has no wheel of pyuwsgi for this system, and uwsgi was not built")
     # What it starts anew on a reload; as a module of Python's it would take the Python outside the environment.
     own = importlib.util.find_spec("pyuwsgi") is None
     return [found, *([] if own else ["--binary-path", sys.executable])]
