@@ -119,8 +119,13 @@ def is_sound(item: OpenConnection) -> bool:
         if confirms is not None and (confirms.spoiled or confirms.pending):
             return False
     channel = item._default_channel
-    # Closed by the borrower: nobody opens another one in its place.
-    return channel is None or getattr(channel, "connection", channel) is not None
+    if channel is None:
+        return True
+    try:
+        # Closed by the borrower: nobody opens another one in its place.
+        return channel.connection is not None
+    except AttributeError:
+        return True
 
 
 # With a name, for a type checker would take a literal for all there is: the bases have a __dict__.

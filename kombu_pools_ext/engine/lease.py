@@ -220,6 +220,7 @@ class Entry(Generic[T]):
         self.loan = 0
         #: What it is, or was, lent with.
         self.share: Share | None = None
+        #: When it was lent; kept up where loans have a bound.
         self.taken_at = now
         #: The last loan that was reported as a leak.
         self.reported = 0

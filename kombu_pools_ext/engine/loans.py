@@ -39,6 +39,8 @@ class Loans(State[T]):
         entry.loan += 1
         self.loans += 1
         entry.taken_at = now
+        # Who asked, says so when he has it.
+        entry.code = None
         if entry.share is not share:
             if entry.share is not None:
                 entry.share.lent.drop(entry)
@@ -55,7 +57,7 @@ class Loans(State[T]):
         """End the loan of *entry*; the reason for which it must be closed now, or ``None``."""
         if entry.share is not None:
             entry.share.lent.drop(entry)
-        entry.code = entry.stack = None
+        entry.stack = None
         if broken == "broken":
             # What broke this one may have broken the others: a borrower who tries again must not meet them all.
             self.suspect_all()

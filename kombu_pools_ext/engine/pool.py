@@ -78,6 +78,8 @@ class Pool(Returns[T]):
         self._jitter = jitter
         self.check_after = self.options.check_after
         self._with_stack = self.options.leak_after is not None
+        # Seconds without use for which an item is lent without another look; none where the loan itself is noted.
+        self._unseen_for = -1.0 if self._with_stack else self.check_after
         self._spawn = spawn
         self.keeper = keeper if keeper is not None else upkeep.shared
         self._begin(limit)
@@ -172,14 +174,16 @@ class Pool(Returns[T]):
             *reentered*, or *open_failed* with the driver's error as its cause.
         """
         # From two frames up: in between is the face of a pool, or whoever uses the engine itself.
-        frame: FrameType | None
+        frame: Any
         try:
-            frame = caller = _getframe(2)
-        except ValueError:
-            frame = None
-        else:
-            if ours[caller.f_code.co_filename]:
-                frame = outside(caller)
+            frame = _getframe(2)
+            code = frame.f_code
+            if ours[code.co_filename]:
+                frame = outside(frame)
+                code = frame.f_code
+        except (ValueError, AttributeError):
+            # No line of Python stands for the borrower.
+            return self._acquire(wait, timeout, share, kind, self.clock(), None, None)
         now = self.clock()
         calm = self.calm
         # The short way, without the lock: docs/explanation/engine.md.
@@ -200,22 +204,20 @@ class Pool(Returns[T]):
                 # Closes the race with whoever began to wait, or changed something, since the look at it.
                 if self.calm is calm:
                     entry.loan += 1
-                    entry.taken_at = now
-                    if frame is not None:
-                        entry.code = frame.f_code
-                        entry.instruction = frame.f_lasti
+                    entry.code = code
+                    entry.instruction = frame.f_lasti
                     lease: Any = kind()
                     lease._engine = self
                     lease._entry = entry
                     lease._claim = True
                     # What unfit_because() would find for a fresh one.
                     if (
-                        now - entry.used_at < self.check_after
+                        now - entry.used_at < self._unseen_for
                         and now < entry.expires_at
                         and not entry.suspect
-                        and not self._with_stack
                     ):
                         return lease
+                    entry.taken_at = now
                     return self._acquire(wait, timeout, share, kind, now, frame, lease)
                 self.come_home(entry, None)
         return self._acquire(wait, timeout, share, kind, now, frame, None)

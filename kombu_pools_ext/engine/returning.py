@@ -66,7 +66,6 @@ class Returns(Operations[T]):
             return
         # The short way. In this order: whoever has kept the lease must not reach what is another's by then, and until
         # the entry is idle its end brings it home.
-        entry.code = None
         entry.used_at = self.clock()
         lease._entry = None
         entry.engine = None

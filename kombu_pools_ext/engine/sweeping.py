@@ -23,15 +23,12 @@ MOST = 32
 
 def sweep(pool: Pool[Any]) -> None:
     """Close idle entries that are gone; the others, and those beyond :data:`MOST`, stay to be checked."""
-    with pool.lock:
-        idle = list(pool.ledger.idle)[-MOST:]
-    gone = [entry for entry in idle if _is_gone(pool, entry)]
+    gone = [entry for entry in pool.ledger.idle[-MOST:] if _is_gone(pool, entry)]
     if not gone:
         return
-    # Closes the race with who has borrowed or closed one of them meanwhile: it is his to find out.
+    # But for what somebody has borrowed or closed meanwhile: it is his to find out.
     with pool.lock:
-        idle = list(pool.ledger.idle)
-        gone = pool.ledger.retire_idle([entry for entry in gone if entry in idle])
+        gone = pool.ledger.retire_idle(gone)
     for entry in gone:
         pool.close_entry(entry, "dead")
 
