@@ -134,7 +134,7 @@ def key_of(connection: kombu.Connection) -> PoolKey:
         if any(getattr(kind, name, None) is not _PLAIN[name] for name in _SOURCES):
             return _make_key(connection)
         # Now: it is made for the key in any case, and may change the connection.
-        connection.transport  # noqa: B018
+        connection.transport  # noqa: B018  # a property that makes it
         note = state[NOTE] = Note(state)
     return note.key
 

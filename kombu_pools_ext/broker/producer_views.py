@@ -105,8 +105,7 @@ class ProducerView:
             done = lean.publish(self, item, body, **kwargs)
             if done is not KOMBUS:
                 return done
-        # A producer class stands behind this mix-in.
-        return super().publish(body, *args, **kwargs)  # type: ignore[misc]
+        return super().publish(body, *args, **kwargs)  # type: ignore[misc]  # the producer class behind this mix-in
 
     def message_id_of(self, kwargs: dict[str, Any]) -> str:
         """The ``message_id`` of what is being published."""
@@ -257,8 +256,7 @@ class _OwnPublish(ProducerView):
             self._names.append(properties.get("message_id") or new_message_id())
         properties.setdefault("message_id", self._names[self._given])
         self._given += 1
-        # A producer class stands behind this mix-in.
-        return super()._publish(  # type: ignore[misc]
+        return super()._publish(  # type: ignore[misc]  # as in _send()
             body, priority, content_type, content_encoding, headers, properties, *args, **kwargs
         )
 

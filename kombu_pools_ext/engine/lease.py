@@ -148,9 +148,8 @@ class Share:
         """Whether one more lease fits, now."""
         if self.open:
             return True
-        if self.blocked is not None:
-            return False
-        return self._limit is None or len(self.lent) < self._limit
+        room = self.room
+        return self.blocked is None and (room is None or room > 0)
 
     @property
     def blocked(self) -> str | None:

@@ -131,9 +131,10 @@ class Loans(State[T]):
     def look_at_shares(self) -> None:
         """Count what is lent with each share: from now on its gate, or its limit, may hold its leases up."""
         self.disturb()
+        lent = self.lent
         for share in self.shares.alive():
             share.open = False
             share.lent.clear()
-            for entry in self.lent:
+            for entry in lent:
                 if entry.share is share:
                     share.lent.keep(entry)

@@ -141,8 +141,8 @@ def test_whoever_makes_them_slowly_has_them_sent_meanwhile(
             eventually(lambda: in_queue(box) == 1 + direct.AT_ONCE + 4)
 
 
-@pytest.mark.usefixtures("patient")
-@pytest.mark.parametrize(
+#: What is not gathered, and must not overtake what is.
+by_what_else_is_said = pytest.mark.parametrize(
     "other",
     [
         lambda producer, name: producer.publish("last", routing_key=name, compression="zlib"),
@@ -156,6 +156,10 @@ def test_whoever_makes_them_slowly_has_them_sent_meanwhile(
     ],
     ids=["a message of another kind", "on the channel", "on another channel", "a large one"],
 )
+
+
+@pytest.mark.usefixtures("patient")
+@by_what_else_is_said
 def test_whatever_else_is_said_comes_after_them(
     producers: pools.ProducerPool, box: Inbox, other: Callable[[Any, str], Any]
 ) -> None:

@@ -20,7 +20,7 @@ from tests.broker.conftest import Inbox
 from tests.broker.rig import through
 from tests.broker.test_batch import in_queue
 from tests.broker.test_confirms import proxy, sound  # noqa: F401  # fixtures
-from tests.broker.test_gathering import gathered, patient  # noqa: F401  # fixtures
+from tests.broker.test_gathering import by_what_else_is_said, gathered, patient  # noqa: F401  # fixtures
 from tests.broker.test_lean import OfItsOwn
 from tests.proxy import TO_SERVER, Proxy
 
@@ -122,20 +122,7 @@ def test_whoever_makes_them_slowly_has_them_sent_meanwhile(
         assert gathered(producer) == 0
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        lambda producer, name: producer.publish("last", routing_key=name, compression="zlib"),
-        lambda producer, name: producer.channel.basic_publish(
-            amqp.Message("last"), routing_key=name
-        ),
-        lambda producer, name: kombu.Producer(producer.connection.channel()).publish(
-            "last", routing_key=name
-        ),
-        lambda producer, name: producer.publish(b"x" * direct.GATHERED, routing_key=name),
-    ],
-    ids=["a message of another kind", "on the channel", "on another channel", "a large one"],
-)
+@by_what_else_is_said
 def test_whatever_else_is_said_comes_after_them(
     producers: pools.ProducerPool, box: Inbox, other: Callable[[Any, str], Any]
 ) -> None:
