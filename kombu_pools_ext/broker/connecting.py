@@ -14,8 +14,9 @@ from kombu.exceptions import OperationalError
 
 from ..settings.urls import url_problems, with_defaults
 from . import redis_sockets, tls
+from .addresses import CONNECT_TIMEOUT, Addresses
 from .first_channel import FirstChannel
-from .handshake import CONNECT_TIMEOUT, Handshake, WrongProtocol
+from .handshake import Handshake, WrongProtocol
 
 if TYPE_CHECKING:
     from .driver import OpenConnection
@@ -157,10 +158,23 @@ def establish(connection: OpenConnection) -> Any:
             return transport.establish_connection()
     given = connection.ssl
     connection.ssl = tls.for_host(given, connection.hostname)
-    first = FirstChannel(transport) if connection.with_channel else None
+    addresses = Addresses(connection.at_most)
     try:
-        with Handshake(transport, connection.at_most, None if first is None else first.ask):
-            established = transport.establish_connection()
+        while True:
+            first = FirstChannel(transport) if connection.with_channel else None
+            handshake = Handshake(transport, addresses, None if first is None else first.ask)
+            try:
+                with handshake:
+                    established = transport.establish_connection()
+            except Exception as error:
+                another = addresses.failed(handshake.reason(error))
+                # A broker that refuses us would do so at its other addresses too.
+                if not (another and may_pass(error)):
+                    if addresses.tried is not None:
+                        error.add_note(addresses.tried)
+                    raise
+            else:
+                break
     finally:
         # What a pool is known by.
         connection.ssl = given
@@ -176,7 +190,8 @@ def _seconds_for(connection: OpenConnection) -> float:
 
 
 def _explained(connection: kombu.Connection, error: Exception) -> str:
-    why = str(error) or type(error).__name__
+    # The notes name the addresses that were tried, where there are several.
+    why = "; ".join((str(error) or type(error).__name__, *getattr(error, "__notes__", ())))
     redis = getattr(connection.transport, "driver_type", None) == "redis"
     what_to_do = tls.remedy(error, connection.hostname, connection.ssl, redis=redis)
     return f"{why}; {what_to_do}" if what_to_do else why

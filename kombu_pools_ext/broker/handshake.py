@@ -1,9 +1,10 @@
 """Making one AMQP connection, bounded as a whole.
 
 py-amqp bounds each step by ``connect_timeout``, never their sum: each address of a name, each byte that comes, TLS's
-goodbye after a failure. And of whatever comes first it takes the seven bytes for a frame's header: of the greeting of
-an HTTP server it would wait for a frame of a gigabyte. Until the connection is open, a :class:`Handshake` stands
-between py-amqp and its socket; then it lets go, and nothing of it stays.
+goodbye after a failure. It stops at the first address that accepts, whatever comes of it; here each address is one
+attempt, and whoever makes it goes on to the next. And of whatever comes first py-amqp takes the seven bytes for a
+frame's header: of the greeting of an HTTP server it would wait for a frame of a gigabyte. Until the connection is open,
+a :class:`Handshake` stands between py-amqp and its socket; then it lets go, and nothing of it stays.
 """
 
 from __future__ import annotations
@@ -18,10 +19,9 @@ import amqp
 from amqp import spec
 from amqp.transport import SSLTransport
 
-__all__ = ["CONNECT_TIMEOUT", "Handshake", "WrongProtocol"]
+from .addresses import Addresses
 
-#: Seconds for a connection that names none, or 0: kombu's default.
-CONNECT_TIMEOUT = 5.0
+__all__ = ["Handshake", "WrongProtocol"]
 
 #: Bytes read at once: frames are no longer than 4096 until the peers have agreed on more.
 MOST_AT_ONCE = 16384
@@ -49,6 +49,7 @@ _GARBLED = (
     ValueError,
     OverflowError,
     MemoryError,
+    RecursionError,
     amqp.exceptions.FrameError,
     amqp.exceptions.FrameSyntaxError,
     amqp.exceptions.UnexpectedFrame,
@@ -72,20 +73,20 @@ class Handshake:
     """Within its ``with`` block, *transport* connects by a deadline, or raises and leaves no descriptor behind.
 
     :param transport: kombu's, for py-amqp.
-    :param seconds: at most this long, even if the connection's own time-out is longer.
+    :param addresses: takes the next of these, and its share of their time.
     :param ask: sends, by the ``amqp.Connection`` that it is given, what need not wait until that is open.
     """
 
     def __init__(
         self,
         transport: Any,
-        seconds: float | None = None,
+        addresses: Addresses,
         ask: Callable[[Any], object] | None = None,
     ) -> None:
         self._kombu = transport
-        self._most = seconds
+        self._addresses = addresses
         self._ask = ask
-        self._seconds = seconds or CONNECT_TIMEOUT
+        self._seconds = addresses.seconds
         self._deadline = 0.0
         self._phase = ""
         self._head: bytes | None = b""
@@ -121,9 +122,8 @@ class Handshake:
     def _make(self, **options: Any) -> Any:
         # The class's own, which the instance's attribute hides.
         established = self._established = type(self._kombu).Connection(**options)
-        seconds = established.connect_timeout or CONNECT_TIMEOUT
-        self._seconds = seconds if self._most is None else min(seconds, self._most)
-        self._deadline = time.monotonic() + self._seconds
+        self._deadline = self._addresses.begin(established.connect_timeout)
+        self._seconds = self._addresses.seconds
         self._make_wire, established.Transport = established.Transport, self._make_transport
         self._on_tune = established._callbacks[spec.Connection.Tune]
         established._callbacks[spec.Connection.Tune] = self._tuned
@@ -147,32 +147,24 @@ class Handshake:
 
     def _connect(self, host: str, port: int, timeout: float | None) -> None:
         self._phase = "its name was still being looked up"
+        family, kind, protocol, _, address = self._addresses.take(host, port)
+        share = self._addresses.share()
+        if share is not None and share > 0:
+            self._seconds = round(share, 2)
+            self._deadline = time.monotonic() + share
+        left = self._left()
+        self._phase = "it did not accept"
+        sock = socket.socket(family, kind, protocol)
         try:
-            found = socket.getaddrinfo(
-                host, port, socket.AF_UNSPEC, socket.SOCK_STREAM, socket.SOL_TCP
-            )
-        except UnicodeError as error:
-            raise socket.gaierror(socket.EAI_NONAME, f"{host!r} cannot be a host's name") from error
-        failed: OSError | None = None
-        for tried, (family, kind, protocol, _, address) in enumerate(found):
-            # What is left is shared out, so that an address that swallows packets leaves some for the next.
-            left = self._left() / (len(found) - tried)
-            self._phase = "it did not accept"
-            sock = socket.socket(family, kind, protocol)
-            try:
-                sock.settimeout(left)
-                sock.connect(address)
-            except BaseException as error:
-                sock.close()
-                if not isinstance(error, OSError):
-                    raise
-                failed = error
-            else:
-                self._wire.sock = sock
-                return
-        if isinstance(failed, TimeoutError):
+            sock.settimeout(left)
+            sock.connect(address)
+        except TimeoutError:
+            sock.close()
             raise self._late() from None
-        raise failed or OSError(f"{host!r} has no address")
+        except BaseException:
+            sock.close()
+            raise
+        self._wire.sock = sock
 
     def _set_up(self) -> None:
         wire = self._wire
@@ -268,6 +260,13 @@ class Handshake:
             self._established.collect()
 
     # -- what went wrong ---------------------------------------------------------------------------------
+
+    def reason(self, error: BaseException) -> str:
+        """What *error*, which ended it, says besides the broker's name."""
+        said = str(error) or type(error).__name__
+        if self._wire is None:
+            return said
+        return said.removeprefix(f"no connection to {self._where} ").removeprefix(f"{self._where} ")
 
     @property
     def _where(self) -> str:

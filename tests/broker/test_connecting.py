@@ -247,6 +247,90 @@ def full_listener() -> Iterator[int]:
             yield address[1]
 
 
+# -- several addresses ---------------------------------------------------------------------------------
+
+#: What a broker that stops says in the handshake.
+FORCED = b"\x01\x00\x00\x00\x00\x00\x13\x00\x0a\x00\x32\x01\x40\x08shutdown\x00\x00\x00\x00\xce"
+#: The beginning of TLS's first answer.
+SERVER_HELLO = b"\x16\x03\x03\x00\x40\x02\x00\x00\x3c"
+
+
+def lead_to(monkeypatch: pytest.MonkeyPatch, *ports: int) -> None:
+    """Let each name have these ports of this machine for its addresses."""
+    found = [
+        (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", port))
+        for port in ports
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("words", [b"", START[:20], START, START + FORCED])
+@pytest.mark.parametrize("ends", [True, False], ids=["and hangs up", "and is silent"])
+@pytest.mark.parametrize("scheme", ["amqp", "amqps"])
+def test_after_an_address_that_accepts_the_next_is_tried(
+    node: Any, monkeypatch: pytest.MonkeyPatch, words: bytes, ends: bool, scheme: str
+) -> None:
+    url, seconds = node.url, 2.0 if not ends else PATIENCE
+    if scheme == "amqps":
+        monkeypatch.setenv("SSL_CERT_FILE", str(node.certificate))
+        url, words = node.tls_url, SERVER_HELLO[: len(words)]
+    with Speaker(words, ends=ends) as first:
+        lead_to(monkeypatch, first.port, port_of(url))
+        connection = within(PATIENCE, opening(url, connect_timeout=seconds))
+        try:
+            assert connection._connection.channel().is_open
+        finally:
+            connection._close()
+        assert sockets_to(first.port) == {}
+
+
+def test_the_error_names_each_address_that_was_tried(
+    monkeypatch: pytest.MonkeyPatch, mute: Proxy, nowhere: int
+) -> None:
+    with Speaker(b"", ends=True) as rude:
+        lead_to(monkeypatch, nowhere, rude.port, mute.port)
+        error = failure("amqp://somewhere//", connect_timeout=1)
+    assert isinstance(error, NotConnected)
+    assert may_pass(error)
+    for said in (
+        "of the 3 addresses of 'somewhere' were tried",
+        f"127.0.0.1:{nowhere}: [Errno",
+        f"127.0.0.1:{rude.port}: closed the connection in the handshake",
+        f"127.0.0.1:{mute.port}: within ",
+        "it accepted, and said nothing",
+    ):
+        assert said in str(error)
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize(
+    "make_url",
+    [
+        lambda node: f"amqp://guest:{SECRET}@somewhere//",
+        lambda node: "amqp://guest:guest@somewhere/missing",
+        # It does not know the certificate.
+        lambda node: "amqps://guest:guest@somewhere//",
+        None,
+    ],
+    ids=["wrong password", "missing virtual host", "certificate", "another protocol"],
+)
+def test_a_broker_that_refuses_us_is_not_asked_at_its_next_address(
+    node: Any, monkeypatch: pytest.MonkeyPatch, mute: Proxy, make_url: Any
+) -> None:
+    with Speaker(b"SSH-2.0-OpenSSH_9.2\r\n") as other:
+        url = "amqp://somewhere//" if make_url is None else make_url(node)
+        tls = url.startswith("amqps")
+        port = other.port if make_url is None else node.tls_port if tls else node.port
+        lead_to(monkeypatch, port, mute.port)
+        error = failure(url, connect_timeout=PATIENCE)
+    assert not may_pass(error)
+    assert mute.accepted == 0
+    assert f"were tried: 127.0.0.1:{port}: " in "".join(
+        [str(error), *getattr(error, "__notes__", ())]
+    )
+
+
 # -- the name ------------------------------------------------------------------------------------------
 
 
