@@ -99,15 +99,15 @@ class ControlError(KombuError):
 
 
 class Outcome(StrEnum):
-    """What became of a message."""
+    """What became of a message, as far as the broker has told."""
 
-    #: The broker has it.
+    #: Every queue that it was routed to has it. A message that is not mandatory may have been routed to none.
     ACKED = "ACKED"
-    #: The broker refused it: it is not there.
+    #: The broker refused it: at least one of its queues does not have it, the others may.
     NACKED = "NACKED"
-    #: It was mandatory, and no queue wanted it: it is not there.
+    #: It was mandatory, and was routed to no queue: none has it.
     RETURNED = "RETURNED"
-    #: The connection broke, or the time was up, before the broker's word: it may be there.
+    #: The connection broke, or the time was up, before the broker's word: its queues may have it, or not.
     UNKNOWN = "UNKNOWN"
 
 
@@ -138,11 +138,14 @@ def _remade(kind: type[PublishError], args: tuple[Any, ...], state: dict[str, An
 
 
 class PublishNacked(PublishError, MessageNacked):
-    """The broker refused the message: it is not there. A queue was full, or the broker failed to store it."""
+    """The broker refused the message: at least one of its queues does not have it; the others may.
+
+    A queue was full (``x-overflow: reject-publish``), or failed to store it. RabbitMQ does not say which.
+    """
 
 
 class PublishReturned(PublishError):
-    """The message was ``mandatory``, and no queue wanted it: it is not there."""
+    """The message was ``mandatory``, and the broker found no queue to route it to: none has it."""
 
     def __init__(
         self,
@@ -153,7 +156,7 @@ class PublishReturned(PublishError):
         routing_key: str,
     ) -> None:
         super().__init__(
-            f"message {message_id} is not in the broker, which returned it: {reply_code} {reply_text} (exchange "
+            f"message {message_id} is in no queue, and the broker returned it: {reply_code} {reply_text} (exchange "
             f"{exchange!r}, routing key {routing_key!r}); bind a queue, or publish without mandatory",
             message_id,
         )

@@ -202,6 +202,8 @@ class _Gathered(BatchState):
         super().__init__(view)
         self._most = max_size
         self._published = 0
+        #: Whether the connection broke: nothing is written or read any more.
+        self._broken = False
 
     def takes(self) -> bool:
         if self.aborted:
@@ -241,7 +243,7 @@ class _Gathered(BatchState):
         self._flush(self.view._pool.confirm_timeout, heed=True)
 
     def _flush(self, seconds: float, *, heed: bool) -> None:
-        if self.view._lease.ended:
+        if self.view._lease.ended or self._broken:
             return
         item: Any = self.view._lease.item
         try:
@@ -257,8 +259,8 @@ class _Gathered(BatchState):
     def _note(self, item: Any, error: BaseException) -> None:
         view = self.view
         view._note(item, error)
-        if view._broken and not self.aborted:
-            self.aborted = True
+        if view._broken and not self._broken:
+            self.aborted = self._broken = True
             error.add_note(
                 f"pool {view._pool.name!r}: messages that the batch had gathered may not be in the broker"
             )

@@ -132,8 +132,8 @@ class Confirms(Tally):
         """Py-amqp's ``basic_publish``; returns when the broker has *msg*, unless it is pipelined.
 
         :param timeout: seconds for all of it, as is *confirm_timeout*; the pool's, if there is neither.
-        :raises PublishNacked: if the broker refused it.
-        :raises PublishReturned: if it is mandatory, and no queue wanted it.
+        :raises PublishNacked: if at least one of its queues refused it.
+        :raises PublishReturned: if it is mandatory, and there is no queue for it.
         :raises PublishUnknown: if the broker's word did not come.
         :raises ChannelError: of py-amqp's, if the broker closed the channel for it: no such exchange, no permission.
         :raises OSError, ConnectionError: of Python's or py-amqp's, if it could not be sent: it is not there.
@@ -281,7 +281,8 @@ class Confirms(Tally):
         message_id = delivery.message_id
         if delivery.outcome is _NACKED:
             raise PublishNacked(
-                f"message {message_id} is not in the broker, which refused it; a full queue does that",
+                f"message {message_id} was refused: at least one of its queues does not have it, because it is full, "
+                "say; others may have it",
                 message_id,
             )
         if delivery.returned is not None and delivery.outcome is _RETURNED:

@@ -179,7 +179,24 @@ def establish(connection: OpenConnection) -> Any:
         # What a pool is known by.
         connection.ssl = given
     connection.first_channel = first
+    _connects_once(established)
     return established
+
+
+def _connects_once(established: Any) -> None:
+    """Make it an error to read from *established* once it is closed: py-amqp would dial, past the pool."""
+    connect = established.connect
+
+    def refuse(*args: Any) -> Any:
+        raise amqp.RecoverableConnectionError(
+            "the connection is closed, and is not opened again: release it, and acquire another one"
+        )
+
+    def connected(callback: Callable[[], Any] | None = None) -> Any:
+        return connect(callback) if established.connected else refuse()
+
+    # The first is what py-amqp calls before it dials, to warn of it.
+    established._warn_force_connect, established.connect = refuse, connected
 
 
 def _seconds_for(connection: OpenConnection) -> float:

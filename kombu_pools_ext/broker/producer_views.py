@@ -62,8 +62,8 @@ class ProducerView:
 
         :param timeout: seconds for everything, every try and the confirm included; so is ``confirm_timeout``, and
             the pool's ``confirm_timeout`` holds besides. Over a pool of kombu's own they mean what they mean there.
-        :raises PublishNacked: if the broker refused the message.
-        :raises PublishReturned: if it is ``mandatory``, and no queue wanted it.
+        :raises PublishNacked: if at least one of the message's queues refused it; others may have it.
+        :raises PublishReturned: if it is ``mandatory``, and there is no queue for it.
         :raises PublishUnknown: if it was sent, and the connection broke or the time was up before the confirm came.
         :raises LeaseError: if the producer was released, or belongs to another process.
         :raises Exception: the transport's own, if the message could not be sent, or its exchange is not there.

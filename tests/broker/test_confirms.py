@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import struct
 import threading
 import time
@@ -119,7 +120,9 @@ def test_a_message_that_the_broker_refuses(
 ) -> None:
     box = inbox(amqp_url)
     with producers.acquire(timeout=PATIENCE) as producer:
-        with pytest.raises(PublishNacked, match=r"pool 'amqp://.*message mine is not in") as caught:
+        with pytest.raises(
+            PublishNacked, match=r"pool 'amqp://.*message mine was refused"
+        ) as caught:
             producer.publish("x", routing_key=full, message_id="mine")
         assert not producer.broken
         producer.publish("next", routing_key=box.name)
@@ -132,6 +135,83 @@ def test_a_message_that_the_broker_refuses(
     # The connection is as good as before.
     assert producers.connections.stats().closed == {}
     assert box.bodies() == ["next"]
+
+
+@pytest.fixture
+def exchange(amqp_url: str, queue: str) -> Iterator[Callable[..., str]]:
+    """Makes a fan-out exchange that goes with the test, with the queues of these names bound to it."""
+    made: list[Any] = []
+    with kombu.Connection(amqp_url) as connection:
+
+        def make(*queues: str, **arguments: str) -> str:
+            one = kombu.Exchange(
+                f"{queue}-{len(made)}", "fanout", durable=False, arguments=arguments or None
+            )(connection.default_channel)
+            one.declare()
+            made.append(one)
+            for name in queues:
+                connection.default_channel.queue_bind(name, one.name)
+            return str(one.name)
+
+        yield make
+        for one in made:
+            one.delete()
+
+
+def test_a_message_that_one_of_two_queues_refuses_is_in_the_other(
+    producers: pools.ProducerPool,
+    full: str,
+    amqp_url: str,
+    inbox: MakeInbox,
+    exchange: Callable[..., str],
+) -> None:
+    ledger = inbox(amqp_url)
+    payments = exchange(ledger.name, full)
+    with producers.acquire(timeout=PATIENCE) as producer:
+        with pytest.raises(PublishNacked) as caught:
+            producer.publish("alone", exchange=payments, message_id="mine")
+        with pytest.raises(BatchFailed) as failed, producer.batch():
+            producer.publish("in a batch", exchange=payments, message_id="batched")
+    assert ledger.bodies() == ["alone", "in a batch"]
+    # And nobody says that it is not.
+    for text in (str(caught.value), PublishNacked.__doc__ or ""):
+        assert re.search("at least one of its queues does not have it.*others may", text, re.DOTALL)
+    assert failed.value.results == {"batched": Outcome.NACKED}
+
+
+def test_a_message_that_its_only_queue_refuses_may_be_in_the_one_for_dead_letters(
+    producers: pools.ProducerPool, amqp_url: str, inbox: MakeInbox, exchange: Callable[..., str]
+) -> None:
+    dead = inbox(amqp_url)
+    arguments = {
+        "x-max-length": 0,
+        "x-overflow": "reject-publish-dlx",
+        "x-dead-letter-exchange": exchange(dead.name),
+    }
+    only = kombu.Queue(f"{dead.name}-only", durable=False, queue_arguments=arguments)
+    with kombu.Connection(amqp_url) as connection:
+        bound = only(connection.default_channel)
+        bound.declare()
+        with producers.acquire(timeout=PATIENCE) as producer, pytest.raises(PublishNacked):
+            producer.publish("x", routing_key=only.name)
+        bound.delete()
+    assert dead.bodies(1) == ["x"]
+
+
+def test_a_message_that_an_alternate_exchange_finds_a_queue_for_is_not_returned(
+    producers: pools.ProducerPool,
+    amqp_url: str,
+    inbox: MakeInbox,
+    exchange: Callable[..., str],
+) -> None:
+    other = inbox(amqp_url)
+    nowhere = exchange(**{"alternate-exchange": exchange()})
+    somewhere = exchange(**{"alternate-exchange": exchange(other.name)})
+    with producers.acquire(timeout=PATIENCE) as producer:
+        with pytest.raises(PublishReturned, match="is in no queue"):
+            producer.publish("x", exchange=nowhere, mandatory=True)
+        producer.publish("y", exchange=somewhere, mandatory=True)
+    assert other.bodies() == ["y"]
 
 
 def test_after_a_refusal_the_broker_sees_another_channel(

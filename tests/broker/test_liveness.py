@@ -11,12 +11,13 @@ from typing import Any
 
 import kombu
 import pytest
+from amqp.exceptions import RecoverableConnectionError
 from kombu.exceptions import OperationalError
 
 from kombu_pools_ext import pools
 from kombu_pools_ext.broker import liveness
 from kombu_pools_ext.engine import PoolOptions
-from kombu_pools_ext.errors import BrokerUnreachable, PoolTimeout
+from kombu_pools_ext.errors import BrokerUnreachable, PoolTimeout, PublishUnknown
 from tests.broker.common import PATIENCE, eventually, within
 from tests.broker.conftest import Inbox
 from tests.broker.rig import Node, confirming, through
@@ -201,6 +202,48 @@ def test_a_check_never_dials(url: str, proxy: Proxy, rst: bool) -> None:
     assert not liveness.check(pool.new())
     assert proxy.accepted == 2
     pool.force_close_all()
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda established: established.drain_events(timeout=0),
+        lambda established: established.transport,
+        lambda established: established.sock,
+        lambda established: established.connect(),
+        lambda established: established.channel(),
+        lambda established: established.__enter__(),
+    ],
+    ids=["drain_events", "transport", "sock", "connect", "channel", "with"],
+)
+def test_whatever_is_asked_of_a_closed_connection_it_does_not_dial(
+    url: str, proxy: Proxy, use: Callable[[Any], Any]
+) -> None:
+    """py-amqp dials where its transport is asked for, with a warning, and the pool knows nothing of it."""
+    pool = pool_of(url)
+    with pool.acquire(timeout=PATIENCE) as lease:
+        established = lease.connection
+        # As long as it is open, there is nothing to do.
+        established.connect()
+        established.collect()
+        with pytest.raises(RecoverableConnectionError, match="closed"):
+            use(established)
+    assert proxy.accepted == 1
+    assert pool.stats().closed == {"broken": 1}
+    pool.force_close_all()
+
+
+def test_a_goodbye_that_nobody_asked_for_does_not_make_a_publish_dial(
+    url: str, proxy: Proxy, queue: str
+) -> None:
+    producers = pools.ProducerPool(pools.ConnectionPool(confirming(url), limit=1))
+    with pytest.raises(PublishUnknown), producers.acquire(timeout=PATIENCE) as producer:
+        producer.publish("warm", routing_key=queue)
+        proxy.hold(TO_CLIENT)
+        proxy.alive[0].say(CLOSE_OK)
+        producer.publish("x", routing_key=queue)
+    assert proxy.accepted == 1
+    producers.connections.force_close_all()
 
 
 def test_redis_that_was_cut_never_reaches_a_borrower(

@@ -18,6 +18,7 @@ from kombu_pools_ext.broker.batch import Batch
 from tests.broker.common import PATIENCE, eventually
 from tests.broker.conftest import Inbox
 from tests.broker.rig import through
+from tests.broker.test_acceptance import UNEXPECTED
 from tests.broker.test_batch import in_queue
 from tests.broker.test_confirms import proxy, sound  # noqa: F401  # fixtures
 from tests.broker.test_gathering import by_what_else_is_said, gathered, patient  # noqa: F401  # fixtures
@@ -227,6 +228,29 @@ def test_the_connection_breaks(
     assert producers.connections.stats().closed == {"broken": 1}
     assert proxy.accepted == 1
     proxy.heal()
+    sound(producers, box.name)
+
+
+@pytest.mark.parametrize("by", ["the next message", "flush", "the block's end"])
+def test_nobody_dials_after_the_broker_has_closed_the_connection(
+    producers: pools.ProducerPool,
+    proxy: Proxy,  # noqa: F811
+    box: Inbox,
+    by: str,
+) -> None:
+    with pytest.raises(amqp.AMQPError, match="unexpected method") as caught:
+        with producers.acquire(timeout=PATIENCE) as producer, producer.batch() as batch:
+            publish(producer, box, AT_ONCE + 5)
+            producer._lease.item.established._transport.write(UNEXPECTED)
+            wire = producer._lease.item.wire
+            eventually(lambda: wire.look() is not None)
+            if by == "the next message":
+                publish(producer, box, 1)
+            elif by == "flush":
+                batch.flush()
+    assert len(caught.value.__notes__) == 1
+    assert producers.connections.stats().closed == {"broken": 1}
+    assert proxy.accepted == 1
     sound(producers, box.name)
 
 
