@@ -25,6 +25,7 @@ from amqp.exceptions import (
 
 from ..engine.fork import child_begins, mark, register
 from ..errors import Outcome, PublishNacked, PublishReturned, PublishUnknown
+from .own_errors import raised_by_carrier
 from .tally import Delivery, Tally
 
 if TYPE_CHECKING:
@@ -260,11 +261,10 @@ class Confirms(Tally):
             if delivery.outcome is None:
                 self.interrupt()
             raise self._unknown(delivery, error) from error
-        except (OSError, ConnectionError) as error:
+        except BaseException as error:
             self.interrupt()
-            raise self._unknown(delivery, error) from error
-        except BaseException:
-            self.interrupt()
+            if isinstance(error, OSError | ConnectionError) and raised_by_carrier(error):
+                raise self._unknown(delivery, error) from error
             raise
 
     def _read(self) -> None:
@@ -275,6 +275,8 @@ class Confirms(Tally):
                 return
             self._established.drain_events()
         except _GARBLED as error:
+            if not raised_by_carrier(error):
+                raise
             raise UnexpectedFrame(f"what came could not be read: {error!r}") from error
 
     def _raise(self, delivery: Delivery) -> None:

@@ -13,6 +13,7 @@ from kombu.transport import pyamqp
 from . import shape
 from .confirms import Confirms
 from .frames import ANSWER, take_answers
+from .own_errors import raised_by_carrier
 
 if TYPE_CHECKING:
     from .driver import OpenConnection
@@ -137,7 +138,7 @@ class Direct:
         except TimeoutError:
             raise
         except OSError as error:
-            if error.errno in _LATER:
+            if error.errno in _LATER and raised_by_carrier(error):
                 raise TimeoutError("nothing to read") from error
             transport.connected = False
             raise
@@ -155,8 +156,10 @@ class Direct:
             return True
         try:
             self._established.drain_events(timeout=0)
-        except TimeoutError:
-            pass  # half a frame, or what only TLS is interested in
+        except TimeoutError as error:
+            # Else half a frame, or what only TLS is interested in.
+            if not raised_by_carrier(error):
+                raise
         return self.fits()
 
     def write(self, frames: bytes) -> None:
@@ -170,6 +173,8 @@ class Direct:
             else:
                 self.put(frames)
         except TimeoutError as error:
+            if not raised_by_carrier(error):
+                raise
             # py-amqp's: the socket is of no use any more.
             raise RecoverableConnectionError("basic_publish: timed out") from error
 

@@ -88,6 +88,8 @@ def publish(
     if declare:
         for entity in declare:
             producer.maybe_declare(entity, retry=False)
+        # What is said of an interruption from here on is about the message.
+        item.wire.spoken = False
         declared = direct.fits()
     else:
         declared = True

@@ -16,7 +16,8 @@ from .confirms import new_message_id
 from .lean import KOMBUS
 from .retrying import carry_on, named
 from .shape import fits, is_plain
-from .views import ConnectionView, verdict_on
+from .soundness import verdict_on
+from .views import ConnectionView
 
 if TYPE_CHECKING:
     from .producers import ProducerPool
@@ -122,6 +123,7 @@ class ProducerView:
                 before = wire.deadline
                 if before is None or deadline < before:
                     wire.deadline = deadline
+                wire.spoken = False
                 try:
                     done = self._send(item, body, args, kwargs)
                 finally:
@@ -129,6 +131,8 @@ class ProducerView:
                 return done
             # Redis's sockets have bounds in place of a wire.
             bounds = getattr(item, "bounds", None)
+            if bounds is not None:
+                bounds.spoken = False
             with nullcontext() if bounds is None else bounds.within(deadline):
                 return super().publish(body, *args, **kwargs)  # type: ignore[misc]  # as in _send()
         except BaseException as error:

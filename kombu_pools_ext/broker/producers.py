@@ -20,8 +20,9 @@ from .connections import ConnectionPool, PoolFace
 from .driver import ForeignDriver, KombuErrors
 from .made_once import MadeOnce
 from .producer_views import ProducerView, view_types
+from .soundness import is_sound, verdict_on
 from .validate import FOREVER, PLAIN, valid_limit, valid_timeout
-from .views import RELEASED_STATE, ConnectionView, is_sound, verdict_on
+from .views import RELEASED_STATE, ConnectionView
 
 __all__ = ["ProducerPool"]
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from .own_errors import mark, raised_by_carrier
 from .sockets import GONE, Within, original_poll
 
 __all__ = ["ANSWER_TIMEOUT", "Bounds", "alive", "bound", "connecting", "sockets_of"]
@@ -28,11 +29,17 @@ _NOT_VERIFIED = (None, "none", ssl.CERT_NONE)
 class Bounds:
     """The deadline of one connection's sockets, for as long as a ``with`` block lasts."""
 
-    __slots__ = ("deadline",)
+    __slots__ = ("deadline", "ended", "interrupted", "spoken")
 
     def __init__(self) -> None:
         #: In seconds of ``time.monotonic``; ``None`` is never.
         self.deadline: float | None = None
+        #: Whether a socket of the connection was closed by the server, or failed.
+        self.ended = False
+        #: Whether an answer was not read because something else was raised meanwhile, by a signal handler say.
+        self.interrupted = False
+        #: Set by whoever holds the connection to ``False``; ``True`` once something was, or may have been, written.
+        self.spoken = False
 
     def within(self, deadline: float | None) -> contextlib.AbstractContextManager[None]:
         """Within, every read and write has ended by *deadline*, in total. Of nested ones the earlier holds.
@@ -52,6 +59,15 @@ class Bounds:
         if left <= 0:
             raise TimeoutError("no time is left")
         return left if timeout is None else min(timeout, left)
+
+    def blame(self, error: BaseException) -> None:
+        """Mark what a socket raised; note what somebody else raised in the middle of an operation."""
+        if isinstance(error, OSError) and raised_by_carrier(error):
+            # A time-out may be that of somebody who only looked whether something had come.
+            self.ended = self.ended or not isinstance(error, TimeoutError)
+            mark(error, self)
+        else:
+            self.interrupted = True
 
 
 class BoundedSocket:
@@ -78,9 +94,22 @@ class BoundedSocket:
 
     def sendall(self, *arguments: Any) -> None:
         """As a socket's."""
+        self._bounds.spoken = True
         self._within("sendall", arguments)
 
     def _within(self, name: str, arguments: tuple[Any, ...]) -> Any:
+        try:
+            done = self._in_time(name, arguments)
+        except BlockingIOError:
+            raise  # redis-py has looked whether something had come
+        except BaseException as error:
+            self._bounds.blame(error)
+            raise
+        if not done and name != "sendall":
+            self._bounds.ended = True
+        return done
+
+    def _in_time(self, name: str, arguments: tuple[Any, ...]) -> Any:
         sock = self._sock
         if self._bounds.deadline is None:
             return getattr(sock, name)(*arguments)
@@ -109,6 +138,9 @@ class _Connecting:
             self.socket_connect_timeout = self.bounds.shorten(own[1])
             # A connection class of redis-py stands behind this mix-in.
             sock = super()._connect()  # type: ignore[misc]
+        except BaseException as error:
+            self.bounds.blame(error)
+            raise
         finally:
             self.socket_timeout, self.socket_connect_timeout = own
         sock.settimeout(own[0])

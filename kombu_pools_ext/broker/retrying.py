@@ -11,38 +11,18 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from amqp.exceptions import MessageNacked
+from amqp import spec
+from amqp.exceptions import NotFound
 from kombu.exceptions import OperationalError
 
-from ..errors import (
-    BatchFailed,
-    PublishError,
-    PublishReturned,
-    PublishUnknown,
-)
+from ..errors import PublishError, PublishReturned, PublishUnknown
 from ..settings import RetryPolicy
+from .soundness import is_from_wire, is_interruption
 
 if TYPE_CHECKING:
     from .producer_views import ProducerView
 
-__all__ = ["ANSWERED", "NOT_OF_THE_WIRE", "carry_on", "named"]
-
-#: What a publish ends with whose connection is as good as before. py-amqp's own confirms raise the plain
-#: MessageNacked, which it counts among the connection's errors.
-ANSWERED = (MessageNacked, PublishReturned, BatchFailed)
-
-#: An application's own troubles with files and processes, though py-amqp counts every ``OSError`` as the connection's.
-NOT_OF_THE_WIRE = (
-    FileNotFoundError,
-    FileExistsError,
-    IsADirectoryError,
-    NotADirectoryError,
-    PermissionError,
-    ChildProcessError,
-    ProcessLookupError,
-)
-
-_OTHERS = (*ANSWERED, *NOT_OF_THE_WIRE)
+__all__ = ["carry_on", "named"]
 
 #: The parameters of :meth:`kombu.Producer.publish` after the body, in their order.
 _PARAMETERS = (
@@ -129,70 +109,116 @@ def carry_on(
     pool = view._pool
     # Only on our own wire is it known that what could not be written to its end is not there.
     certain = getattr(item, "wire", None) is not None
-    fatal = (*item.connection_errors, *item.recoverable_connection_errors, OperationalError)
     recoverable = (*item.recoverable_connection_errors, OperationalError)
     plan = _Plan(pool.retry, retry, retry_policy or {})
     if getattr(getattr(view, "_batch_local", None), "current", None) is not None:
         # What a batch of kombu's has buffered is bound to its channel.
         plan.most = 0
-    tries, maybe_there = 0, False
+    tries, maybe_there, declared_anew = 0, False, False
     kept: dict[str, Any] = {}
     try:
         while True:
+            ended = view._lease.ended
+            here = item if ended else view._lease.item
+            own = _is_of_the_pool(error) if ended else is_from_wire(here, error)
+            if not (own or isinstance(error, plan.more_errors)):
+                if declared_anew or not _lacks_what_was_declared(error, kwargs):
+                    break
+                # What somebody deleted since it was declared on this connection. The message is not there.
+                declared_anew = True
             # An older py-amqp calls a write that was cut short a channel's error.
-            torn = certain and isinstance(error, Exception) and _is_torn(view)
-            on_the_wire = torn or (isinstance(error, fatal) and not isinstance(error, _OTHERS))
-            sent = isinstance(error, PublishUnknown) or (
-                not certain and on_the_wire and not view._lease.ended
-            )
+            torn = certain and own and not ended and here.wire.torn
+            sent = isinstance(error, PublishUnknown) or (own and not certain and not ended)
             maybe_there = maybe_there or sent
-            pause = None
-            if isinstance(error, plan.more_errors) or (
-                on_the_wire and (torn or _may_pass(error, recoverable))
-            ):
-                pause = plan.pause(tries)
+            pause = _pause(plan, error, tries, torn=torn, recoverable=recoverable)
+            if isinstance(error, PublishReturned | NotFound):
+                pause = 0.0
             if pause is None or time.monotonic() + pause >= deadline:
                 break
-            tries += 1
-            if not view._lease.ended:
-                kept = _attributes(view)
-            pool.give_up(view)
-            if plan.errback is not None:
-                plan.errback(error, pause)
-            if pause:
-                time.sleep(pause)
             try:
+                if isinstance(error, PublishReturned):
+                    _forget_declared(here, kwargs)
+                    return again()
+                tries += 1
+                if not ended:
+                    kept = _attributes(view)
+                pool.give_up(view)
+                if plan.errback is not None:
+                    plan.errback(error, pause)
+                if pause:
+                    time.sleep(pause)
                 pool.renew(view, deadline - time.monotonic())
                 _rebind(view, kept, kwargs)
+                if declared_anew:
+                    _forget_declared(view._lease.item, kwargs)
                 if plan.on_revive is not None:
                     plan.on_revive(_channel_of(view, deadline))
                 return again()
             except BaseException as newer:
                 error = newer
-        unknown = maybe_there and (certain or plan.wanted)
-        # The second: there was nowhere to send it to.
-        not_sent = certain and (on_the_wire or view._lease.ended)
-        raise _last_word(view, error, unknown, not_sent, kwargs)
+        raise _last_word(view, here, error, kwargs, maybe_there=maybe_there, plan=plan)
     finally:
         # Else the error would hold its traceback, that this frame, and the frame the error.
         del error
 
 
-def _may_pass(error: BaseException, recoverable: tuple[type[BaseException], ...]) -> bool:
+def _is_of_the_pool(error: BaseException) -> bool:
+    """Whether *error* says that no other connection could be had for now."""
+    return isinstance(error, OperationalError)
+
+
+def _pause(
+    plan: _Plan,
+    error: BaseException,
+    tries: int,
+    *,
+    torn: bool,
+    recoverable: tuple[type[BaseException], ...],
+) -> float | None:
+    """Seconds before the next try after *error*; ``None`` if there is none."""
     cause = error.__cause__ if isinstance(error, PublishUnknown) else error
-    return isinstance(cause, recoverable)
+    if torn or isinstance(error, plan.more_errors) or isinstance(cause, recoverable):
+        return plan.pause(tries)
+    return None
+
+
+def _lacks_what_was_declared(error: BaseException, kwargs: dict[str, Any]) -> bool:
+    """Whether the broker has no queue or exchange for a message that came with its declarations."""
+    if not kwargs.get("declare"):
+        return False
+    if isinstance(error, PublishReturned):
+        return True
+    return isinstance(error, NotFound) and getattr(error, "method_sig", None) == spec.Basic.Publish
+
+
+def _forget_declared(item: Any, kwargs: dict[str, Any]) -> None:
+    """Have *item* declare anew what the message came with."""
+    for entity in kwargs["declare"]:
+        item.declared_entities.discard(hash(entity))
 
 
 def _last_word(
     view: ProducerView,
+    item: Any,
     error: BaseException,
-    maybe_there: bool,
-    not_sent: bool,
     kwargs: dict[str, Any],
+    *,
+    maybe_there: bool,
+    plan: _Plan,
 ) -> BaseException:
-    """*error*, or one that says that the message may be there."""
+    """*error*, or one that says that the message may be there.
+
+    :param item: the connection that *error* was raised on, or the first one's if no other could be had.
+    :param maybe_there: whether an earlier try, or this one, may have brought the message to the broker.
+    """
     message_id, name = view.message_id_of(kwargs), view._pool.name
-    if maybe_there and isinstance(error, Exception) and not isinstance(error, PublishUnknown):
+    wire = getattr(item, "wire", None)
+    ended = view._lease.ended
+    own = ended or is_from_wire(item, error)
+    if not ended and is_interruption(item, error):
+        _note_interruption(error, name, message_id, maybe_there=maybe_there or _may_have_left(item))
+        return error
+    if maybe_there and (wire is not None or plan.wanted) and not isinstance(error, PublishUnknown):
         unknown = PublishUnknown(
             f"message {message_id} may be in the broker, or not: a try that was sent had no answer, and the last "
             f"one failed ({type(error).__name__}: {error}); a copy is told by its message_id",
@@ -202,15 +228,29 @@ def _last_word(
         return unknown
     if isinstance(error, PublishError):
         error.pool = name
-    elif not_sent and isinstance(error, Exception):
+    elif own and wire is not None:
         error.add_note(f"pool {name!r}: message {message_id} was not sent; it is not in the broker")
     return error
 
 
-def _is_torn(view: ProducerView) -> bool:
-    entry = view._lease._entry
-    wire = None if entry is None else getattr(entry.item, "wire", None)
-    return wire is not None and wire.torn
+def _may_have_left(item: Any) -> bool:
+    """Whether any byte of the last try was written, or may have been: what was interrupted says nothing of it."""
+    below = getattr(item, "wire", None) or getattr(item, "bounds", None)
+    return below is None or bool(below.spoken)
+
+
+def _note_interruption(
+    error: BaseException, name: str, message_id: str, *, maybe_there: bool
+) -> None:
+    if maybe_there:
+        error.add_note(
+            f"pool {name!r}: the publish of message {message_id} was interrupted; it may be in the broker, or not"
+        )
+    else:
+        error.add_note(
+            f"pool {name!r}: the publish of message {message_id} was interrupted before it was sent; "
+            "it is not in the broker"
+        )
 
 
 def _channel_of(view: ProducerView, deadline: float) -> Any:

@@ -10,23 +10,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import kombu
-from kombu.exceptions import OperationalError
 
 from ..engine import Lease
 from ..errors import LeaseError
-from .retrying import ANSWERED, NOT_OF_THE_WIRE
+from .soundness import is_sound, verdict_on
 
 if TYPE_CHECKING:
     from .connections import ConnectionPool
-    from .driver import OpenConnection
+    from .driver import OpenConnection  # noqa: F401  # within quotes, below
 
 __all__ = [
     "INHERITED",
     "RELEASED_STATE",
     "ConnectionView",
     "ended_state",
-    "is_sound",
-    "verdict_on",
 ]
 
 RELEASED = "this was released to its pool, and may be another borrower's by now; acquire a new one"
@@ -73,59 +70,6 @@ def ended_state(why: str) -> dict[str, Any]:
 
 #: What a view becomes when it is released.
 RELEASED_STATE = ended_state(RELEASED)
-
-
-_HARMLESS = (GeneratorExit, *ANSWERED, *NOT_OF_THE_WIRE)
-
-
-def verdict_on(item: OpenConnection, error: BaseException | None) -> str | None:
-    """Why *item* must not be lent again after a lease that ended with *error*; ``None`` if it may.
-
-    A connection or channel error, and whatever interrupted an operation (a time-out, ``KeyboardInterrupt``,
-    ``gevent.Timeout``), leave an unknown state behind; an ordinary application exception does not, nor does
-    a generator that is closed between two of its steps, nor a message that the broker refused or gave back.
-    """
-    if error is not None and not isinstance(error, _HARMLESS):
-        fatal = (*item.connection_errors, *item.channel_errors, OperationalError)
-        if not isinstance(error, Exception) or isinstance(error, fatal):
-            return "broken"
-    return None if is_sound(item) else "broken"
-
-
-def is_sound(item: OpenConnection) -> bool:
-    """Whether a lease has left *item* as it should: the same connection, its channel, and nothing pending."""
-    established = item._connection
-    try:
-        # Another one than the one opened: it was repaired in place (kombu's `ensure` does), unbounded and unseen.
-        if established is None or established is not item.established:
-            return False
-        below, confirms = item.wire, item.confirms
-    except AttributeError:
-        # From a pool that is not ours.
-        if established is None:
-            return False
-        below = confirms = None
-    if below is None:
-        # Only py-amqp's connections know when they are gone; asked of their socket's owner, which is one call less.
-        transport = getattr(established, "_transport", established)
-        if transport is None or not getattr(transport, "connected", True):
-            return False
-    else:
-        transport = established._transport
-        # Interrupted: by an exception that tells nothing of the connection, as Celery's soft time limit is.
-        if below.interrupted or transport is None or not transport.connected:
-            return False
-        # A late confirm is not for the next borrower.
-        if confirms is not None and (confirms.spoiled or confirms.pending):
-            return False
-    channel = item._default_channel
-    if channel is None:
-        return True
-    try:
-        # Closed by the borrower: nobody opens another one in its place.
-        return channel.connection is not None
-    except AttributeError:
-        return True
 
 
 # With a name, for a type checker would take a literal for all there is: the bases have a __dict__.

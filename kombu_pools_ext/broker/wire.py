@@ -23,6 +23,7 @@ from typing import Any
 
 from amqp.transport import SSLTransport
 
+from .own_errors import mark, raised_by_carrier
 from .sockets import GONE, Within, original_poll
 from .wire_tls import OverTls
 
@@ -198,9 +199,13 @@ class Wire(OverTls):
             left = deadline - _monotonic()
             if left > 0 and poll(int(min(left, _LONGEST_POLL) * 1000) + 1):
                 return self._recv(size, _AT_ONCE)
-        except BlockingIOError:
-            pass  # there was nothing after all
-        except OSError:
+        except BlockingIOError as error:
+            # Else there was nothing after all.
+            if not raised_by_carrier(error):
+                self.interrupted = True
+                raise
+        except OSError as error:
+            self._blame(error)
             raise
         except BaseException as error:
             if not isinstance(error, RuntimeError) or _CONCURRENT not in str(error):
@@ -278,10 +283,11 @@ class Wire(OverTls):
                 return self._recv(size)
             finally:
                 sock.settimeout(patience)
-        except BlockingIOError:
-            # py-amqp would ask again and again for the rest of a frame, as fast as it can.
-            raise TimeoutError("nothing to read") from None
-        except OSError:
+        except OSError as error:
+            self._blame(error)
+            if isinstance(error, BlockingIOError) and raised_by_carrier(error):
+                # py-amqp would ask again and again for the rest of a frame, as fast as it can.
+                raise TimeoutError("nothing to read") from None
             raise
         except BaseException:
             self.interrupted = True
@@ -310,9 +316,10 @@ class Wire(OverTls):
                         return
                     data = memoryview(data)[sent:]
                 self._write_slowly(data, deadline)
-            except BaseException:
+            except BaseException as error:
                 # Whatever it was, a signal handler's exception too: nobody knows how much of the frame is out.
                 self._tear()
+                self._blame(error)
                 raise
 
     def _write_slowly(self, data: Any, deadline: float) -> None:
@@ -344,6 +351,13 @@ class Wire(OverTls):
         type(self._transport).close(self._transport)
 
     # -- what went wrong --------------------------------------------------------------------------------
+
+    def _blame(self, error: BaseException) -> None:
+        """Mark what the socket raised; note what somebody else raised in the middle of an operation."""
+        if isinstance(error, OSError) and raised_by_carrier(error):
+            mark(error, self)
+        else:
+            self.interrupted = True
 
     def _tear(self) -> None:
         self.torn = True

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from .own_errors import mark, raised_by_carrier
+
 __all__ = ["OverTls"]
 
 _monotonic = time.monotonic
@@ -27,6 +29,15 @@ def _await(sock: Any, *, writable: bool, seconds: float | None) -> bool:
     poller = make_poller()
     poller.register(sock.fileno(), select.POLLOUT if writable else select.POLLIN)
     return bool(poller.poll(None if seconds is None else seconds * 1000))
+
+
+def _is_closed_meanwhile(error: BaseException) -> bool:
+    """Whether *error* is what an object of TLS says of an operation after its socket was closed."""
+    return (
+        isinstance(error, ValueError)
+        and not isinstance(error, OSError)
+        and raised_by_carrier(error)
+    )
 
 
 class OverTls:
@@ -52,6 +63,8 @@ class OverTls:
 
         def _tear(self) -> None: ...
 
+        def _blame(self, error: BaseException) -> None: ...
+
         def _absurd(self, size: int) -> OSError: ...
 
         @staticmethod
@@ -68,10 +81,8 @@ class OverTls:
             raise self._absurd(size)
         try:
             return self._read_tls_once(size)
-        except OSError:
-            raise
-        except BaseException:
-            self.interrupted = True
+        except BaseException as error:
+            self._blame(error)
             raise
 
     def _read_tls_once(self, size: int) -> bytes:
@@ -87,9 +98,13 @@ class OverTls:
                     data: bytes = self._recv(size)
                     return data
                 except _WANTS as want:
+                    if not raised_by_carrier(want):
+                        raise
                     writable = isinstance(want, ssl.SSLWantWriteError)
                 except ValueError as error:
-                    raise OSError(errno.EBADF, str(error)) from error  # closed meanwhile
+                    if not _is_closed_meanwhile(error):
+                        raise
+                    raise OSError(errno.EBADF, str(error)) from error
                 finally:
                     if patience != 0:
                         sock.settimeout(patience)
@@ -114,13 +129,17 @@ class OverTls:
                     try:
                         view = view[self._send(view) :]
                     except _WANTS as want:
+                        if not raised_by_carrier(want):
+                            raise
                         writable = not isinstance(want, ssl.SSLWantReadError)
                         self._wait_until(until, writable=writable, what="write")
-            except ValueError as error:
+            except BaseException as error:
                 self._tear()
-                raise OSError(errno.EBADF, str(error)) from error  # closed meanwhile
-            except BaseException:
-                self._tear()
+                if _is_closed_meanwhile(error):
+                    closed = OSError(errno.EBADF, str(error))
+                    mark(closed, self)
+                    raise closed from error
+                self._blame(error)
                 raise
             finally:
                 if patience != 0:

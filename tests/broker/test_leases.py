@@ -8,6 +8,7 @@ import logging
 import os
 import pickle
 import signal
+import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -231,11 +232,13 @@ def test_a_dropped_lease_comes_back_as_capacity(
         (ValueError("an application's"), True),
         (KeyError("an application's"), True),
         (GeneratorExit(), True),
-        (OSError("the disk is full"), False),
-        (ConnectionResetError("by peer"), False),
+        (OSError("the disk is full"), True),
+        (TimeoutError("the application's own"), True),
+        (ConnectionResetError("by the peer of another connection"), True),
+        (ssl.SSLError("of another connection"), True),
+        (OperationalError("of another pool"), True),
         (amqp.exceptions.NotFound("404"), False),
         (amqp.exceptions.ConnectionForced("320"), False),
-        (OperationalError("kombu's"), False),
         (KeyboardInterrupt(), False),
         (SystemExit(), False),
         (Interrupted(), False),

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import amqp
 import kombu
 import pytest
 from kombu.exceptions import OperationalError
@@ -260,7 +261,7 @@ def test_over_kombus_own_pool_it_waits_for_it(kombus: Any) -> None:
 
 def test_over_kombus_own_pool_an_error_discards(kombus: Any, queue: str) -> None:
     producers = pools.ProducerPool(kombus, limit=5)
-    for error in (ConnectionResetError("by peer"), KeyboardInterrupt()):
+    for error in (amqp.RecoverableConnectionError("by peer"), KeyboardInterrupt()):
         with pytest.raises(type(error)), producers.acquire(timeout=PATIENCE) as producer:
             broken = producer.connection.connection
             raise error

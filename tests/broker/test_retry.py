@@ -435,7 +435,7 @@ def test_a_producer_class_with_a_publish_of_its_own(
         def send_and_break(*args: Any, **kwargs: Any) -> Any:
             calls.append(args)
             if len(calls) == 2:
-                raise ConnectionResetError("by peer")
+                raise RecoverableConnectionError("by peer")
             return send(*args, **kwargs)
 
         channel.send_method = send_and_break

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import amqp
 import kombu
 import pytest
 from flask import Flask, Response, abort, current_app, g, stream_with_context
@@ -166,16 +167,28 @@ def test_an_http_error_keeps_the_connection(app: Flask, pools: KombuPools) -> No
     assert (lent(app), opened(app)) == (0, 1)
 
 
-def test_a_connection_error_discards_the_connection(app: Flask, pools: KombuPools) -> None:
+@pytest.mark.parametrize(
+    "error, connections",
+    [
+        (amqp.ConnectionForced("the broker went away"), 2),
+        (OSError("the application's disk is full"), 1),
+        (TimeoutError("of a service that the application asked"), 1),
+        (OperationalError("of another broker"), 1),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_an_error_of_the_connection_discards_it_and_an_applications_own_keeps_it(
+    app: Flask, pools: KombuPools, error: Exception, connections: int
+) -> None:
     @app.get("/")
     def view() -> str:
         pools.producer.publish({}, routing_key="queue")
-        raise OperationalError("the broker went away")
+        raise error
 
     client = app.test_client()
     assert client.get("/").status_code == 500
     assert client.get("/").status_code == 500
-    assert (lent(app), opened(app)) == (0, 2)
+    assert (lent(app), opened(app)) == (0, connections)
 
 
 @pytest.mark.parametrize("swallow", ["view", "handler"])
