@@ -9,6 +9,8 @@ from typing import Any, TypeVar, overload
 
 from asgiref.sync import iscoroutinefunction, sync_to_async
 
+from kombu_pools_ext.broker.guarded import guarded
+
 from .conf import pools
 
 __all__ = ["used_aliases", "with_producer"]
@@ -73,15 +75,16 @@ def _sync_view(view: Callable[..., Any], using: str) -> Callable[..., Any]:
 def _async_view(view: Callable[..., Any], using: str) -> Callable[..., Any]:
     @wraps(view)
     async def with_a_producer(*args: Any, **kwargs: Any) -> Any:
-        producer = await _acquire_in_thread(using)
-        give_back = sync_to_async(producer.__exit__, thread_sensitive=False)
+        # A view that is cancelled leaves a publish under way in its thread, and may publish in several at a time.
+        producer = guarded(await _acquire_in_thread(using))
+        give_back = sync_to_async(producer.dismiss, thread_sensitive=False)
         try:
             response = await view(*args, producer=producer, **kwargs)
         except BaseException as error:
             # Shielded: a view that is cancelled again must not leave it lent.
-            await asyncio.shield(give_back(type(error), error, error.__traceback__))
+            await asyncio.shield(give_back(error))
             raise
-        await asyncio.shield(give_back(None, None, None))
+        await asyncio.shield(give_back())
         return response
 
     return with_a_producer

@@ -101,10 +101,10 @@ class AppPools(Pools):
         return current_app.extensions.get(EXTENSION) is self
 
     def _lender(self, using: str) -> Any:
-        # A context that holds a producer and waits for a second one could wait for itself.
-        if has_app_context() and self._is_current() and context.holds(using):
-            return context.ContextLender(self, using)
-        return super()._lender(using)
+        lender = None
+        if has_app_context() and self._is_current():
+            lender = context.lender_of(self, using)
+        return lender or super()._lender(using)
 
 
 class KombuPools:

@@ -285,7 +285,7 @@ class _ViewTypes(dict[type[Any], "type[Any]"]):
             (ProducerView if usual else _OwnPublish, producer_class),
             {
                 "__slots__": (
-                    *("_lease", "_pool", "_broken", "_batch"),
+                    *("_lease", "_pool", "_broken", "_batch", "_guard"),
                     *(() if usual else ("_names", "_given")),
                 ),
                 "_short": usual and is_plain(producer_class),

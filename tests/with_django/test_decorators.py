@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -250,6 +251,65 @@ def test_a_view_that_is_cancelled_while_it_runs_costs_its_connection(
     asyncio.run(cancelled())
     stats = connections["default"].stats()
     assert (stats.lent, stats.closed) == (0, {"broken": 1})
+
+
+@pytest.mark.threads
+def test_a_view_that_is_cancelled_while_it_publishes_leaves_the_publish_its_connection(
+    configure: Callable[..., None],
+) -> None:
+    configure()
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Body:
+        def __json__(self) -> str:
+            begun.set()
+            assert go_on.wait(30)
+            return "published"
+
+    done = []
+
+    @with_producer
+    async def view(request: Any, producer: Any) -> None:
+        def publish() -> None:
+            producer.publish(Body(), routing_key="queue")
+            done.append(producer.released)
+
+        await asyncio.to_thread(publish)
+
+    async def cancelled() -> None:
+        task = asyncio.ensure_future(view(None))
+        await meanwhile(begun.is_set)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert lent() == 1
+        go_on.set()
+        await meanwhile(lambda: done)
+
+    asyncio.run(cancelled())
+    assert (done, lent()) == ([True], 0)
+
+
+@pytest.mark.threads
+def test_a_view_may_publish_in_several_threads_at_once(
+    configure: Callable[..., None], amqp_url: str, queue: str
+) -> None:
+    configure(URL=amqp_url)
+
+    @with_producer
+    async def view(request: Any, producer: Any) -> None:
+        declared = kombu.Queue(queue, auto_delete=True)
+        await asyncio.to_thread(producer.publish, 0, queue, declare=[declared])
+        await asyncio.gather(
+            *(asyncio.to_thread(producer.publish, number, queue) for number in range(1, 9))
+        )
+
+    with kombu.Connection(amqp_url) as connection:
+        asyncio.run(view(None))
+        with connection.SimpleQueue(kombu.Queue(queue, auto_delete=True)) as simple:
+            bodies = sorted(simple.get(timeout=30).payload for _ in range(9))
+    assert bodies == list(range(9))
+    assert lent() == 0
 
 
 def test_async_methods(configure: Callable[..., None]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
 import logging
 import threading
 import time
@@ -124,22 +123,6 @@ def test_what_the_view_gives_back_itself_is_lent_anew(app: Flask, pools: KombuPo
         second.publish({}, routing_key="queue")
         second.release()
     assert (lent(app), opened(app)) == (0, 1)
-
-
-@pytest.mark.threads
-def test_threads_that_share_a_context_share_its_producer(app: Flask, pools: KombuPools) -> None:
-    together = threading.Barrier(4)
-
-    def use() -> int:
-        together.wait()
-        return id(pools.producer)
-
-    with app.app_context(), ThreadPoolExecutor(4) as executor:
-        # asyncio.to_thread, and asgiref, run code in a copy of the context variables like this.
-        futures = [executor.submit(contextvars.copy_context().run, use) for _ in range(4)]
-        assert len({future.result() for future in futures}) == 1
-        assert lent(app) == 1
-    assert lent(app) == 0
 
 
 # -- how a context ends ------------------------------------------------------------------------------------------------
