@@ -198,7 +198,16 @@ class Pools:
         """The connection pools of these aliases, or of all.
 
         :raises UnknownAlias: for one that is not configured.
+        :raises TypeError: for a single alias, and for a number that is meant as a time-out.
         """
+        if isinstance(using, str | int | float):
+            one = isinstance(using, str)
+            hint = (
+                f"did you mean [{using!r}]?"
+                if one
+                else "a time-out is drain()'s and wait_ready()'s"
+            )
+            raise TypeError(f"using must be a list of aliases, not {using!r}; {hint}")
         return {alias: self.connections[alias] for alias in (using or self.settings)}
 
     def reset(

@@ -19,7 +19,7 @@ from .driver import ConnectionDriver, KombuErrors, OpenConnection
 from .identity import with_host
 from .made_once import MadeOnce
 from .redis_sockets import ANSWER_TIMEOUT
-from .validate import FOREVER, PLAIN, valid_limit, valid_seconds, valid_timeout
+from .validate import FOREVER, PLAIN, check_flag, valid_limit, valid_seconds, valid_timeout
 from .views import RELEASED_STATE, ConnectionView
 
 __all__ = ["ConnectionPool", "PoolFace", "masked_uri"]
@@ -104,7 +104,9 @@ class PoolFace:
 
         :param close_pool: refuse every later acquire, and fail at once whoever waits.
         :returns: how many were closed, and how many are still lent.
+        :raises TypeError: for a *close_pool* that is meant as a time-out; :meth:`drain` has one.
         """
+        check_flag("close_pool", close_pool, "drain(timeout={})")
         if close_pool:
             closed: Drained = self.engine.close()
             return closed
@@ -290,12 +292,14 @@ class ConnectionPool(PoolFace, KombuConnectionPool):
         :param timeout: seconds for everything together: waiting, connecting, checking. Implies waiting.
         :raises ConnectionLimitExceeded: :class:`~.PoolExhausted`, :class:`~.PoolTimeout`, :class:`~.PoolFull`.
         :raises OperationalError: :class:`~.BrokerUnreachable`.
-        :raises TypeError, ValueError: for a *timeout* that is none.
+        :raises TypeError, ValueError: for a *timeout* that is none, and a *block* that is meant as one: ``acquire(5)``.
         """
         if self.pending:
             lent = self.pending.get(threading.get_ident())
             if lent is not None:
                 return lent
+        if block and block is not True:
+            check_flag("block", block)
         if timeout is not None and not (timeout.__class__ in PLAIN and 0 <= timeout < FOREVER):
             timeout = valid_timeout(timeout)
         view: ConnectionView = self.engine.acquire(block, timeout, None, ConnectionView)

@@ -21,7 +21,7 @@ from .driver import ForeignDriver, KombuErrors
 from .made_once import MadeOnce
 from .producer_views import ProducerView, view_types
 from .soundness import is_sound, verdict_on
-from .validate import FOREVER, PLAIN, valid_limit, valid_timeout
+from .validate import FOREVER, PLAIN, check_flag, valid_limit, valid_timeout
 from .views import RELEASED_STATE, ConnectionView
 
 __all__ = ["ProducerPool"]
@@ -172,10 +172,12 @@ class ProducerPool(PoolFace, KombuProducerPool):
         :raises LimitExceeded: :class:`~.PoolExhausted`, :class:`~.PoolTimeout`, :class:`~.PoolFull`.
         :raises RuntimeError: :class:`~.PoolClosed`, after :meth:`force_close_all`.
         :raises OperationalError: :class:`~.BrokerUnreachable`.
-        :raises TypeError, ValueError: for a *timeout* that is none.
+        :raises TypeError, ValueError: for a *timeout* that is none, and a *block* that is meant as one: ``acquire(5)``.
         """
         if self._closed:
             raise PoolClosed(f"pool {self.name!r}: acquire on closed pool")
+        if block and block is not True:
+            check_flag("block", block)
         if timeout is not None and not (timeout.__class__ in PLAIN and 0 <= timeout < FOREVER):
             timeout = valid_timeout(timeout)
         if self._foreign is None or block or timeout is not None:
@@ -367,7 +369,9 @@ class ProducerPool(PoolFace, KombuProducerPool):
 
         :param close_pool: refuse every later acquire of a producer; the connection pool stays usable.
         :returns: how many were closed, and how many are still lent.
+        :raises TypeError: for a *close_pool* that is meant as a time-out; :meth:`drain` has one.
         """
+        check_flag("close_pool", close_pool, "drain(timeout={})")
         self._closed = self._closed or close_pool
         if self.foreign:
             return super().force_close_all(close_pool=False)

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import math
+import numbers
 from typing import Any
 
-__all__ = ["FOREVER", "PLAIN", "valid_limit", "valid_seconds", "valid_timeout"]
+__all__ = ["FOREVER", "PLAIN", "check_flag", "valid_limit", "valid_seconds", "valid_timeout"]
 
 #: The types of a time-out that a hot path takes as it is, if it is from 0 to below :data:`FOREVER`.
 PLAIN = frozenset({int, float})
 FOREVER = math.inf
+
+
+def check_flag(name: str, value: Any, timeout: str = "timeout={}") -> None:
+    """Refuse a number where yes or no is asked for: somebody means it as a time-out.
+
+    :param name: the argument's.
+    :param timeout: what to write in its place.
+    :raises TypeError: if *value* is a number other than 0 and 1.
+    """
+    if isinstance(value, numbers.Number) and value not in (0, 1):
+        meant = timeout.format(repr(value))
+        raise TypeError(f"{name} must be True or False, not {value!r}; did you mean {meant}?")
 
 
 def valid_timeout(timeout: Any) -> float | None:

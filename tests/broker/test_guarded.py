@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from typing import Any
 
@@ -14,10 +15,12 @@ from kombu_pools_ext.errors import LeaseError
 
 from .common import eventually, within
 
+_numbers = itertools.count()
+
 
 @pytest.fixture
-def pools(request: pytest.FixtureRequest) -> Pools:
-    return Pools(default={"URL": f"memory://guarded-{request.node.name}", "CONFIRM_TIMEOUT": 5})
+def pools() -> Pools:
+    return Pools(default={"URL": f"memory://guarded{next(_numbers)}", "CONFIRM_TIMEOUT": 5})
 
 
 class Waits:
