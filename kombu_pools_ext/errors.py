@@ -7,8 +7,9 @@ An error names the pool (never its password), the value, and the remedy.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 from amqp.exceptions import MessageNacked
@@ -35,6 +36,7 @@ __all__ = [
     "Problem",
     "PublishError",
     "PublishNacked",
+    "PublishRefused",
     "PublishReturned",
     "PublishUnknown",
     "SettingsError",
@@ -142,6 +144,42 @@ class PublishNacked(PublishError, MessageNacked):
 
     A queue was full (``x-overflow: reject-publish``), or failed to store it. RabbitMQ does not say which.
     """
+
+
+class PublishRefused(PublishError):
+    """The broker answered the message with an error: it is not there. Redis does that, out of memory for example.
+
+    What is raised is of the class of the server's own error as well, ``redis.exceptions.OutOfMemoryError`` say, with
+    its attributes; ``__cause__`` is that error.
+    """
+
+    @classmethod
+    def like(
+        cls, errors: Iterable[BaseException], words: str, message_id: str | None
+    ) -> PublishRefused:
+        """One that is of the classes of *errors*, too."""
+        state: dict[str, Any] = {}
+        for error in errors:
+            state.update(error.__dict__)
+        state.pop("__notes__", None)
+        state["message_id"] = message_id
+        # Not by an __init__, which may want other arguments.
+        return _refused(tuple(map(type, errors)), (words,), state)
+
+
+@lru_cache(maxsize=64)
+def _refused_like(kinds: tuple[type[BaseException], ...]) -> type[PublishRefused]:
+    def reduce(self: PublishRefused) -> Any:
+        return _refused, (kinds, self.args, self.__dict__.copy())
+
+    names = {"__reduce__": reduce, "__module__": __name__, "__doc__": PublishRefused.__doc__}
+    return type(PublishRefused.__name__, (PublishRefused, *kinds), names)
+
+
+def _refused(
+    kinds: tuple[type[BaseException], ...], args: tuple[Any, ...], state: dict[str, Any]
+) -> PublishRefused:
+    return _remade(_refused_like(kinds), args, state)  # type: ignore[return-value]  # of the class it was given
 
 
 class PublishReturned(PublishError):

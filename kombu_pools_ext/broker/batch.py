@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -371,12 +372,20 @@ class BoundedBatch:
     :param batch: kombu's context manager.
     :param item: the connection that it sends on, which has bounds.
     :param seconds: for each sending, all its answers included.
+    :param told: returns what to raise for an error of kombu's.
     """
 
-    def __init__(self, batch: Any, item: Any, seconds: float) -> None:
+    def __init__(
+        self,
+        batch: Any,
+        item: Any,
+        seconds: float,
+        told: Callable[[BaseException], BaseException],
+    ) -> None:
         self._batch = batch
         self._item = item
         self._seconds = seconds
+        self._told = told
 
     def __enter__(self) -> Self:
         self._batch.__enter__()
@@ -387,8 +396,7 @@ class BoundedBatch:
 
         :raises Exception: kombu's, if that failed; also outside the block.
         """
-        with self._item.within(monotonic() + self._seconds):
-            self._batch.flush()
+        self._bounded(self._batch.flush)
 
     def __exit__(
         self,
@@ -396,5 +404,14 @@ class BoundedBatch:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        with self._item.within(monotonic() + self._seconds):
-            self._batch.__exit__(exc_type, error, traceback)
+        self._bounded(lambda: self._batch.__exit__(exc_type, error, traceback))
+
+    def _bounded(self, send: Callable[[], Any]) -> None:
+        try:
+            with self._item.within(monotonic() + self._seconds):
+                send()
+        except Exception as error:
+            told = self._told(error)
+            if told is error:
+                raise
+            raise told from error

@@ -17,6 +17,7 @@ from . import redis_sockets, tls
 from .addresses import CONNECT_TIMEOUT, Addresses
 from .first_channel import FirstChannel
 from .handshake import Handshake, WrongProtocol
+from .redis_answers import passes
 
 if TYPE_CHECKING:
     from .driver import OpenConnection
@@ -265,6 +266,8 @@ def may_pass(error: BaseException) -> bool:
 
 
 def _redis_may_pass(error: BaseException) -> bool:
+    if passes(error):
+        return True
     errors: Any = sys.modules.get("redis.exceptions")
     return (
         errors is not None

@@ -14,6 +14,7 @@ from . import lean
 from .batch import DEFAULT_SIZE, Batch, BatchState, BoundedBatch, checked_size
 from .confirms import new_message_id
 from .lean import KOMBUS
+from .redis_answers import is_answer, is_refusal, refusal
 from .retrying import carry_on, named
 from .shape import fits, is_plain
 from .soundness import verdict_on
@@ -70,7 +71,7 @@ class ProducerView:
         :raises Exception: the transport's own, if the message could not be sent, or its exchange is not there.
         """
         item = self._lease.item
-        if len(args) > 11:
+        if len(args) > 10:
             args = named(args, kwargs)
         if kwargs.get("message_id") is None and not self._names_below:
             kwargs["message_id"] = new_message_id()
@@ -113,6 +114,17 @@ class ProducerView:
         message_id: str = kwargs["message_id"]
         return message_id
 
+    def told_of_batch(self, error: BaseException) -> BaseException:
+        """What to raise for *error*, which a batch of kombu's has ended with."""
+        if not is_answer(error):
+            return error
+        self._broken = self._broken or not is_refusal(error)
+        return refusal(error, self._pool.name, None)
+
+    def has_one_queue(self, kwargs: dict[str, Any]) -> bool:
+        """Whether what is being published goes to one queue, by the default exchange."""
+        return not (kwargs.get("exchange") or self.__dict__["exchange"].name)
+
     def _publish_once(
         self, item: Any, body: Any, args: tuple[Any, ...], kwargs: dict[str, Any], deadline: float
     ) -> Any:
@@ -133,8 +145,16 @@ class ProducerView:
             bounds = getattr(item, "bounds", None)
             if bounds is not None:
                 bounds.spoken = False
-            with nullcontext() if bounds is None else bounds.within(deadline):
-                return super().publish(body, *args, **kwargs)  # type: ignore[misc]  # as in _send()
+            try:
+                with nullcontext() if bounds is None else bounds.within(deadline):
+                    return super().publish(body, *args, **kwargs)  # type: ignore[misc]  # as in _send()
+            except Exception as error:
+                if not is_refusal(error):
+                    # Another answer is one to this connection: to a retry, another one may not give it.
+                    self._broken = self._broken or is_answer(error)
+                    raise
+                name, one_queue = self.message_id_of(kwargs), self.has_one_queue(kwargs)
+                raise refusal(error, self._pool.name, name, one_queue=one_queue) from error
         except BaseException as error:
             self._note(item, error)
             raise
@@ -190,7 +210,9 @@ class ProducerView:
             kombus = super().batch(max_size)  # type: ignore[misc]  # kombu's own
             item = self._lease.item
             bounded = getattr(item, "bounds", None) is not None
-            return BoundedBatch(kombus, item, self._pool.confirm_timeout) if bounded else kombus
+            if not bounded:
+                return kombus
+            return BoundedBatch(kombus, item, self._pool.confirm_timeout, self.told_of_batch)
         return Batch(self, max_size, confirmed=confirmed, gathers=gathers)
 
     def _ways_to_batch(self) -> tuple[bool, bool]:

@@ -17,6 +17,7 @@ from kombu.exceptions import OperationalError
 
 from ..errors import PublishError, PublishReturned, PublishUnknown
 from ..settings import RetryPolicy
+from .redis_answers import is_answer, refusal
 from .soundness import is_from_wire, is_interruption
 
 if TYPE_CHECKING:
@@ -128,7 +129,9 @@ def carry_on(
                 declared_anew = True
             # An older py-amqp calls a write that was cut short a channel's error.
             torn = certain and own and not ended and here.wire.torn
-            sent = isinstance(error, PublishUnknown) or (own and not certain and not ended)
+            sent = isinstance(error, PublishUnknown) or (
+                own and not certain and not ended and not is_answer(error)
+            )
             maybe_there = maybe_there or sent
             pause = _pause(plan, error, tries, torn=torn, recoverable=recoverable)
             if isinstance(error, PublishReturned | NotFound):
@@ -228,6 +231,8 @@ def _last_word(
         return unknown
     if isinstance(error, PublishError):
         error.pool = name
+    elif is_answer(error) and not ended:
+        return refusal(error, name, message_id, one_queue=view.has_one_queue(kwargs))
     elif own and wire is not None:
         error.add_note(f"pool {name!r}: message {message_id} was not sent; it is not in the broker")
     return error

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from amqp.exceptions import AMQPError, MessageNacked
 from kombu.exceptions import OperationalError
 
-from ..errors import BatchFailed, PoolError, PublishReturned
+from ..errors import BatchFailed, PoolError, PublishRefused, PublishReturned
 from .own_errors import is_marked, passed_through, raised_by_carrier
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ __all__ = ["ANSWERED", "is_from_wire", "is_interruption", "is_sound", "verdict_o
 
 #: What a publish ends with whose connection is as good as before. py-amqp's own confirms raise the plain
 #: MessageNacked, which it counts among the connection's errors.
-ANSWERED = (MessageNacked, PublishReturned, BatchFailed)
+ANSWERED = (MessageNacked, PublishRefused, PublishReturned, BatchFailed)
 
 _HARMLESS = (GeneratorExit, *ANSWERED)
 
