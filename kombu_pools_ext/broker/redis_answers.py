@@ -74,9 +74,9 @@ def _text(error: BaseException) -> str:
 def _code(error: BaseException | None) -> str | None:
     """What Redis calls *error*; ``None`` if it is no answer of Redis."""
     errors: Any = sys.modules.get("redis.exceptions")
-    if isinstance(error, _BATCHS):
+    if error is not None and isinstance(error, _BATCHS):
         error = error.__cause__
-    if errors is None or not isinstance(error, errors.RedisError):
+    if error is None or errors is None or not isinstance(error, errors.RedisError):
         return None
     if _FULL in str(error):
         return "MAXCLIENTS"
@@ -85,7 +85,8 @@ def _code(error: BaseException | None) -> str | None:
         return code
     if not isinstance(error, errors.ResponseError):
         return None
-    return _text(error).partition(" ")[0]
+    code, _, _ = _text(error).partition(" ")
+    return code
 
 
 def is_answer(error: BaseException) -> bool:

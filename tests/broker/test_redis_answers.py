@@ -192,7 +192,7 @@ def test_one_that_stays_a_replica_has_refused_it(
     pools = alias(server, RETRY=retry)
     pools.publish("before", routing_key="q")
     admin.replicaof("127.0.0.1", nowhere)
-    with pytest.raises(PublishRefused, match="READONLY .*; it is a replica: name the") as caught:
+    with pytest.raises(PublishRefused, match=r"READONLY .*; it is a replica: name the") as caught:
         pools.publish("x", routing_key="q")
     assert isinstance(caught.value, redis.exceptions.ReadOnlyError)
     # The next one is another connection: it may lead elsewhere.
