@@ -19,7 +19,7 @@ from .driver import ConnectionDriver, KombuErrors, OpenConnection
 from .identity import with_host
 from .made_once import MadeOnce
 from .redis_sockets import ANSWER_TIMEOUT
-from .validate import FOREVER, PLAIN, check_flag, valid_limit, valid_seconds, valid_timeout
+from .validate import FLAGS, FOREVER, PLAIN, check_flag, valid_limit, valid_seconds, valid_timeout
 from .views import RELEASED_STATE, ConnectionView
 
 __all__ = ["ConnectionPool", "PoolFace", "masked_uri"]
@@ -298,7 +298,7 @@ class ConnectionPool(PoolFace, KombuConnectionPool):
             lent = self.pending.get(threading.get_ident())
             if lent is not None:
                 return lent
-        if block and block is not True:
+        if block and block not in FLAGS:
             check_flag("block", block)
         if timeout is not None and not (timeout.__class__ in PLAIN and 0 <= timeout < FOREVER):
             timeout = valid_timeout(timeout)

@@ -21,7 +21,7 @@ from .driver import ForeignDriver, KombuErrors
 from .made_once import MadeOnce
 from .producer_views import ProducerView, view_types
 from .soundness import is_sound, verdict_on
-from .validate import FOREVER, PLAIN, check_flag, valid_limit, valid_timeout
+from .validate import FLAGS, FOREVER, PLAIN, check_flag, valid_limit, valid_timeout
 from .views import RELEASED_STATE, ConnectionView
 
 __all__ = ["ProducerPool"]
@@ -176,7 +176,7 @@ class ProducerPool(PoolFace, KombuProducerPool):
         """
         if self._closed:
             raise PoolClosed(f"pool {self.name!r}: acquire on closed pool")
-        if block and block is not True:
+        if block and block not in FLAGS:
             check_flag("block", block)
         if timeout is not None and not (timeout.__class__ in PLAIN and 0 <= timeout < FOREVER):
             timeout = valid_timeout(timeout)

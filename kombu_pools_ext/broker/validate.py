@@ -6,11 +6,21 @@ import math
 import numbers
 from typing import Any
 
-__all__ = ["FOREVER", "PLAIN", "check_flag", "valid_limit", "valid_seconds", "valid_timeout"]
+__all__ = [
+    "FLAGS",
+    "FOREVER",
+    "PLAIN",
+    "check_flag",
+    "valid_limit",
+    "valid_seconds",
+    "valid_timeout",
+]
 
 #: The types of a time-out that a hot path takes as it is, if it is from 0 to below :data:`FOREVER`.
 PLAIN = frozenset({int, float})
 FOREVER = math.inf
+#: What says yes or no; 1 and 0 are among them.
+FLAGS: frozenset[Any] = frozenset({True, False})
 
 
 def check_flag(name: str, value: Any, timeout: str = "timeout={}") -> None:
@@ -20,7 +30,7 @@ def check_flag(name: str, value: Any, timeout: str = "timeout={}") -> None:
     :param timeout: what to write in its place.
     :raises TypeError: if *value* is a number other than 0 and 1.
     """
-    if isinstance(value, numbers.Number) and value not in (0, 1):
+    if isinstance(value, numbers.Number) and value not in FLAGS:
         meant = timeout.format(repr(value))
         raise TypeError(f"{name} must be True or False, not {value!r}; did you mean {meant}?")
 
