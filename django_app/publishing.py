@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from kombu import Exchange, Queue
+
 from .conf import pools
 
 __all__ = ["publish", "publish_on_commit"]
@@ -11,9 +13,9 @@ __all__ = ["publish", "publish_on_commit"]
 
 def publish(
     body: Any,
-    routing_key: str | None = None,
+    routing_key: str | Queue | None = None,
     *,
-    exchange: Any = None,
+    exchange: str | Exchange | None = None,
     using: str = "default",
     **kwargs: Any,
 ) -> Any:
@@ -23,11 +25,12 @@ def publish(
     default, it returns when the broker has the message.
 
     :param body: whatever the serializer takes.
-    :param routing_key: with the default exchange, the name of a queue.
+    :param routing_key: with the default exchange, the name of a queue; a :class:`kombu.Queue` stands for its name.
     :param exchange: name or :class:`kombu.Exchange`; by default the default exchange.
     :param using: the alias of the pool.
     :param kwargs: ``acquire_timeout``, in seconds, in place of the setting's ``ACQUIRE_TIMEOUT``, and those of
         :meth:`kombu.Producer.publish`: ``declare``, ``headers``, ``priority``, ``expiration``, ….
+    :raises TypeError, ValueError: for arguments that cannot be, all of them at once, before anything is opened or sent.
     :raises UnknownAlias: if no pool is configured under *using*.
     :raises LimitExceeded: if no producer became free in time.
     :raises OperationalError: if the broker cannot be reached.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flask import Flask, current_app, has_app_context
+from kombu import Exchange, Queue
 
 from kombu_pools_ext import AliasedPools, Pools
 from kombu_pools_ext.control import Control, Project, attach
@@ -175,9 +176,9 @@ class KombuPools:
     def publish(
         self,
         body: Any,
-        routing_key: str | None = None,
+        routing_key: str | Queue | None = None,
         *,
-        exchange: Any = None,
+        exchange: str | Exchange | None = None,
         using: str = "default",
         **kwargs: Any,
     ) -> Any:
@@ -186,10 +187,13 @@ class KombuPools:
         The context's producer is used if there is one already; else one is lent for this message alone.
 
         :param body: whatever the serializer takes.
+        :param routing_key: text; a :class:`kombu.Queue` stands for its name.
         :param exchange: name or :class:`kombu.Exchange`; by default the default exchange, whose routing key is a
             queue's name.
         :param using: the alias.
         :param kwargs: those of :meth:`kombu_pools_ext.Pools.publish` and :meth:`kombu.Producer.publish`.
+        :raises TypeError, ValueError: for arguments that cannot be, all of them at once, before anything is opened or
+            sent.
         :raises RuntimeError: outside an application context.
         :raises LimitExceeded: if no producer became free in time.
         :raises OperationalError: if the broker cannot be reached.

@@ -15,6 +15,7 @@ import kombu
 
 from . import events
 from .broker import groups
+from .broker.arguments import checked
 from .broker.connections import ConnectionPool
 from .broker.identity import NOTE
 from .broker.pool_group import Finder
@@ -151,9 +152,9 @@ class Pools:
     def publish(
         self,
         body: Any,
-        routing_key: str | None = None,
+        routing_key: str | kombu.Queue | None = None,
         *,
-        exchange: Any = None,
+        exchange: str | kombu.Exchange | None = None,
         using: str = "default",
         acquire_timeout: float | None = _AS_CONFIGURED,
         **kwargs: Any,
@@ -162,18 +163,24 @@ class Pools:
 
         With confirms it returns when the broker has the message. A publish whose connection broke is tried again on
         another connection, as ``RETRY`` says, with the same ``message_id``, so that a consumer can drop a duplicate.
-        It takes at most ``acquire_timeout`` and ``CONFIRM_TIMEOUT`` together.
+        It takes at most ``acquire_timeout`` and ``CONFIRM_TIMEOUT`` together. All arguments are checked before anything
+        is opened or sent, on each transport by AMQP's rules.
 
         :param body: whatever the serializer takes.
+        :param routing_key: text of at most 255 bytes; a :class:`kombu.Queue` stands for its name.
         :param exchange: name or :class:`kombu.Exchange`; by default the default exchange, whose routing key is a
             queue's name.
         :param using: the alias.
         :param acquire_timeout: seconds to wait for a producer; ``None`` is without end.
-        :param kwargs: those of :meth:`kombu.Producer.publish`.
+        :param kwargs: those of :meth:`kombu.Producer.publish`, which AMQP's properties are among; ``declare`` may be
+            one entity.
+        :raises TypeError: for a keyword that is not known, with the nearest, and for a value of a wrong type.
+        :raises ValueError: if there is neither a routing key nor an exchange, and for a value that is out of range.
         :raises LimitExceeded: if no producer became free in time.
         :raises OperationalError: if the broker cannot be reached; :class:`~.PublishNacked`, :class:`~.PublishReturned`
             and :class:`~.PublishUnknown`, which says that the message may be there, are among them.
         """
+        routing_key, exchange, kwargs = checked(routing_key, exchange, kwargs, body)
         if acquire_timeout is _AS_CONFIGURED:
             acquire_timeout = self.settings_of(using).acquire_timeout
         with self._lender(using).acquire(

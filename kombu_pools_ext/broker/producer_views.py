@@ -11,6 +11,7 @@ import kombu
 
 from ..engine import Lease
 from . import lean
+from .arguments import CANNOT_BE_ENCODED, explain
 from .batch import DEFAULT_SIZE, Batch, BatchState, BoundedBatch, checked_size
 from .confirms import new_message_id
 from .lean import KOMBUS
@@ -102,12 +103,21 @@ class ProducerView:
             )
 
     def _send(self, item: Any, body: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Publish on *item* by the short way if there is one, else as the producer's class does."""
-        if self._short and not args:
-            done = lean.publish(self, item, body, **kwargs)
-            if done is not KOMBUS:
-                return done
-        return super().publish(body, *args, **kwargs)  # type: ignore[misc]  # the producer class behind this mix-in
+        """Publish on *item* by the short way if there is one, else as the producer's class does.
+
+        :raises TypeError, ValueError: with name and value of what AMQP cannot carry.
+        """
+        try:
+            if self._short and not args:
+                done = lean.publish(self, item, body, **kwargs)
+                if done is not KOMBUS:
+                    return done
+            return super().publish(body, *args, **kwargs)  # type: ignore[misc]  # the producer class behind this mix-in
+        except CANNOT_BE_ENCODED as error:
+            given = dict(kwargs)
+            named(args, given)
+            explain(error, body, given)
+            raise
 
     def message_id_of(self, kwargs: dict[str, Any]) -> str:
         """The ``message_id`` of what is being published."""

@@ -83,7 +83,7 @@ def test_an_unknown_alias(memory_url: str) -> None:
     for attempt in (
         lambda: pools.connections["order"],
         lambda: pools.producers["order"],
-        lambda: pools.publish("hello", using="order"),
+        lambda: pools.publish("hello", "q", using="order"),
         lambda: pools.settings_of("order"),
         lambda: pools.pools_of(["order"]),
         lambda: pools.reset(["orders", "order"]),
@@ -184,7 +184,7 @@ def test_a_broker_that_is_not_there_is_told_by_the_acquire(nowhere: int) -> None
     nobody = f"amqp://guest:guest@127.0.0.1:{nowhere}//"
     pools = Pools(default={"url": nobody, "acquire_timeout": 0.1})
     with pytest.raises(OperationalError) as caught:
-        pools.publish("lost")
+        pools.publish("lost", "q")
     assert isinstance(caught.value, BrokerUnreachable)
 
 

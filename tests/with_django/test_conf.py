@@ -39,7 +39,7 @@ import django_app.apps, django_app.decorators, django_app.signals
 print(repr(connections))
 @with_producer("later")
 def view(request, producer): ...
-for use in (lambda: producers["default"], lambda: publish({}), lambda: list(connections), lambda: view(None)):
+for use in (lambda: producers["default"], lambda: publish({}, "q"), lambda: list(connections), lambda: view(None)):
     try:
         use()
     except ImproperlyConfigured as error:

@@ -79,6 +79,17 @@ def test_a_view_publishes_to_redis(
     assert receive(redis_url, queue) == {"from": "publish"}
 
 
+def test_publish_checks_its_arguments(configure: Callable[..., None], queue: str) -> None:
+    configure()
+    for wrong in ({}, {"exchange": ""}, {"routing_key": "r" * 256}):
+        with pytest.raises(ValueError, match=r"^publish: "):
+            publish({}, **wrong)
+    with pytest.raises(TypeError, match="unknown keyword 'queue'; did you mean 'routing_key'"):
+        publish({}, queue=queue)
+    assert connections["default"].stats().opened == 0
+    publish({}, Queue(queue), declare=Queue(queue))
+
+
 @pytest.mark.parametrize("call", [publish, publish_on_commit])
 def test_an_unknown_alias(configure: Callable[..., None], call: Callable[..., None]) -> None:
     configure()

@@ -223,7 +223,7 @@ def test_an_unknown_alias_lists_the_known_ones_and_the_nearest(
     with app.app_context():
         for use in (
             lambda: pools.get_producer("defualt"),
-            lambda: pools.publish({}, using="defualt"),
+            lambda: pools.publish({}, "q", using="defualt"),
             lambda: pools.connections["defualt"],
         ):
             with pytest.raises(UnknownAlias, match="did you mean 'default'"):
@@ -423,3 +423,15 @@ def test_every_public_name_has_an_entry_in_the_reference() -> None:
     entries = set(re.findall(r"`(\w+)", page.read_text()))
     members = {name for name in vars(KombuPools) if not name.startswith("_")}
     assert {*flask_ext.__all__, *members} - entries == set()
+
+
+def test_publish_checks_its_arguments(pools: KombuPools, app: Flask, queue: str) -> None:
+    with app.app_context():
+        for wrong in ({}, {"exchange": ""}, {"routing_key": "r" * 256}):
+            with pytest.raises(ValueError, match=r"^publish: "):
+                pools.publish({}, **wrong)
+        with pytest.raises(TypeError, match="unknown keyword 'queue'; did you mean 'routing_key'"):
+            pools.publish({}, queue=queue)
+        assert pools.connections["default"].stats().opened == 0
+        pools.publish({}, kombu.Queue(queue), declare=kombu.Queue(queue))
+        assert pools.connections["default"].stats().opened == 1
