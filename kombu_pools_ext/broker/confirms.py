@@ -364,6 +364,7 @@ def default_channel(item: OpenConnection) -> Any:
     selected = False
     if channel is None and first is not None and first.channel is not None:
         channel = item._default_channel = first.wait()
+        item.untidy = True
         selected = wanted
     if channel is None or (wanted and channel._confirm_selected):
         # The second: somebody had it before as a plain channel, and nobody counted.

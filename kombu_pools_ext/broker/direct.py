@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from amqp.exceptions import RecoverableConnectionError
 from amqp.transport import SSLTransport, TCPTransport
-from kombu.transport import pyamqp
 
 from . import shape
+from .amqp_leftovers import Channel, Connection
 from .confirms import Confirms
 from .frames import ANSWER, take_answers
 from .own_errors import raised_by_carrier
@@ -189,8 +189,8 @@ def direct_for(item: OpenConnection, channel: Any) -> Direct | None:
     established = item.established
     if (
         item.wire is None
-        or type(channel) is not pyamqp.Channel
-        or type(established) is not pyamqp.Connection
+        or type(channel) is not Channel
+        or type(established) is not Connection
         or type(established._transport) not in (TCPTransport, SSLTransport)
         or not shape.fits()
     ):

@@ -26,7 +26,7 @@ from ..errors import (
     PoolSuspended,
     PoolTimeout,
 )
-from . import connecting, liveness, redis_sockets
+from . import connecting, leftovers, liveness, redis_sockets, virtual_leftovers
 from .confirms import CONFIRM_TIMEOUT, Confirms, default_channel
 from .identity import with_host
 from .views import INHERITED, ended_state
@@ -75,6 +75,10 @@ class OpenConnection(kombu.Connection):
     direct: Direct | None = None
     #: Seconds for a publish on that channel by somebody without a bound of his own.
     confirm_timeout: float = CONFIRM_TIMEOUT
+    #: Whether something was done that may outlive a lease; to be looked at when that ends.
+    untidy = False
+    #: Who ends what was left on it, at this moment.
+    tidied_by: object
 
     @property
     def default_channel(self) -> Any:
@@ -93,6 +97,7 @@ class OpenConnection(kombu.Connection):
         """A transport, which keeps to this connection's bounds."""
         transport = super().create_transport()
         self.bounds = redis_sockets.bound(transport)
+        virtual_leftovers.note_channels(transport)
         return transport
 
     def _establish_connection(self) -> Any:
@@ -168,10 +173,12 @@ class ConnectionDriver:
             return
         established = item.established
         item.wire = Wire(established)
+        # In the place of those that its options may name: nobody else's code runs in a thread of the pool.
+        established.on_blocked = established.on_unblocked = None
         if self._on_blocked is not None:
-            established.on_blocked = partial(self._on_blocked, item)
+            established.when_blocked = partial(self._on_blocked, item)
         if self._on_unblocked is not None:
-            established.on_unblocked = partial(self._on_unblocked, item)
+            established.when_unblocked = partial(self._on_unblocked, item)
 
     def check(self, item: OpenConnection) -> bool:
         """Whether *item* may be lent."""
@@ -214,7 +221,9 @@ class ConnectionDriver:
             # The connection's goodbye covers its channels: no round trip for each.
             item._default_channel = None
             broken = broken or item.wire.torn
+        seconds += leftovers.before_close(item)
         with item.within(time.monotonic() + seconds):
+            leftovers.close(item)
             if item.announced:
                 if not broken:
                     # The answer alone: a second goodbye might find the broker gone, which would log that we were.

@@ -15,6 +15,8 @@ from amqp import spec
 from amqp.abstract_channel import AbstractChannel
 from kombu.transport import pyamqp
 
+from .amqp_leftovers import Connection
+
 __all__ = ["FirstChannel"]
 
 #: How AMQP's other brokers read ahead is not known.
@@ -54,7 +56,7 @@ class FirstChannel:
         :param established: an ``amqp.Connection`` that has just asked to be opened.
         """
         if not (
-            type(established) is pyamqp.Connection
+            type(established) is Connection
             and "Channel" not in established.__dict__
             and isinstance(self._transport, pyamqp.Transport)
             and established.server_properties.get("product") == PRODUCT

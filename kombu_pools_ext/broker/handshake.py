@@ -20,6 +20,7 @@ from amqp import spec
 from amqp.transport import SSLTransport
 
 from .addresses import Addresses
+from .amqp_leftovers import noting
 
 __all__ = ["Handshake", "WrongProtocol"]
 
@@ -121,7 +122,7 @@ class Handshake:
 
     def _make(self, **options: Any) -> Any:
         # The class's own, which the instance's attribute hides.
-        established = self._established = type(self._kombu).Connection(**options)
+        established = self._established = noting(type(self._kombu).Connection)(**options)
         self._deadline = self._addresses.begin(established.connect_timeout)
         self._seconds = self._addresses.seconds
         self._make_wire, established.Transport = established.Transport, self._make_transport

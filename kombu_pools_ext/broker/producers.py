@@ -321,7 +321,7 @@ class ProducerPool(PoolFace, KombuProducerPool):
             entry = lease._entry
             if entry is None or entry.engine is None:
                 return
-            if is_sound(entry.item):
+            if is_sound(entry.item) and (self.foreign or not entry.item.untidy):
                 view.__dict__ = RELEASED_STATE
                 if not self.foreign:
                     lease.__dict__ = RELEASED_STATE

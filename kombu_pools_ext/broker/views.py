@@ -13,6 +13,7 @@ import kombu
 
 from ..engine import Lease
 from ..errors import LeaseError
+from . import leftovers
 from .soundness import is_sound, verdict_on
 
 if TYPE_CHECKING:
@@ -100,6 +101,9 @@ class ConnectionView(Lease["OpenConnection"], kombu.Connection):
             verdict = verdict_on(entry.item, error)
         else:
             verdict = None if is_sound(entry.item) else "broken"
+        if entry.item.untidy:
+            self.end(verdict)
+            return
         self.__dict__ = RELEASED_STATE
         self._engine.release(self, verdict)
 
@@ -110,6 +114,13 @@ class ConnectionView(Lease["OpenConnection"], kombu.Connection):
 
     def end(self, broken: str | None = None) -> None:
         # A producer's lease ends here: whoever kept its connection must not go on with it.
+        entry = self._entry
+        if entry is not None and entry.engine is not None and entry.item.untidy:
+            leftovers.end_lease(self._end, entry, broken)
+        else:
+            self._end(broken)
+
+    def _end(self, broken: str | None) -> None:
         self.__dict__ = RELEASED_STATE
         self._engine.release(self, broken)
 

@@ -20,6 +20,7 @@ CLOSE_REASONS: Mapping[str, str] = {
     "drained": "the pool was reset",
     "closed": "the pool was closed",
     "replaced": "its borrower asked for a replacement",
+    "leftovers": "its borrower left behind what takes longer to end than a new connection to open",
     "not kept": "the pool keeps nothing idle",
 }
 

@@ -18,6 +18,9 @@ T = TypeVar("T")
 
 logger = logging.getLogger("kombu_pools_ext")
 
+#: Reasons for which something is closed in the background.
+IN_BACKGROUND = ("lifetime", "leftovers")
+
 _mark = fork.mark
 
 
@@ -140,8 +143,8 @@ class Returns(Operations[T]):
 
     def close_returned(self, entry: Entry[T], reason: str) -> None:
         """Close what came back and must not be lent again."""
-        # What is only old is closed in the background: its goodbye is not this borrower's to wait for.
-        if reason != "lifetime" or not self._spawn(
+        # What is only old, or takes long: its goodbye is not this borrower's to wait for.
+        if reason not in IN_BACKGROUND or not self._spawn(
             lambda: self.close_entry(entry, reason), "kombu-pools-close"
         ):
             self.close_entry(entry, reason)

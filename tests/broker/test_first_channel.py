@@ -175,7 +175,7 @@ def test_so_is_a_channel_class_of_somebodys_own(amqp_url: str, make: MakePool) -
     )
     with make(connection).acquire(timeout=PATIENCE) as producer:
         producer.publish("one", routing_key="nobody's")
-        assert type(producer.channel) is OwnChannel
+        assert isinstance(producer.channel, OwnChannel)
 
 
 @pytest.mark.broker

@@ -1,0 +1,154 @@
+"""What a borrower does on one of kombu's virtual transports that outlives his lease: Redis, memory and their like.
+
+There the client keeps account of the messages that are not acknowledged, and gives them back when the channel is
+closed; so that is done with the lease.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from kombu.transport import virtual
+
+from .left import Left
+
+if TYPE_CHECKING:
+    from .driver import OpenConnection
+
+__all__ = ["close_channels", "end", "longest_poll", "note_channels"]
+
+logger = logging.getLogger("kombu_pools_ext")
+
+
+class _Channel:
+    """Mixed into a channel class of kombu's virtual transports: notes that it is used for more than publishing."""
+
+    connection: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._note()
+
+    def _note(self) -> None:
+        client = getattr(self.connection, "client", None)
+        if client is not None:
+            client.untidy = True
+
+    def basic_consume(self, *args: Any, **kwargs: Any) -> Any:
+        self._note()
+        return super().basic_consume(*args, **kwargs)  # type: ignore[misc]  # of the class behind this mix-in
+
+    def basic_get(self, *args: Any, **kwargs: Any) -> Any:
+        self._note()
+        return super().basic_get(*args, **kwargs)  # type: ignore[misc]  # as above
+
+    def basic_qos(self, *args: Any, **kwargs: Any) -> Any:
+        self._note()
+        return super().basic_qos(*args, **kwargs)  # type: ignore[misc]  # as above
+
+
+_classes: dict[type[Any], type[Any]] = {}
+
+
+def note_channels(transport: Any) -> None:
+    """Have the channels of *transport* note what is left on them, if it is a virtual one."""
+    if not isinstance(transport, virtual.Transport):
+        return
+    kind: type[Any] = transport.Channel
+    if kind not in _classes:
+        _classes[kind] = type(kind.__name__, (_Channel, kind), {"__doc__": kind.__doc__})
+    transport.Channel = _classes[kind]
+
+
+def end(item: OpenConnection, left: Left) -> str | None:
+    """End what was left on *item*, and count it in *left*; why it must be closed now, or ``None`` if it need not be.
+
+    :raises Exception: the transport's, for what it met: the connection is of no use then.
+    """
+    transport = item.established
+    if not isinstance(transport, virtual.Transport):
+        return None
+    kept = [item._default_channel, *transport._avail_channels]
+    reason = None
+    for channel in tuple(transport.channels):
+        left.consumers += len(channel._consumers)
+        left.unacked += _unacked(channel)
+        for tag in tuple(channel._consumers):
+            channel.basic_cancel(tag)
+        _give_back(channel)
+        asks = _is_asking(channel)
+        if asks:
+            # Redis may send a message at any moment, and the next borrower is not the one to read it.
+            reason = "leftovers"
+        if not any(channel is one for one in kept):
+            left.channels += 1
+            if not asks:
+                channel.close()
+        elif channel._qos is not None:
+            channel._qos.prefetch_count = 0
+    transport._callbacks.clear()
+    return reason
+
+
+def close_channels(item: OpenConnection) -> None:
+    """Give back what was taken on *item*, which is about to be closed; nobody is called with what still comes."""
+    transport = item._connection
+    if not isinstance(transport, virtual.Transport):
+        return
+    transport._callbacks.clear()
+    for channel in tuple(transport.channels):
+        with _logged(item):
+            _give_back(channel)
+        with _logged(item):
+            # Not by the transport, which forgets the channel first: then what still comes is nobody's.
+            channel.close()
+
+
+def longest_poll(item: OpenConnection) -> float:
+    """Seconds until the answer to what *item* still asks of Redis is there."""
+    transport = item._connection
+    if not isinstance(transport, virtual.Transport):
+        return 0.0
+    return max(
+        (
+            float(channel.brpop_timeout or 0)
+            for channel in transport.channels
+            if _is_asking(channel)
+        ),
+        default=0.0,
+    )
+
+
+def _is_asking(channel: Any) -> bool:
+    """Whether Redis has a request of *channel* that it answers when a message comes."""
+    return bool(getattr(channel, "_in_poll", None) or getattr(channel, "_in_listen", None))
+
+
+def _unacked(channel: Any) -> int:
+    qos = channel._qos
+    if qos is None:
+        return 0
+    qos._flush()
+    return len(qos._delivered)
+
+
+def _give_back(channel: Any) -> None:
+    """Put messages that are not acknowledged into their queues again."""
+    # Where the broker itself does so after a while, SQS say, there would be two of each. Memory has no other way.
+    if _unacked(channel) and (channel.do_restore or _is_memory(channel)):
+        channel._qos.restore_unacked()
+
+
+def _is_memory(channel: Any) -> bool:
+    return getattr(channel.connection, "driver_type", None) == "memory"
+
+
+@contextlib.contextmanager
+def _logged(item: OpenConnection) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        logger.debug("%s: what a lease left could not be ended: %r", item.as_uri(), error)
