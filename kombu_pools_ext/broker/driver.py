@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ from ..errors import (
 from . import connecting, leftovers, liveness, redis_sockets, virtual_leftovers
 from .confirms import CONFIRM_TIMEOUT, Confirms, default_channel
 from .identity import with_host
+from .own_errors import raised_by_carrier
 from .views import INHERITED, ended_state
 from .wire import Wire
 
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 
     from .direct import Direct
     from .first_channel import FirstChannel
+
+logger = logging.getLogger("kombu_pools_ext")
 
 __all__ = ["ConnectionDriver", "ForeignDriver", "KombuErrors", "OpenConnection"]
 
@@ -180,9 +184,15 @@ class ConnectionDriver:
         if self._on_unblocked is not None:
             established.when_unblocked = partial(self._on_unblocked, item)
 
-    def check(self, item: OpenConnection) -> bool:
-        """Whether *item* may be lent."""
-        return liveness.check(item, self._name())
+    def check(self, item: OpenConnection, *, thorough: bool) -> bool:
+        """Whether *item* may be lent; if *thorough*, only if the broker answers on it."""
+        try:
+            return liveness.check(item, self._name(), thorough=thorough)
+        except Exception as error:
+            if not raised_by_carrier(error):
+                raise
+            logger.debug("pool %r: a check failed: %r", self._name(), error)
+            return False
 
     def is_gone(self, item: OpenConnection) -> bool:
         """Whether the peer of *item* has hung up; AMQP only."""
@@ -291,7 +301,7 @@ class ForeignDriver:
         except IndexError:
             return self._connections.acquire(block=True)
 
-    def check(self, item: Any) -> bool:
+    def check(self, item: Any, *, thorough: bool) -> bool:
         """Nothing stays idle here: the other pool keeps it."""
         return True
 

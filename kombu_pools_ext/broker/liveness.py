@@ -16,6 +16,7 @@ import kombu
 from amqp import exceptions as amqp_errors
 
 from . import redis_sockets
+from .own_errors import raised_by_carrier
 from .wire import Wire
 
 if TYPE_CHECKING:
@@ -47,10 +48,12 @@ def is_amqp(connection: kombu.Connection) -> bool:
     return getattr(connection.transport, "driver_name", None) == "py-amqp"
 
 
-def check(connection: OpenConnection, pool: str = "") -> bool:
+def check(connection: OpenConnection, pool: str = "", *, thorough: bool = False) -> bool:
     """Whether an established, idle *connection* may be lent. Never dials; waits for nothing but its own bound.
 
     :param pool: the pool's name, for the log.
+    :param thorough: whether the broker has to answer: a balancer that lost its table, or a firewall, leaves sockets
+        behind that look alive until something is sent.
     """
     wire = connection.wire
     established = connection._connection
@@ -58,18 +61,37 @@ def check(connection: OpenConnection, pool: str = "") -> bool:
         if established is None or not wire.carries(established):
             return False
         state = wire.look()
-        if state is None:
+        if state is None and not thorough:
             return True
         # Whatever was left behind, nobody else's code runs here.
         established.quiet = True
         try:
-            return _drain(wire, established, state, pool)
+            if state is not None and not _drain(wire, established, state, pool):
+                return False
+            return not thorough or _answers(connection, wire, pool)
         finally:
             established.quiet = False
     if established is None or not connection.connected:
         return False
     # The other virtual transports have no sockets to look at.
-    return connection.bounds is None or redis_sockets.alive(connection)
+    if connection.bounds is None:
+        return True
+    # A Redis that was demoted answers like any other until something is written. To connect anew takes no longer.
+    return not thorough and redis_sockets.alive(connection)
+
+
+def _answers(connection: OpenConnection, wire: Wire, pool: str) -> bool:
+    """Whether the broker answers within :data:`LONGEST_CHECK`; asks for what the channel has anyway."""
+    with wire.within(time.monotonic() + LONGEST_CHECK):
+        try:
+            # A channel's default: no bound on what is delivered.
+            connection.default_channel.basic_qos(0, 0, False)
+        except Exception as error:
+            if not raised_by_carrier(error):
+                raise
+            logger.info("pool %r: an idle connection does not answer: %s", pool, error)
+            return False
+    return True
 
 
 def _drain(wire: Wire, established: Any, state: str | None, pool: str) -> bool:
@@ -81,7 +103,9 @@ def _drain(wire: Wire, established: Any, state: str | None, pool: str) -> bool:
             try:
                 # Even when the peer has hung up, what it said before tells why.
                 established.blocking_read(timeout=0)
-            except TimeoutError:
+            except TimeoutError as error:
+                if not raised_by_carrier(error):
+                    raise
                 # A hang-up with nothing left to read is the end; so is a frame whose answer did not come, and a
                 # peer without end. Else there is half a frame to read, or what only TLS is interested in.
                 return (
@@ -101,6 +125,8 @@ def _drain(wire: Wire, established: Any, state: str | None, pool: str) -> bool:
                 logger.info("pool %r: the broker closed an idle connection: %s", pool, error)
                 return False
             except Exception as error:
+                if not raised_by_carrier(error):
+                    raise
                 logger.debug("pool %r: an idle connection is dead: %s", pool, error)
                 return False
             if not wire.carries(established):

@@ -153,10 +153,8 @@ class ProducerView:
                 return done
             # Redis's sockets have bounds in place of a wire.
             bounds = getattr(item, "bounds", None)
-            if bounds is not None:
-                bounds.spoken = False
             try:
-                with nullcontext() if bounds is None else bounds.within(deadline):
+                with nullcontext() if bounds is None else bounds.publishing(deadline):
                     return super().publish(body, *args, **kwargs)  # type: ignore[misc]  # as in _send()
             except Exception as error:
                 if not is_refusal(error):

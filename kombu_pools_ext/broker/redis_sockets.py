@@ -15,7 +15,15 @@ from typing import Any
 from .own_errors import mark, raised_by_carrier
 from .sockets import GONE, Within, original_poll
 
-__all__ = ["ANSWER_TIMEOUT", "Bounds", "alive", "bound", "connecting", "sockets_of"]
+__all__ = [
+    "ANSWER_TIMEOUT",
+    "Bounds",
+    "Interruption",
+    "alive",
+    "bound",
+    "connecting",
+    "sockets_of",
+]
 
 #: Seconds that Redis gets for an answer, where nobody said how long: what CONFIRM_TIMEOUT is by default.
 ANSWER_TIMEOUT = 10.0
@@ -26,10 +34,21 @@ _monotonic = time.monotonic
 _NOT_VERIFIED = (None, "none", ssl.CERT_NONE)
 
 
+class Interruption(BaseException):
+    """Carries an exception of a signal handler's through redis-py, which would take it for the socket's and try again.
+
+    :param error: the exception, to be raised in its place.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 class Bounds:
     """The deadline of one connection's sockets, for as long as a ``with`` block lasts."""
 
-    __slots__ = ("deadline", "ended", "interrupted", "spoken")
+    __slots__ = ("deadline", "ended", "interrupted", "spoken", "unwraps")
 
     def __init__(self) -> None:
         #: In seconds of ``time.monotonic``; ``None`` is never.
@@ -40,6 +59,8 @@ class Bounds:
         self.interrupted = False
         #: Set by whoever holds the connection to ``False``; ``True`` once something was, or may have been, written.
         self.spoken = False
+        #: Whether whoever uses the connection takes an :class:`Interruption` for what is in it.
+        self.unwraps = False
 
     def within(self, deadline: float | None) -> contextlib.AbstractContextManager[None]:
         """Within, every read and write has ended by *deadline*, in total. Of nested ones the earlier holds.
@@ -47,6 +68,19 @@ class Bounds:
         :param deadline: in seconds of ``time.monotonic``; ``None`` sets none.
         """
         return Within(self, deadline)
+
+    @contextlib.contextmanager
+    def publishing(self, deadline: float) -> Iterator[None]:
+        """:meth:`within`, for a publish: what a signal handler raises meanwhile comes through as it is."""
+        self.spoken = False
+        self.unwraps = True
+        try:
+            with self.within(deadline):
+                yield
+        except Interruption as interruption:
+            raise interruption.error from None
+        finally:
+            self.unwraps = False
 
     def shorten(self, timeout: float | None) -> float | None:
         """*timeout*, or what is left.
@@ -98,12 +132,15 @@ class BoundedSocket:
         self._within("sendall", arguments)
 
     def _within(self, name: str, arguments: tuple[Any, ...]) -> Any:
+        bounds = self._bounds
         try:
             done = self._in_time(name, arguments)
-        except BlockingIOError:
-            raise  # redis-py has looked whether something had come
         except BaseException as error:
-            self._bounds.blame(error)
+            if isinstance(error, BlockingIOError) and raised_by_carrier(error):
+                raise  # redis-py has looked whether something had come
+            bounds.blame(error)
+            if bounds.interrupted and bounds.unwraps and isinstance(error, Exception):
+                raise Interruption(error) from error
             raise
         if not done and name != "sendall":
             self._bounds.ended = True

@@ -45,6 +45,11 @@ _AT_ONCE = getattr(socket, "MSG_DONTWAIT", None)
 _CONCURRENT = "concurrent poll"
 
 
+def _is_anothers(error: BaseException) -> bool:
+    """Whether a signal handler raised what came out of a call of the system's own socket, which has no frame."""
+    return error.__traceback__ is not None and error.__traceback__.tb_next is not None
+
+
 class Wire(OverTls):
     """Installs itself in the transport of *established*, an ``amqp.Connection`` that has shaken hands.
 
@@ -201,7 +206,7 @@ class Wire(OverTls):
                 return self._recv(size, _AT_ONCE)
         except BlockingIOError as error:
             # Else there was nothing after all.
-            if not raised_by_carrier(error):
+            if _is_anothers(error):
                 self.interrupted = True
                 raise
         except OSError as error:
@@ -274,8 +279,10 @@ class Wire(OverTls):
                 if self._native:
                     try:
                         return self._recv(size, _AT_ONCE)
-                    except BlockingIOError:
-                        pass  # it has not come yet
+                    except BlockingIOError as error:
+                        if _is_anothers(error):
+                            raise
+                        # It has not come yet.
             elif patience <= left:
                 return self._recv(size)
             sock.settimeout(left)
@@ -310,7 +317,9 @@ class Wire(OverTls):
                 if self._native and self._sock.gettimeout() is None:
                     try:
                         sent = self._send(data, _AT_ONCE)
-                    except BlockingIOError:
+                    except BlockingIOError as error:
+                        if _is_anothers(error):
+                            raise
                         sent = 0
                     if sent == len(data):
                         return

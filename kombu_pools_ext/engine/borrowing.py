@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from .lease import Entry, Lease
 from .opening import open_all, outage_error
 from .refusals import refusal
-from .sweeping import sweep
+from .sweeping import close_dead_idle
 from .waiting import Waiter
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ logger = logging.getLogger("kombu_pools_ext")
 CLAIM_AFTER = 0.1
 #: Seconds between two looks of a waiter for itself, should the thread that was to wake it have been killed.
 LOOK_AGAIN = 1.0
+#: Seconds after which a check that failed had no answer: what was opened before leads nowhere either.
+SLOW_CHECK = 0.1
 #: Waiters of whom each does the first of these; a thousand would be in each other's way, and those before them look.
 LOOKING = 16
 
@@ -169,12 +171,11 @@ def unfit_because(pool: Pool[T], lease: Lease[T], now: float) -> str | None:
         return "lifetime"
     if now - entry.used_at < pool.check_after and not entry.suspect:
         return None
+    thorough, began = entry.suspect, pool.clock()
     try:
-        alive = pool.driver.check(entry.item)
-    except Exception as error:
-        alive = False
-        logger.debug("pool %r: a check failed: %r", pool.name, error)
+        alive = pool.driver.check(entry.item, thorough=thorough)
     except BaseException:
+        # Of somebody who interrupted it: a signal handler, a time-out of gevent's.
         pool.release(lease, broken="broken")
         raise
     if alive:
@@ -182,5 +183,7 @@ def unfit_because(pool: Pool[T], lease: Lease[T], now: float) -> str | None:
         return None
     with pool.lock:
         pool.ledger.suspect_all()
-    sweep(pool)
+    # Each of the others would let the borrower wait for as long.
+    condemned = thorough and pool.clock() - began >= SLOW_CHECK
+    close_dead_idle(pool, condemned=condemned)
     return "dead"

@@ -16,8 +16,13 @@ class Driver(Protocol[T]):
         """Open an item; an exception opens the breaker."""
         ...
 
-    def check(self, item: T) -> bool:
-        """Whether *item*, unused for a while, may be lent. An exception means no."""
+    def check(self, item: T, *, thorough: bool) -> bool:
+        """Whether *item*, unused for a while, may be lent.
+
+        An exception is not about the item: somebody interrupted the check, and the borrower gets it.
+
+        :param thorough: another item broke in use, or was found dead: a look is not enough, the peer must answer.
+        """
         ...
 
     def is_gone(self, item: T) -> bool:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .lease import Entry
     from .pool import Pool
 
-__all__ = ["sweep"]
+__all__ = ["close_dead_idle"]
 
 logger = logging.getLogger("kombu_pools_ext")
 
@@ -21,15 +21,22 @@ logger = logging.getLogger("kombu_pools_ext")
 MOST = 32
 
 
-def sweep(pool: Pool[Any]) -> None:
-    """Close idle entries that are gone; the others, and those beyond :data:`MOST`, stay to be checked."""
-    gone = [entry for entry in pool.ledger.idle[-MOST:] if _is_gone(pool, entry)]
-    if not gone:
+def close_dead_idle(pool: Pool[Any], *, condemned: bool = False) -> None:
+    """Close idle entries that are gone; the others, and those beyond :data:`MOST`, stay to be checked.
+
+    :param condemned: close every entry that has yet to prove itself: one of them did not answer a check.
+    """
+    idle = list(pool.ledger.idle)
+    if condemned:
+        dead = [entry for entry in idle if entry.suspect]
+    else:
+        dead = [entry for entry in idle[-MOST:] if _is_gone(pool, entry)]
+    if not dead:
         return
-    # But for what somebody has borrowed or closed meanwhile: it is his to find out.
+    # But for what somebody has borrowed or closed meanwhile: that borrower finds out.
     with pool.lock:
-        gone = pool.ledger.retire_idle(gone)
-    for entry in gone:
+        dead = pool.ledger.retire_idle(dead)
+    for entry in dead:
         pool.close_entry(entry, "dead")
 
 

@@ -13,7 +13,7 @@ class FakeDriver:
     def open(self) -> object:
         return object()
 
-    def check(self, item: object) -> bool:
+    def check(self, item: object, *, thorough: bool) -> bool:
         return True
 
     def is_gone(self, item: object) -> bool:

@@ -436,7 +436,9 @@ def test_those_that_ended_together_are_found_together(proxy: Proxy, url: str) ->
         eventually(lambda established=established: has_word(established))
     checks = []
     check = pool._driver.check
-    pool._driver.check = lambda item: checks.append(item) or check(item)  # type: ignore[method-assign,func-returns-value]
+    pool._driver.check = lambda item, *, thorough: (
+        checks.append(item) or check(item, thorough=thorough)
+    )  # type: ignore[method-assign,func-returns-value]
     with pool.acquire(timeout=PATIENCE) as lease:
         assert lease.connection is inner[0]
     assert len(checks) == 2

@@ -99,6 +99,8 @@ class Driver:
         self.closing: deque[Step] = deque()
         self.opened: list[Item] = []
         self.checked: list[Item] = []
+        #: Those of them that had to answer.
+        self.proved: list[Item] = []
         self.looked_at: list[Item] = []
         self.closed: list[tuple[Item, bool]] = []
         self.announced: list[Item] = []
@@ -131,8 +133,10 @@ class Driver:
             self.opened.append(item)
         return item
 
-    def check(self, item: Item) -> bool:
+    def check(self, item: Item, *, thorough: bool) -> bool:
         self.checked.append(item)
+        if thorough:
+            self.proved.append(item)
         answer = self._act(self.checking)
         return item.alive if answer is None else bool(answer)
 

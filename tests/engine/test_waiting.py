@@ -11,7 +11,13 @@ from typing import Any
 import pytest
 
 from kombu_pools_ext.engine import Pool, PoolOptions, Share
-from kombu_pools_ext.engine.borrowing import CLAIM_AFTER, LOOK_AGAIN, LOOKING, leave
+from kombu_pools_ext.engine.borrowing import (
+    CLAIM_AFTER,
+    LOOK_AGAIN,
+    LOOKING,
+    SLOW_CHECK,
+    leave,
+)
 from kombu_pools_ext.engine.errors import (
     OpenFailed,
     PoolExhausted,
@@ -296,10 +302,7 @@ def test_a_fresh_item_is_not_checked_and_a_stale_one_is() -> None:
     assert len(tested.driver.checked) == 1
 
 
-@pytest.mark.parametrize(
-    "verdict", [lambda: False, OSError("connection reset")], ids=["no", "error"]
-)
-def test_one_dead_all_suspect_and_the_next_is_tried_at_once(verdict: Any) -> None:
+def test_one_dead_all_suspect_and_the_next_is_tried_at_once() -> None:
     tested = rig(3, check_after=10.0)
     first, second, third = tested.fill(3)
     tested.clock.advance(11.0)
@@ -308,7 +311,7 @@ def test_one_dead_all_suspect_and_the_next_is_tried_at_once(verdict: Any) -> Non
     lent = tested.pool.acquire()
     assert lent.item is third
     # Found dead: the others are checked, however fresh they are, the lent one too when it is back.
-    tested.driver.checking.append(verdict)
+    tested.driver.checking.append(lambda: False)
     (second_entry,) = [e for e in tested.pool.ledger.idle if e.item is second]
     (first_entry,) = [e for e in tested.pool.ledger.idle if e.item is first]
     first_entry.used_at = second_entry.used_at
@@ -321,11 +324,56 @@ def test_one_dead_all_suspect_and_the_next_is_tried_at_once(verdict: Any) -> Non
     again = tested.pool.acquire()
     assert again.item is third
     assert tested.driver.checked == [third, second, first, third]
+    # A look was not enough: those after the first had to answer.
+    assert tested.driver.proved == [first, third]
     # Alive is alive: it is not asked again.
     tested.pool.release(again)
     tested.pool.acquire()
     assert len(tested.driver.checked) == 4
     assert tested.pool.stats().closed == {"dead": 1}
+
+
+def test_after_one_broke_in_use_the_others_have_to_answer_before_they_are_lent() -> None:
+    tested = rig(3, check_after=3600.0)
+    first, second, third = tested.fill(3)
+    second.alive = False
+    tested.pool.release(tested.pool.acquire(), broken="broken")
+    assert tested.pool.acquire().item is first
+    assert tested.driver.proved == [second, first]
+    assert tested.pool.stats().closed == {"broken": 1, "dead": 1}
+    assert third.ended == second.ended == ["broken"]
+
+
+def test_one_that_does_not_answer_condemns_all_that_have_yet_to() -> None:
+    tested = rig(4, check_after=3600.0)
+    first, second, third, fourth = tested.fill(4)
+    lent = tested.pool.acquire()
+    assert lent.item is fourth
+    tested.pool.release(tested.pool.acquire(), broken="broken")
+
+    def silent() -> bool:
+        tested.clock.advance(SLOW_CHECK)
+        return False
+
+    tested.driver.checking.append(silent)
+    tested.spawner.able = False
+    # The borrower waits for one of them, not for each.
+    assert tested.pool.acquire().item.number == 4
+    assert tested.driver.proved == [second]
+    assert first.ended == second.ended == third.ended == ["broken"]
+    # The lent one is its borrower's.
+    assert not fourth.ended
+
+
+def test_what_interrupts_a_check_reaches_the_borrower_and_costs_that_item() -> None:
+    tested = rig(2, check_after=0.0)
+    first, second = tested.fill(2)
+    tested.driver.checking.append(TimeoutError("an alarm of the application's"))
+    with pytest.raises(TimeoutError, match="an alarm"):
+        tested.pool.acquire()
+    assert second.ended == ["broken"]
+    assert tested.pool.acquire().item is first
+    assert tested.pool.lent == 1
 
 
 def test_those_that_are_seen_to_be_gone_go_with_the_first_that_is_found_dead() -> None:
