@@ -208,10 +208,9 @@ class Confirms(Tally):
         self.refused = True
         super().nack(tag, multiple)
 
-    def lose(self) -> None:
+    def lose(self, unsent: int = 0) -> None:
         # What was gathered with them is not sent any more: the broker would count it.
-        self._wire.forget()
-        super().lose()
+        super().lose(unsent + self._wire.forget())
 
     def _open_anew(self) -> None:
         """Close the channel and open it again, under the same number: for the broker it is another one.

@@ -597,5 +597,5 @@ def test_the_errors_travel() -> None:
     assert failed.message_id == "b"
     assert str(failed) == (
         "pool 'amqp://h//': 2 of 3 messages of the batch were not confirmed (1 ACKED, 1 NACKED, 1 UNKNOWN); those "
-        "UNKNOWN may be in the broker; see .results"
+        "UNKNOWN may be in the broker; see .results: a message that is not in it was not given to the batch"
     )
