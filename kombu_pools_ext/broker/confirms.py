@@ -44,6 +44,9 @@ MOST_RETURNABLE = 65536
 _monotonic = time.monotonic
 #: What py-amqp makes of frames that are none, besides errors of its own.
 _GARBLED = (struct.error, LookupError, ValueError, OverflowError)
+#: Reply codes of a broker that ends the connection for a message which it cannot take as it is. An internal error (541)
+#: or a node that shuts down (320) may have had it before.
+_CANNOT_TAKE = frozenset({501, 502, 503, 504, 505, 530, 540})
 _ACKED, _NACKED, _RETURNED, _UNKNOWN = Outcome
 
 
@@ -262,7 +265,11 @@ class Confirms(Tally):
             raise self._unknown(delivery, error) from error
         except BaseException as error:
             self.interrupt()
-            if isinstance(error, OSError | ConnectionError) and raised_by_carrier(error):
+            if (
+                isinstance(error, OSError | ConnectionError)
+                and raised_by_carrier(error)
+                and not (alone and _is_for_a_publish(error))
+            ):
                 raise self._unknown(delivery, error) from error
             raise
 
@@ -348,6 +355,15 @@ class Confirms(Tally):
             routing_key,
             message.properties.get("message_id"),
         )
+
+
+def _is_for_a_publish(error: BaseException) -> bool:
+    """Whether the broker has ended the connection for a message that it has not taken."""
+    return (
+        isinstance(error, ConnectionError)
+        and error.method_sig == spec.Basic.Publish
+        and error.reply_code in _CANNOT_TAKE
+    )
 
 
 def default_channel(item: OpenConnection) -> Any:
