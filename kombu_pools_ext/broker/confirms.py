@@ -7,7 +7,6 @@ is without an answer the channel is not fit for another borrower.
 
 from __future__ import annotations
 
-import struct
 import time
 from collections.abc import Callable
 from functools import partial
@@ -20,7 +19,6 @@ from amqp.exceptions import (
     ChannelError,
     ConnectionError,
     RecoverableConnectionError,
-    UnexpectedFrame,
 )
 
 from ..engine.fork import child_begins, mark, register
@@ -42,8 +40,6 @@ MOST_PENDING = 1000
 MOST_RETURNABLE = 65536
 
 _monotonic = time.monotonic
-#: What py-amqp makes of frames that are none, besides errors of its own.
-_GARBLED = (struct.error, LookupError, ValueError, OverflowError)
 #: Reply codes of a broker that ends the connection for a message which it cannot take as it is. An internal error (541)
 #: or a node that shuts down (320) may have had it before.
 _CANNOT_TAKE = frozenset({501, 502, 503, 504, 505, 530, 540})
@@ -275,15 +271,10 @@ class Confirms(Tally):
 
     def _read(self) -> None:
         """Read what has come, or what comes next: all the answers that it begins with, else one method."""
-        try:
-            direct = self._item.direct
-            if direct is not None and direct.confirms is self and direct.answers():
-                return
-            self._established.drain_events()
-        except _GARBLED as error:
-            if not raised_by_carrier(error):
-                raise
-            raise UnexpectedFrame(f"what came could not be read: {error!r}") from error
+        direct = self._item.direct
+        if direct is not None and direct.confirms is self and direct.answers():
+            return
+        self._established.drain_events()
 
     def _raise(self, delivery: Delivery) -> None:
         message_id = delivery.message_id
@@ -357,7 +348,7 @@ class Confirms(Tally):
         )
 
 
-def _is_for_a_publish(error: BaseException) -> bool:
+def _is_for_a_publish(error: Any) -> bool:
     """Whether the broker has ended the connection for a message that it has not taken."""
     return (
         isinstance(error, ConnectionError)

@@ -242,7 +242,7 @@ def _last_word(
     return error
 
 
-def _is_answer_to_it(item: Any, error: BaseException) -> bool:
+def _is_answer_to_it(item: Any, error: Any) -> bool:
     """Whether the broker has ended channel or connection for the message that *error* is about.
 
     Without confirms it may have done that for one before.
