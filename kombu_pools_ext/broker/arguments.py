@@ -425,10 +425,11 @@ def _declare(name: str, value: Any) -> list[Any] | None:
 
 
 def _serializer(name: str, value: Any) -> str | None:
+    # kombu takes "raw" too, which is in no registry.
     names = serialization.registry.name_to_type
-    if value is None or (type(value) is str and value in names):
+    if value is None or (type(value) is str and (value in names or value == "raw")):
         return value
-    return _known(name, value, [*names])
+    return _known(name, value, [*names, "raw"])
 
 
 def _compression(name: str, value: Any) -> str | None:
