@@ -14,8 +14,6 @@ from kombu.exceptions import EncodeError
 from kombu.serialization import registry
 from kombu.utils import json as kombus_json
 
-from .own_errors import passed_through, raised_by_carrier
-
 __all__ = ["problems", "serialized"]
 
 _dumps = kombus_json.dumps
@@ -101,10 +99,7 @@ def serialized(
         if encode is _dumps:
             try:
                 return _encode(body), kind, encoding
-            except Exception as error:
-                # Its encoder calls the body's own methods by way of kombu: what comes straight is a signal handler's.
-                if not raised_by_carrier(error, ("json",)) and not passed_through(error, "kombu"):
-                    raise
+            except Exception:
                 with serialization._reraise_errors(EncodeError):
                     raise
     prepared: tuple[Any, Any, Any] = producer._prepare(

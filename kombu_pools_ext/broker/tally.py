@@ -22,7 +22,6 @@ class Delivery:
         "returned",
         "routing_key",
         "size",
-        "unsent",
     )
 
     def __init__(
@@ -37,8 +36,6 @@ class Delivery:
         self.returned: tuple[int, str] | None = None
         #: ``None`` as long as it is on its way.
         self.outcome: Outcome | None = None
-        #: Whether nothing of it was written, so that the UNKNOWN is known not to have left.
-        self.unsent = False
 
 
 class Tally:
@@ -90,16 +87,11 @@ class Tally:
                 one.returned = code, text
                 return
 
-    def lose(self, unsent: int = 0) -> None:
-        """There will be no more answers, and the count begins anew.
-
-        :param unsent: how many of the last messages were not written.
-        """
+    def lose(self) -> None:
+        """There will be no more answers, and the count begins anew."""
         pending, self.pending, self.sent, self.returnable = self.pending, {}, 0, 0
         self.losses += 1
-        written = len(pending) - unsent
-        for number, one in enumerate(pending.values()):
-            one.unsent = number >= written
+        for one in pending.values():
             self._settle(one, _UNKNOWN)
 
     def _answer(self, tag: int, multiple: bool, outcome: Outcome) -> None:

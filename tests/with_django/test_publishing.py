@@ -206,7 +206,7 @@ def test_what_fails_after_the_commit_is_raised_where_the_transaction_ends(
             publish_on_commit({"n": 1}, "q")
     with transaction.atomic():
         publish_on_commit({"n": 1}, "q", robust=True)
-    assert "Error calling publish_on_commit.<locals>.publish_after_commit" in caplog.text
+    assert "Error calling AfterCommit.publish_after_commit in on_commit()" in caplog.text
 
 
 def test_as_an_applications_own_tests_do_it(
