@@ -28,6 +28,9 @@ __all__ = ["publish_prepared"]
 #: Failed messages that an exception has a note for, each; the log has a record for each, however many they are.
 MOST_NOTES = 10
 
+#: Messages of one batch: it keeps the outcome of each until it ends.
+MOST_IN_BATCH = 10_000
+
 #: What belongs to one publish, and cannot be kept for each message of a batch.
 _OF_ITS_OWN = frozenset({"acquire_timeout", "timeout", "confirm_timeout", "retry", "retry_policy"})
 
@@ -134,7 +137,7 @@ class _Dispatch:
         for message in self._messages:
             alone = not _OF_ITS_OWN.isdisjoint(message.arguments)
             # A batch tells outcomes by message_id.
-            if run and (alone or message.message_id in run):
+            if run and (alone or message.message_id in run or len(run) == MOST_IN_BATCH):
                 yield list(run.values())
                 run = {}
             if alone:

@@ -124,12 +124,13 @@ def _producer_of(pool: Any) -> Any:
 
 def _kept(value: Any) -> Any:
     """*value*, which nobody else can change: containers are copied, with those within."""
-    kind = type(value)
-    if kind is dict:
+    if isinstance(value, dict):
         return {key: _kept(one) for key, one in value.items()}
-    if kind is list or kind is tuple:
-        return kind(map(_kept, value))
-    if kind is bytearray:
+    if isinstance(value, list):
+        return list(map(_kept, value))
+    if isinstance(value, tuple):
+        return tuple(map(_kept, value))
+    if isinstance(value, bytearray):
         return bytes(value)
     return value
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import itertools
 import logging
 import marshal
 import pickle
@@ -21,6 +23,8 @@ from django.db.transaction import TransactionManagementError
 from django.test import TestCase
 from django.utils.functional import lazy
 from django.utils.translation import get_language, gettext_lazy, override
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from kombu import Queue
 from kombu.exceptions import EncodeError, OperationalError
 from kombu.serialization import registry
@@ -427,6 +431,65 @@ def test_without_knowledge_of_the_others_each_goes_by_itself(
             publish_on_commit(n, queue)
     assert leases() == before + 5
     assert amqp(5) == [0, 1, 2, 3, 4]
+
+
+@st.composite
+def blocks(draw: st.DrawFn, depth: int = 0) -> list[Any]:
+    """What is done in a block: publish, register a callback, or open another block, which may fail."""
+    steps = st.sampled_from(["publish", "publish", "other alias", "callback", "block"])
+    done: list[Any] = []
+    for step in draw(st.lists(steps, max_size=6)):
+        if step != "block":
+            done.append(step)
+        elif depth < 3:
+            done.append((draw(st.booleans()), draw(st.booleans()), draw(blocks(depth + 1))))
+    return done
+
+
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(transactions=st.lists(st.tuples(st.booleans(), blocks()), max_size=3))
+def test_all_happens_as_if_each_message_were_a_callback_of_its_own(
+    configure: Callable[..., None], transactions: list[tuple[bool, list[Any]]]
+) -> None:
+    configure({"default": {"URL": "memory://"}, "other": {"URL": "memory://"}})
+    happened: list[str] = []
+    model: list[str] = []
+    batches: list[int] = []
+    numbers = itertools.count()
+
+    def perform(savepoint: bool, fails: bool, steps: list[Any]) -> None:
+        # The other database has one plain callback for each, and nothing else.
+        with (
+            contextlib.suppress(ZeroDivisionError),
+            transaction.atomic(savepoint=savepoint),
+            transaction.atomic("other", savepoint=savepoint),
+        ):
+            for step in steps:
+                if not isinstance(step, str):
+                    perform(*step)
+                    continue
+                name = f"{step} {next(numbers)}"
+                transaction.on_commit(functools.partial(model.append, name), using="other")
+                if step == "callback":
+                    transaction.on_commit(functools.partial(happened.append, name))
+                else:
+                    alias = "other" if step == "other alias" else "default"
+                    publish_on_commit(name, "q", using=alias)
+            if fails:
+                raise ZeroDivisionError
+
+    def publish_together(pools: Any, messages: Any, logger: Any) -> None:
+        batches.append(len(messages))
+        happened.extend(one.body.decode() for one in messages)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(after_commit, "publish_prepared", publish_together)
+        for fails, steps in transactions:
+            perform(True, fails, steps)
+    assert happened == model
+    assert sum(batches) == sum(not one.startswith("callback") for one in model)
 
 
 # -- what fails --------------------------------------------------------------------------------------
