@@ -29,8 +29,9 @@ def with_producer(using: Any = "default") -> Any:
     """Hand a view a producer, as its keyword argument ``producer``, and take it back when the view returns or raises.
 
     For function views, sync and async, and with Django's ``method_decorator`` for the methods of classes. A view that
-    raises a connection or channel error costs its connection. In an async view the producer is acquired in a thread;
-    its methods block, so publish with ``await sync_to_async(producer.publish)(…)``.
+    raises an error of its connection costs that connection; an error of its own, of whatever class, does not. In an
+    async view the producer is acquired in a thread; its methods block, so publish with
+    ``await sync_to_async(producer.publish)(…)``.
 
     The view waits for the producer as long as ``ACQUIRE_TIMEOUT`` says, and holds it to its end: one that publishes
     now and then, or streams its response, is better off with :func:`~django_app.publish`.

@@ -7,7 +7,7 @@ An error names the pool (never its password), the value, and the remedy.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any
@@ -211,15 +211,35 @@ class PublishUnknown(PublishError):
 
 
 class BatchFailed(PublishError):
-    """Not every message of a batch was confirmed; :attr:`results` has the outcome of each."""
+    """Not every message of a batch was confirmed; :attr:`results` has the outcome of each that the batch was given.
 
-    def __init__(self, results: Mapping[str, Outcome]) -> None:
-        counts = Counter(results.values())
-        failed = {one: what for one, what in results.items() if what is not Outcome.ACKED}
-        told = ", ".join(f"{counts[one]} {one}" for one in Outcome if counts[one])
-        words = f"{len(failed)} of {len(results)} messages of the batch were not confirmed ({told})"
-        if counts[Outcome.UNKNOWN]:
-            words += "; those UNKNOWN may be in the broker"
-        super().__init__(f"{words}; see .results", next(iter(failed), None))
+    Where the connection breaks in the middle of a block, the batch ends there: a message that is not in ``results`` was
+    never handed to it.
+    """
+
+    def __init__(self, results: Mapping[str, Outcome], unsent: Collection[str] = ()) -> None:
+        failed = (one for one, outcome in results.items() if outcome is not Outcome.ACKED)
+        super().__init__(
+            f"{outcomes_in_words(results, unsent)}; see .results: a message that is not in it was not given to the "
+            "batch",
+            next(failed, None),
+        )
         #: What became of each message, by its ``message_id``.
         self.results = dict(results)
+        #: Those among the UNKNOWN that were never written to the connection: no queue has them.
+        self.unsent = frozenset(unsent)
+
+
+def outcomes_in_words(results: Mapping[str, Outcome], unsent: Collection[str]) -> str:
+    """Say how many messages of a batch were confirmed, and what became of the others."""
+    counts = Counter(results.values())
+    told = ", ".join(f"{counts[one]} {one}" for one in Outcome if counts[one])
+    failed, unknown = len(results) - counts[Outcome.ACKED], counts[Outcome.UNKNOWN]
+    if not failed:
+        return f"all {len(results)} messages that the batch had been given were confirmed"
+    words = f"{failed} of {len(results)} messages of the batch were not confirmed ({told})"
+    if unsent:
+        words += f"; {len(unsent)} of those UNKNOWN were not sent"
+    if unknown > len(unsent):
+        words += f"; {'the others' if unsent else 'those UNKNOWN'} may be in the broker"
+    return words

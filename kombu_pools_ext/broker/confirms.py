@@ -7,7 +7,6 @@ is without an answer the channel is not fit for another borrower.
 
 from __future__ import annotations
 
-import struct
 import time
 from collections.abc import Callable
 from functools import partial
@@ -20,7 +19,6 @@ from amqp.exceptions import (
     ChannelError,
     ConnectionError,
     RecoverableConnectionError,
-    UnexpectedFrame,
 )
 
 from ..engine.fork import child_begins, mark, register
@@ -42,8 +40,9 @@ MOST_PENDING = 1000
 MOST_RETURNABLE = 65536
 
 _monotonic = time.monotonic
-#: What py-amqp makes of frames that are none, besides errors of its own.
-_GARBLED = (struct.error, LookupError, ValueError, OverflowError)
+#: Reply codes of a broker that ends the connection for a message which it cannot take as it is. An internal error (541)
+#: or a node that shuts down (320) may have had it before.
+_CANNOT_TAKE = frozenset({501, 502, 503, 504, 505, 530, 540})
 _ACKED, _NACKED, _RETURNED, _UNKNOWN = Outcome
 
 
@@ -208,10 +207,9 @@ class Confirms(Tally):
         self.refused = True
         super().nack(tag, multiple)
 
-    def lose(self) -> None:
+    def lose(self, unsent: int = 0) -> None:
         # What was gathered with them is not sent any more: the broker would count it.
-        self._wire.forget()
-        super().lose()
+        super().lose(unsent + self._wire.forget())
 
     def _open_anew(self) -> None:
         """Close the channel and open it again, under the same number: for the broker it is another one.
@@ -263,21 +261,20 @@ class Confirms(Tally):
             raise self._unknown(delivery, error) from error
         except BaseException as error:
             self.interrupt()
-            if isinstance(error, OSError | ConnectionError) and raised_by_carrier(error):
+            if (
+                isinstance(error, OSError | ConnectionError)
+                and raised_by_carrier(error)
+                and not (alone and _is_for_a_publish(error))
+            ):
                 raise self._unknown(delivery, error) from error
             raise
 
     def _read(self) -> None:
         """Read what has come, or what comes next: all the answers that it begins with, else one method."""
-        try:
-            direct = self._item.direct
-            if direct is not None and direct.confirms is self and direct.answers():
-                return
-            self._established.drain_events()
-        except _GARBLED as error:
-            if not raised_by_carrier(error):
-                raise
-            raise UnexpectedFrame(f"what came could not be read: {error!r}") from error
+        direct = self._item.direct
+        if direct is not None and direct.confirms is self and direct.answers():
+            return
+        self._established.drain_events()
 
     def _raise(self, delivery: Delivery) -> None:
         message_id = delivery.message_id
@@ -349,6 +346,15 @@ class Confirms(Tally):
             routing_key,
             message.properties.get("message_id"),
         )
+
+
+def _is_for_a_publish(error: Any) -> bool:
+    """Whether the broker has ended the connection for a message that it has not taken."""
+    return (
+        isinstance(error, ConnectionError)
+        and error.method_sig == spec.Basic.Publish
+        and error.reply_code in _CANNOT_TAKE
+    )
 
 
 def default_channel(item: OpenConnection) -> Any:

@@ -55,6 +55,7 @@ class Direct:
         "confirms",
         "frame_max",
         "gathers",
+        "heeding",
     )
 
     def __init__(self, item: OpenConnection, channel: Any, confirms: Confirms | None) -> None:
@@ -64,6 +65,8 @@ class Direct:
         self.frame_max: int = established.frame_max
         #: Whether a message without confirms may wait for those that follow.
         self.gathers = False
+        #: Whether :meth:`heed` is reading, or has raised: what was to be published then was not begun.
+        self.heeding = False
         self._established = established
         self._frame_writer = established._frame_writer
         self._transport = established._transport
@@ -154,12 +157,14 @@ class Direct:
         """
         if not self._heeds or self._wire.look() is None:
             return True
+        self.heeding = True
         try:
             self._established.drain_events(timeout=0)
         except TimeoutError as error:
             # Else half a frame, or what only TLS is interested in.
             if not raised_by_carrier(error):
                 raise
+        self.heeding = False
         return self.fits()
 
     def write(self, frames: bytes) -> None:

@@ -121,6 +121,9 @@ def _drain(wire: Wire, established: Any, state: str | None, pool: str) -> bool:
                     error,
                 )
                 return False
+            except amqp_errors.UnexpectedFrame as error:
+                logger.info("pool %r: an idle connection is given up: %s", pool, error)
+                return False
             except amqp_errors.ConnectionError as error:
                 logger.info("pool %r: the broker closed an idle connection: %s", pool, error)
                 return False

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator
 
-__all__ = ["is_marked", "mark", "passed_through", "raised_by_carrier"]
+__all__ = ["is_marked", "mark", "passed_through", "raised_by_carrier", "raised_within"]
 
 #: The packages whose code carries a message for us. What is raised elsewhere was raised by somebody who interrupted.
 CARRIERS = frozenset(
@@ -44,6 +44,12 @@ def raised_by_carrier(error: BaseException, others: Container[str] = ()) -> bool
         return True
     package = modules[-1].partition(".")[0]
     return package in CARRIERS or package in others
+
+
+def raised_within(error: BaseException, package: str) -> bool:
+    """Whether code of *package* raised *error*, and nothing that this code had called."""
+    modules = [module for module, _ in _modules(error)]
+    return bool(modules) and modules[-1].partition(".")[0] == package
 
 
 def passed_through(error: BaseException, *packages: str) -> bool:

@@ -206,7 +206,7 @@ class ProducerView:
         :returns: a context manager with ``flush()``, which waits now; within another one of this producer it joins
             that.
         :raises BatchFailed: from the block's end, from ``flush()`` and from a ``publish`` within, if not all messages
-            were confirmed.
+            were confirmed. It has the outcome of each that the batch was given; the others were not published.
         :raises Exception: the transport's own from the same places, if there are no confirms, and what was gathered
             could not be written.
         :raises ValueError: if *max_size* is no whole number above 0.

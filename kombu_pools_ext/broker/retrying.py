@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from amqp import spec
-from amqp.exceptions import NotFound
+from amqp.exceptions import AMQPError, ChannelError, NotFound
 from kombu.exceptions import OperationalError
 
 from ..errors import PublishError, PublishReturned, PublishUnknown
@@ -233,9 +233,25 @@ def _last_word(
         error.pool = name
     elif is_answer(error) and not ended:
         return refusal(error, name, message_id, one_queue=view.has_one_queue(kwargs))
-    elif own and wire is not None:
+    elif wire is not None and _is_answer_to_it(item, error):
+        error.add_note(
+            f"pool {name!r}: the broker refused message {message_id}; it is not in the broker"
+        )
+    elif wire is not None and (own or isinstance(error, ChannelError)):
         error.add_note(f"pool {name!r}: message {message_id} was not sent; it is not in the broker")
     return error
+
+
+def _is_answer_to_it(item: Any, error: Any) -> bool:
+    """Whether the broker has ended channel or connection for the message that *error* is about.
+
+    Without confirms it may have done that for one before.
+    """
+    return (
+        isinstance(error, AMQPError)
+        and error.method_sig == spec.Basic.Publish
+        and bool(item.established.confirm_publish)
+    )
 
 
 def _may_have_left(item: Any) -> bool:

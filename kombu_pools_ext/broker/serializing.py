@@ -14,6 +14,8 @@ from kombu.exceptions import EncodeError
 from kombu.serialization import registry
 from kombu.utils import json as kombus_json
 
+from .own_errors import passed_through, raised_by_carrier
+
 __all__ = ["problems", "serialized"]
 
 _dumps = kombus_json.dumps
@@ -99,7 +101,10 @@ def serialized(
         if encode is _dumps:
             try:
                 return _encode(body), kind, encoding
-            except Exception:
+            except Exception as error:
+                # Its encoder calls the body's own methods by way of kombu: what comes straight is a signal handler's.
+                if not raised_by_carrier(error, ("json",)) and not passed_through(error, "kombu"):
+                    raise
                 with serialization._reraise_errors(EncodeError):
                     raise
     prepared: tuple[Any, Any, Any] = producer._prepare(

@@ -22,6 +22,7 @@ class Delivery:
         "returned",
         "routing_key",
         "size",
+        "unsent",
     )
 
     def __init__(
@@ -36,6 +37,8 @@ class Delivery:
         self.returned: tuple[int, str] | None = None
         #: ``None`` as long as it is on its way.
         self.outcome: Outcome | None = None
+        #: Whether nothing of it was written, so that the UNKNOWN is known not to have left.
+        self.unsent = False
 
 
 class Tally:
@@ -87,11 +90,16 @@ class Tally:
                 one.returned = code, text
                 return
 
-    def lose(self) -> None:
-        """There will be no more answers, and the count begins anew."""
+    def lose(self, unsent: int = 0) -> None:
+        """There will be no more answers, and the count begins anew.
+
+        :param unsent: how many of the last messages were not written.
+        """
         pending, self.pending, self.sent, self.returnable = self.pending, {}, 0, 0
         self.losses += 1
-        for one in pending.values():
+        written = len(pending) - unsent
+        for number, one in enumerate(pending.values()):
+            one.unsent = number >= written
             self._settle(one, _UNKNOWN)
 
     def _answer(self, tag: int, multiple: bool, outcome: Outcome) -> None:

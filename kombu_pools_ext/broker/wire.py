@@ -168,12 +168,18 @@ class Wire(OverTls):
         if self.gathered:
             self._transport.write(b"")
 
-    def forget(self) -> None:
-        """Give up what was gathered."""
-        if self.gathered:
-            with self._lock:
-                self._gathered.clear()
-                self.gathered = 0
+    def forget(self) -> int:
+        """Give up what was gathered.
+
+        :returns: how often something was; it was not written.
+        """
+        if not self.gathered:
+            return 0
+        with self._lock:
+            count = len(self._gathered)
+            self._gathered.clear()
+            self.gathered = 0
+            return count
 
     def _with_gathered(self, data: Any) -> Any:
         # Within the write: if that is cut short, nothing is ever written again.

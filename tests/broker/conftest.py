@@ -77,10 +77,11 @@ def inbox(queue: str) -> Iterator[Callable[[str], Inbox]]:
 class Inbox:
     """A queue that exists, seen by a client of no pool."""
 
-    def __init__(self, url: str, name: str) -> None:
+    def __init__(self, url: str, name: str, **arguments: Any) -> None:
         self.url, self.name = url, name
+        queue = kombu.Queue(name, durable=False, queue_arguments=arguments or None)
         with kombu.Connection(url) as connection:
-            kombu.Queue(name, durable=False)(connection.default_channel).declare()
+            queue(connection.default_channel).declare()
 
     def messages(self, count: int = 0) -> list[kombu.Message]:
         """All messages in it, oldest first, once there are *count*: unconfirmed ones may still be on their way."""

@@ -16,6 +16,7 @@ import kombu
 import pytest
 from amqp.exceptions import (
     AMQPError,
+    ConnectionError,
     MessageNacked,
     NotFound,
     PreconditionFailed,
@@ -313,6 +314,58 @@ def test_an_exchange_that_is_not_there(
     sound(producers, queue)
 
 
+def test_an_answer_to_the_message_says_that_it_is_not_there(
+    producers: pools.ProducerPool, proxy: Proxy, queue: str
+) -> None:
+    for wrong, error in (({"exchange": queue}, NotFound), ({"immediate": True}, ConnectionError)):
+        with pytest.raises(AMQPError) as caught:
+            with producers.acquire(timeout=PATIENCE) as producer:
+                producer.publish("x", message_id="mine", retry=True, **wrong)
+        assert isinstance(caught.value, error)
+        assert caught.value.__notes__ == [
+            f"pool {producers.name!r}: the broker refused message mine; it is not in the broker"
+        ]
+    assert proxy.accepted == 2
+
+
+def closed_connection(code: int, method: tuple[int, int]) -> bytes:
+    """The broker closes the connection."""
+    payload = pack(">HHHB", 10, 50, code, 4) + b"text" + pack(">HH", *method)
+    return pack(">BHI", 1, 0, len(payload)) + payload + b"\xce"
+
+
+@pytest.mark.parametrize(
+    "code, method, there",
+    [
+        *((code, (60, 40), False) for code in (501, 502, 503, 504, 505, 530, 540)),
+        (541, (60, 40), None),
+        (506, (60, 40), None),
+        (320, (0, 0), None),
+        # Of something else that was sent: the message before it may be there.
+        (501, (0, 0), None),
+        (504, (20, 40), None),
+    ],
+)
+def test_a_connection_that_ends_for_the_message_is_an_answer(
+    producers: pools.ProducerPool,
+    proxy: Proxy,
+    queue: str,
+    code: int,
+    method: tuple[int, int],
+    there: bool | None,
+) -> None:
+    with producers.acquire(timeout=PATIENCE) as producer:
+        producer.publish("warm", routing_key=queue)
+        proxy.hold(TO_CLIENT)
+        proxy.links[-1].say(closed_connection(code, method))
+        with pytest.raises((AMQPError, PublishError)) as caught:
+            producer.publish("x", routing_key=queue)
+    assert isinstance(caught.value, PublishUnknown) is (there is None)
+    proxy.heal()
+    assert producers.connections.stats().closed == {"broken": 1}
+    sound(producers, queue)
+
+
 def test_the_channel_of_somebody_else_is_closed_meanwhile(
     producers: pools.ProducerPool, proxy: Proxy, queue: str
 ) -> None:
@@ -597,5 +650,5 @@ def test_the_errors_travel() -> None:
     assert failed.message_id == "b"
     assert str(failed) == (
         "pool 'amqp://h//': 2 of 3 messages of the batch were not confirmed (1 ACKED, 1 NACKED, 1 UNKNOWN); those "
-        "UNKNOWN may be in the broker; see .results"
+        "UNKNOWN may be in the broker; see .results: a message that is not in it was not given to the batch"
     )

@@ -88,3 +88,25 @@ def test_threads_that_encode_the_same_at_once() -> None:
 def test_without_its_part_in_c(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serializing, "_chunks", None)
     assert ours({"a": [1, 2]}) == kombus({"a": [1, 2]})
+
+
+class SoftTimeLimit(Exception):
+    """What a signal handler raises."""
+
+
+def test_what_interrupts_the_encoder_comes_through_and_what_a_body_raises_is_an_encode_error() -> (
+    None
+):
+    class Interrupted(dict[str, int]):
+        # As a signal handler within the encoder, whose part in C has no frame.
+        def items(self) -> Any:
+            raise SoftTimeLimit
+
+    class Broken:
+        def __json__(self) -> Any:
+            raise SoftTimeLimit
+
+    with pytest.raises(SoftTimeLimit):
+        ours(Interrupted(a=1))
+    with pytest.raises(EncodeError):
+        ours(Broken())

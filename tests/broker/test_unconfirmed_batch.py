@@ -217,14 +217,17 @@ def test_the_connection_breaks(
                     batch.flush()
             elif by == "the next message":
                 with pytest.raises((OSError, amqp.AMQPError)) as first:
-                    producer.publish("x", routing_key=box.name, retry=True)
+                    producer.publish("x", routing_key=box.name, message_id="mine", retry=True)
             if by != "the block's end":
                 assert gathered(producer) == 0
                 for more in (lambda: producer.publish("x"), batch.flush):
                     with pytest.raises(RuntimeError, match="aborted batch"):
                         more()
                 raise first.value
-    assert "that the batch had gathered may not be" in caught.value.__notes__[0]
+    count = AT_ONCE + 5 + (by == "the next message")
+    (note,) = caught.value.__notes__
+    assert f"any of the {count} messages of the batch may not be in the broker" in note
+    assert note.endswith("from message mine on, they were not sent") is (by == "the next message")
     assert producers.connections.stats().closed == {"broken": 1}
     assert proxy.accepted == 1
     proxy.heal()
