@@ -30,6 +30,8 @@ __all__ = ["Connector", "NotConnected", "establish", "may_pass"]
 FIRST_AGAIN = 60.0
 #: Seconds for that try. A borrower waits for it while another broker is at hand; a good one answers in milliseconds.
 TRY_FIRST = 1.0
+#: Seconds that a broker gets when there is no time left; 0 would mean that there is no bound.
+SHORTEST = 0.001
 
 #: What goes wrong before anybody is asked: the next broker's turn would not mend it.
 _NOT_THE_BROKERS = (TypeError, ValueError, ImportError, AttributeError)
@@ -74,9 +76,10 @@ class Connector:
         #: When the first one is to be tried again, if it is not that.
         self._first_again = 0.0
 
-    def open(self) -> OpenConnection:
+    def open(self, seconds: float | None = None) -> OpenConnection:
         """Connect to each broker in turn, once, until one answers.
 
+        :param seconds: for all of them, where they must not take as long as they may.
         :raises OperationalError: if none does; its cause is the last one's error.
         :raises Exception: what is not a matter of reaching a broker: credentials and virtual hosts that all of them
             refuse, options that make no sense.
@@ -84,8 +87,12 @@ class Connector:
         connection = self._make()
         failures: list[Exception] = []
         told: list[str] = []
+        ends = None if seconds is None else self._clock() + seconds
         for number, at_most in self._order(connection):
             connection.at_most = at_most
+            if ends is not None:
+                left = max(SHORTEST, ends - self._clock())
+                connection.at_most = left if at_most is None else min(at_most, left)
             if number is not None:
                 switch(connection, number)
             host = connection.hostname

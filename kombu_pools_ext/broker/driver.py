@@ -165,7 +165,14 @@ class ConnectionDriver:
 
     def open(self) -> OpenConnection:
         """Connect, as :meth:`connecting.Connector.open` does."""
-        connection = self._connector.open()
+        return self._open(None)
+
+    def open_within(self, seconds: float) -> OpenConnection:
+        """:meth:`open` for a caller who has no more than *seconds*, in his own thread."""
+        return self._open(seconds)
+
+    def _open(self, seconds: float | None) -> OpenConnection:
+        connection = self._connector.open(seconds)
         connection.established = connection._connection
         # A repair in place is kombu's alone.
         connection.with_channel = False
@@ -303,6 +310,13 @@ class ForeignDriver:
         except IndexError:
             return self._connections.acquire(block=True)
 
+    def open_within(self, seconds: float) -> Any:
+        """:meth:`open` for a caller who has no more than *seconds*, in his own thread."""
+        try:
+            return self._offered.popleft()
+        except IndexError:
+            return self._connections.acquire(block=True, timeout=seconds)
+
     def check(self, item: Any, *, thorough: bool) -> bool:
         """Nothing stays idle here: the other pool keeps it."""
         return True
@@ -336,6 +350,14 @@ class ForeignDriver:
         """In a forked child: the other pool takes care of its own."""
 
 
+def _comes_too_late(cause: BaseException) -> bool:
+    """Whether *cause* is Python's word for something that cannot be had in an interpreter that ends.
+
+    Such as an import: what Redis' client needs registers exit handlers, which is refused once they run.
+    """
+    return isinstance(cause, RuntimeError | ImportError) and "shut" in str(cause)
+
+
 class KombuErrors(ErrorFamily):
     """The library's errors; what kombu itself would let through stays as it is, with the pool's name as a note."""
 
@@ -354,7 +376,7 @@ class KombuErrors(ErrorFamily):
         """Unreachable, or not a matter of reaching: wrong credentials, a missing virtual host, a bug."""
         if isinstance(cause, OperationalError | TimeoutError):
             return super().failed_opening(message, cause.__cause__ or cause)
-        if not isinstance(cause, Exception):
+        if not isinstance(cause, Exception) or _comes_too_late(cause):
             return super().failed_opening(message, cause)
         # One of the same class, for each caller his own: raised in many threads, one would gather their tracebacks.
         kind = type(cause)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from typing import Any
 
@@ -9,7 +10,8 @@ import kombu
 import kombu.pools
 from kombu.pools import PoolGroup as KombuPoolGroup
 
-from ..errors import UnknownAlias
+from ..errors import PoolClosed, UnknownAlias
+from ..masking import mask_url
 from .connections import PoolFace
 from .identity import NOTE, PoolKey, key_of, token_of
 
@@ -53,6 +55,13 @@ class Finder:
                 return self._names[note.token]
         except (AttributeError, KeyError):
             pass  # new here
+        if sys.is_finalizing():
+            # Making a pool imports what its kind needs.
+            name = mask_url(resource) if "://" in str(resource) else str(resource)
+            raise PoolClosed(
+                f"pool {name!r}: the interpreter is ending, and it cannot be made any more; publish in an exit handler "
+                "(atexit), which comes before that"
+            )
         # Taken now: what is looked up while names are forgotten is noted in the old dict, which nobody reads any more.
         names = self._names
         if isinstance(resource, str) and resource in names:

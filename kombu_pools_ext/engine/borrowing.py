@@ -9,6 +9,7 @@ from .lease import Entry, Lease
 from .opening import open_all, outage_error
 from .refusals import refusal
 from .sweeping import close_dead_idle
+from .threads import interpreter_ends
 from .waiting import Waiter
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def _wait(
         # In this order: two threads at work at once take longer than one after the other.
         if spent is not None:
             pool.close_returned(*spent)
-        pool.start_openings(openings)
+        pool.start_openings(openings, deadline)
         if pool.ledger.suspended:
             pool.tell("wanted")
         if refusal is not None:
@@ -92,7 +93,7 @@ def _wait(
                     break
             waiter.wait(nap)
             if not waiter.settled:
-                look_again(pool)
+                look_again(pool, deadline)
         waited = leave(pool, waiter, began)
     except BaseException:
         leave(pool, waiter, began)
@@ -138,7 +139,7 @@ def leave(pool: Pool[T], waiter: Waiter[T], began: float) -> float:
     return waited
 
 
-def look_again(pool: Pool[Any]) -> None:
+def look_again(pool: Pool[Any], deadline: float | None = None) -> None:
     """A waiter, for itself: pump, and carry out what nobody has taken up (no thread runs, or it was killed)."""
     pool.settle()
     with pool.lock:
@@ -146,9 +147,9 @@ def look_again(pool: Pool[Any]) -> None:
         unclaimed = pool.ledger.openings.unclaimed
         openings = pool.ledger.pump()
         pool.ledger.give_up(lambda: outage_error(pool))
-    pool.start_openings(openings)
+    pool.start_openings(openings, deadline)
     if unclaimed:
-        open_all(pool)
+        open_all(pool, deadline if interpreter_ends() else None)
 
 
 def _refusal(pool: Pool[Any], reason: str, seconds: float = 0.0) -> Exception:

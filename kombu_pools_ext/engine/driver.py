@@ -16,6 +16,10 @@ class Driver(Protocol[T]):
         """Open an item; an exception opens the breaker."""
         ...
 
+    def open_within(self, seconds: float) -> T:
+        """:meth:`open` for a caller who has no more than *seconds*, in his own thread."""
+        ...
+
     def check(self, item: T, *, thorough: bool) -> bool:
         """Whether *item*, unused for a while, may be lent.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 import threading
 import time
 import weakref
@@ -25,6 +26,8 @@ class ForkAware(Protocol):
 
 _registered: weakref.WeakSet[Any] = weakref.WeakSet()
 _afterwards: list[Any] = []
+#: Whether locks were renewed at the end of the interpreter.
+_ended: list[bool] = []
 #: By process id, the thread that puts things right in that process, as long as it is at it.
 _beginners: dict[int, list[int]] = {}
 
@@ -61,7 +64,10 @@ mark: Any = _make_mark()
 
 
 def register(thing: ForkAware) -> None:
-    """Have ``thing.after_fork_in_child()`` called in every child, as long as *thing* lives."""
+    """Have ``thing.after_fork_in_child()`` called in every child, as long as *thing* lives.
+
+    If it has a ``renew_lock()``, that is called when it is used at the end of the interpreter.
+    """
     _registered.add(thing)
 
 
@@ -84,8 +90,17 @@ def _everything() -> list[Any]:
 
 
 def child_begins() -> None:
-    """Put everything right in a child, once; a second call in the same process does nothing."""
+    """Put everything right in a child, once; a second call in the same process does nothing.
+
+    So it is in an interpreter that ends: all other threads have been stopped, whatever locks they hold.
+    """
     if mark[0]:
+        if sys.is_finalizing() and not _ended:
+            _ended.append(True)
+            for thing in _everything():
+                renew_lock = getattr(thing, "renew_lock", None)
+                if renew_lock is not None:
+                    renew_lock()
         return
     # Where the hooks were skipped, several threads may come by at once: one does it, the others wait, for
     # what is not put right yet is still the parent's. A lock would not do: it might have been held at the fork.

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from . import upkeep
+from .threads import interpreter_ends
 from .tickets import Ticket
 
 if TYPE_CHECKING:
@@ -19,29 +20,35 @@ THREAD = "kombu-pools-open"
 logger = logging.getLogger("kombu_pools_ext")
 
 
-def open_all(pool: Pool[Any]) -> None:
-    """Carry out planned openings until there are none: the body of an opener's thread."""
-    while _open_next(pool):
+def open_all(pool: Pool[Any], deadline: float | None = None) -> None:
+    """Carry out planned openings until there are none: the body of an opener's thread.
+
+    :param deadline: of whoever does it in place of such a thread, if there is one.
+    """
+    while _open_next(pool, deadline):
         pass
 
 
-def _open_next(pool: Pool[Any]) -> int:
+def _open_next(pool: Pool[Any], deadline: float | None) -> int:
     # A frame of its own for each ticket: a borrower may keep the error of an earlier one, with all its frames.
     with pool.lock:
         ticket = pool.ledger.openings.claim(pool.clock())
     if ticket is None:
         return 0
-    more = _open_one(pool, ticket)
+    more = _open_one(pool, ticket, deadline)
     # One of the openings that this one made possible is this thread's own next turn.
-    pool.start_openings(more - 1)
+    pool.start_openings(more - 1, deadline)
     return more
 
 
-def _open_one(pool: Pool[Any], ticket: Ticket) -> int:
+def _open_one(pool: Pool[Any], ticket: Ticket, deadline: float | None) -> int:
     """Open an item, or tell who waits that it failed; return how many openings to start."""
     pool.tell("wanted")
     try:
-        item = pool.driver.open()
+        if deadline is None:
+            item = pool.driver.open()
+        else:
+            item = pool.driver.open_within(max(0.0, deadline - pool.clock()))
     except Exception as error:
         return _failed(pool, ticket, error)
     except BaseException:
@@ -108,6 +115,10 @@ def outage_error(pool: Pool[Any]) -> Exception:
         )
     why = str(breaker.cause) or type(breaker.cause).__name__
     since = now - breaker.since
+    if interpreter_ends():
+        why += (
+            "; the interpreter is ending, and what was not used before may not be loaded any more"
+        )
     lasting = f" (tried {breaker.failures} times in {since:.3g} s)" if breaker.failures > 1 else ""
     return pool.errors.failed_opening(
         f"pool {pool.name!r}: cannot open a connection{lasting}: {why}", breaker.cause

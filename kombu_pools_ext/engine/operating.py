@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypeVar
 
 from . import aging, fork
 from .borrowing import LOOK_AGAIN, wait_for_lease
@@ -49,6 +50,8 @@ class Operations(Generic[T]):
         def settle(self) -> None: ...
 
         def close_entry(self, entry: Entry[T], reason: str) -> None: ...
+
+        def refuse_at_the_end(self) -> NoReturn: ...
 
     # -- the limit -------------------------------------------------------------------------------------
 
@@ -152,6 +155,8 @@ class Operations(Generic[T]):
         leases: list[Lease[T]] = []
         me = _Warming()
         fork.child_begins()
+        if sys.is_finalizing():
+            self.refuse_at_the_end()
         with self.lock:
             # What is held here until all are there is not idle: upkeep would open as many again.
             self.ledger.warming.keep(me)

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 from . import fork, upkeep, ways_out
 from .borrowing import unfit_because, wait_for_lease
@@ -27,7 +27,7 @@ from .ledger import Ledger
 from .opening import THREAD, open_all
 from .options import PoolOptions
 from .returning import Returns
-from .threads import spawn_thread
+from .threads import interpreter_ends, spawn_thread
 from .waiting import Waiter
 
 __all__ = ["Pool"]
@@ -93,11 +93,7 @@ class Pool(Returns[T]):
         suspended: Literal["fail", "wait"] | None = None,
     ) -> None:
         """A fresh lock and an empty ledger: in the beginning, and in a forked child."""
-        # Looked up now, not at import: gevent and eventlet may have replaced it.
-        self.lock = threading.RLock()
-        # Whether code interrupts this thread's own critical section: a signal handler, a finalizer.
-        # Every RLock has it, and threading.Condition relies on it; typeshed leaves it out.
-        self._owned: Callable[[], bool] = self.lock._is_owned
+        self.renew_lock()
         #: What the short way goes by; another one after each change that whoever is on it must not miss, and ``None``
         #: as long as everybody has to take the lock.
         self.calm: object | None = None
@@ -114,6 +110,14 @@ class Pool(Returns[T]):
             self.ledger.retire()
         #: When borrowers begin to do the maintenance thread's work.
         self.overdue_at = float("inf")
+
+    def renew_lock(self) -> None:
+        """Have a lock that nobody holds."""
+        # Looked up now, not at import: gevent and eventlet may have replaced it.
+        self.lock = threading.RLock()
+        # Whether code interrupts this thread's own critical section: a signal handler, a finalizer.
+        # Every RLock has it, and threading.Condition relies on it; typeshed leaves it out.
+        self._owned: Callable[[], bool] = self.lock._is_owned
 
     # -- what it looks like ------------------------------------------------------------------------
 
@@ -255,6 +259,8 @@ class Pool(Returns[T]):
         if not _mark[0]:
             # Before the lock is touched, which a child may have inherited locked.
             fork.child_begins()
+        if sys.is_finalizing():
+            self.refuse_at_the_end()
         if self.inbox:
             self.settle()
         if self._owned():
@@ -272,13 +278,23 @@ class Pool(Returns[T]):
             lease = self.ledger.take_idle(share, now, kind)
         return lease
 
+    def refuse_at_the_end(self) -> NoReturn:
+        """Raise what there is to say in an interpreter that ends: nothing comes back, and nothing can be opened."""
+        raise self.errors.closed(
+            f"pool {self.name!r}: the interpreter is ending, and nothing can be opened any more; "
+            "publish in an exit handler (atexit), which comes before that"
+        )
+
     # -- openings and closings -----------------------------------------------------------------------
 
-    def start_openings(self, count: int) -> None:
-        """Carry out *count* planned openings: in threads, or here where none can be started."""
+    def start_openings(self, count: int, deadline: float | None = None) -> None:
+        """Carry out *count* planned openings: in threads, or here where none can be started.
+
+        :param deadline: until when the caller has time for that, once the interpreter ends.
+        """
         for _ in range(count):
             if not self.spawn_opener():
-                open_all(self)
+                open_all(self, deadline if interpreter_ends() else None)
 
     def spawn_opener(self) -> bool:
         """Start a thread that carries out planned openings; ``False`` where none can be started."""
@@ -322,9 +338,13 @@ class Pool(Returns[T]):
 
     def lease_error(self, entry: Entry[T] | None) -> Exception:
         """The error for the use of a lease that ended: released, or (*entry* given) another process's."""
-        parent = "belongs to the process that this one was forked from"
-        what = "was released" if entry is None else parent
-        return self.errors.lease(f"pool {self.name!r}: the lease {what}; acquire a new one")
+        if entry is None:
+            what = "was released; acquire a new one"
+        elif entry.inherited:
+            what = "belongs to the process that this one was forked from; acquire a new one"
+        else:
+            what = "was taken back by the exit handler of the pools: the interpreter is ending"
+        return self.errors.lease(f"pool {self.name!r}: the lease {what}")
 
     def after_fork_in_child(self) -> None:
         """Own nothing of what the parent opened: a new lock, empty containers, the same configuration."""

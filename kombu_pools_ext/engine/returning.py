@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
@@ -94,7 +95,8 @@ class Returns(Operations[T]):
 
     def come_home(self, entry: Entry[T], broken: str | None) -> None:
         """End the loan of *entry*, under the lock; by the inbox where that must not be taken."""
-        if self._owned():
+        # At the end of the interpreter a thread that was stopped may hold it.
+        if self._owned() or sys.is_finalizing():
             self.inbox.append((entry, entry.loan, broken or ""))
             self.disturb()
             return

@@ -8,18 +8,24 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["spawn_thread", "uwsgi_is_yet_to_fork"]
+__all__ = ["interpreter_ends", "spawn_thread", "uwsgi_is_yet_to_fork"]
 
 
 def spawn_thread(work: Callable[[], None], name: str) -> bool:
     """Run *work* in a daemon thread; ``False`` where no thread can be started, or must not be."""
-    if uwsgi_is_yet_to_fork():
+    if uwsgi_is_yet_to_fork() or sys.is_finalizing():
+        # A thread that is started now never runs a line; before 3.12, whoever starts it would wait for that.
         return False
     try:
         threading.Thread(target=work, name=name, daemon=True).start()
     except RuntimeError:
         return False
     return True
+
+
+def interpreter_ends() -> bool:
+    """Whether exit handlers run, or what comes after them: soon there are neither threads nor imports."""
+    return sys.is_finalizing() or not threading.main_thread().is_alive()
 
 
 def uwsgi_is_yet_to_fork() -> bool:

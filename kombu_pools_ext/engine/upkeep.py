@@ -172,6 +172,10 @@ class Upkeep:
         """Forget the parent's thread; the child starts its own with its first connection."""
         self._reset()
 
+    def renew_lock(self) -> None:
+        """At the end of the interpreter: the thread was stopped, whatever it held."""
+        self._lock = threading.RLock()
+
     def nudge(self, pool: Any = None) -> None:
         """Have the thread look at *pool* now, or at every pool. Never waits; safe in finalizers and signal handlers."""
         self._bell.put(True if pool is None else weakref.ref(pool))

@@ -126,6 +126,9 @@ class Driver:
                 del step  # else a cycle: the error, its traceback, this frame
         return step() if step is not None else None
 
+    def open_within(self, seconds: float) -> Item:
+        return self.open()
+
     def open(self) -> Item:
         self._act(self.opening)
         with self._lock:
