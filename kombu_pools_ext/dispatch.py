@@ -169,7 +169,10 @@ class _Dispatch:
                         producer.publish(message.body, **message.arguments)
             results = self._batch.results
         except BatchFailed as failed:
-            results = failed.results
+            # What was never written was not tried yet.
+            results = {
+                one: what for one, what in failed.results.items() if one not in failed.unsent
+            }
         except Exception as error:
             if not raised_by_carrier(error):
                 raise

@@ -202,6 +202,7 @@ def test_without_retries_what_has_no_answer_is_not_sent_twice_and_told(
     with pytest.raises(BatchFailed) as raised:
         publish_prepared(pools, messages, logger)
     unknown = [one for one, what in raised.value.results.items() if what is Outcome.UNKNOWN]
+    assert len(raised.value.results) == 30
     lines = told(caplog)
     assert unknown
     assert len(lines) == sum(what is not Outcome.ACKED for what in raised.value.results.values())
