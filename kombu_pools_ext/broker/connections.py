@@ -212,7 +212,7 @@ class ConnectionPool(PoolFace, KombuConnectionPool):
         PoolFace.__init__(self, preload, close_after_fork)
         if isinstance(connection, ConnectionView):
             # A lease ends, and its settings with it.
-            connection = connection.clone()
+            connection = connection.clone(heartbeat=connection.heartbeat)
         self._origin = connection
         self._limit = valid_limit(limit)
         self._options = options

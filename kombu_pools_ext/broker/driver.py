@@ -27,7 +27,14 @@ from ..errors import (
     PoolSuspended,
     PoolTimeout,
 )
-from . import connecting, leftovers, liveness, redis_sockets, virtual_leftovers
+from . import (
+    connecting,
+    leftovers,
+    lent_settings,
+    liveness,
+    redis_sockets,
+    virtual_leftovers,
+)
 from .confirms import CONFIRM_TIMEOUT, Confirms, default_channel
 from .identity import with_host
 from .own_errors import raised_by_carrier
@@ -67,11 +74,11 @@ class OpenConnection(kombu.Connection):
     #: Seconds for connecting, where it must not take as long as it may.
     at_most: float | None = None
     #: Whether its default channel is asked for together with it, where AMQP carries it.
-    with_channel = False
+    with_channel: bool = False
     #: That channel, until it is used.
     first_channel: FirstChannel | None = None
     #: Whether the goodbye has been sent already.
-    announced = False
+    announced: bool = False
     #: The producers bound to it, by their pool.
     pooled_producers: dict[Any, Any]
     #: Who counts what is published on the default channel, where that is in confirm mode.
@@ -81,14 +88,24 @@ class OpenConnection(kombu.Connection):
     #: Seconds for a publish on that channel by somebody without a bound of his own.
     confirm_timeout: float = CONFIRM_TIMEOUT
     #: Whether something was done that may outlive a lease; to be looked at when that ends.
-    untidy = False
+    untidy: bool = False
+    #: What its attributes were before its borrower set them.
+    altered: dict[str, Any]
+    #: The attributes that are not a borrower's, and how many there were at the end of the last untidy lease.
+    own_names: frozenset[str] = frozenset()
+    size: int = 0
     #: Who ends what was left on it, at this moment.
     tidied_by: object
 
     @property
     def default_channel(self) -> Any:
         """Kombu's; with AMQP it never connects anew, and its publishes are counted."""
-        return super().default_channel if self.wire is None else default_channel(self)
+        if self.wire is not None:
+            return default_channel(self)
+        if self._default_channel is None:
+            # The producers that stay are to have it, too.
+            self.untidy = True
+        return super().default_channel
 
     def within(self, deadline: float | None) -> contextlib.AbstractContextManager[None]:
         """Within, every read and write has ended by *deadline*, with a :class:`TimeoutError`; AMQP and Redis only.
@@ -109,11 +126,16 @@ class OpenConnection(kombu.Connection):
         return connecting.establish(self)
 
     def clone(self, **kwargs: Any) -> kombu.Connection:
-        """A plain connection with the same settings."""
-        return kombu.Connection(**{**dict(self._info(resolve=False)), **kwargs})
+        """A plain connection with the same settings but for its heartbeat: nobody says one for it."""
+        settings = {**dict(self._info(resolve=False)), "heartbeat": 0}
+        settings["transport_options"] = dict(settings["transport_options"] or {})
+        return kombu.Connection(**{**settings, **kwargs})
+
+    def __copy__(self) -> kombu.Connection:
+        return self.clone()
 
     def __reduce__(self) -> Any:
-        return kombu.Connection, tuple(self.info().values()), None
+        return kombu.Connection, tuple({**self.info(), "heartbeat": 0}.values()), None
 
 
 class ConnectionDriver:
@@ -155,6 +177,10 @@ class ConnectionDriver:
         settings["alternates"] = list(settings["alternates"] or ())
         connection = OpenConnection(**settings)
         connection.pooled_producers = {}
+        connection.altered = {}
+        connection.transport_options = lent_settings.Options(
+            connection.transport_options, connection
+        )
         connection.answer_timeout = self._answer_timeout
         return connection
 
@@ -177,6 +203,7 @@ class ConnectionDriver:
         # A repair in place is kombu's alone.
         connection.with_channel = False
         self.settle_in(connection)
+        connection.own_names = lent_settings.names_of(connection)
         return connection
 
     def settle_in(self, item: OpenConnection) -> None:

@@ -10,18 +10,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kombu.utils.functional import ChannelPromise
 
-from . import amqp_leftovers, virtual_leftovers
+from . import amqp_leftovers, lent_settings, virtual_leftovers
 from .left import Left
 
 if TYPE_CHECKING:
     from ..engine.lease import Entry
     from .driver import OpenConnection
 
-__all__ = ["before_close", "close", "end_lease", "tidy"]
+__all__ = ["before_close", "close", "end_lease", "keep_channel", "tidy"]
 
 logger = logging.getLogger("kombu_pools_ext")
 
@@ -70,19 +70,20 @@ def tidy(item: OpenConnection, left: Left) -> str | None:
         logger.debug("%s: what a lease left could not be ended: %r", item.as_uri(), error)
         return "broken"
     if reason is None:
-        _keep_channel(item)
+        if item._default_channel is not None:
+            for producer in tuple(item.pooled_producers.values()):
+                keep_channel(producer)
+        # Before it is looked at how many attributes there are: it is one of them.
         item.untidy = False
+        lent_settings.put_back(item)
     return reason
 
 
-def _keep_channel(item: OpenConnection) -> None:
-    """Let the producers that stay have the channel that the borrower of one has opened."""
-    if item._default_channel is None:
-        return
-    for producer in tuple(item.pooled_producers.values()):
-        if isinstance(producer._channel, ChannelPromise):
-            # kombu's property makes the promise good.
-            producer.channel  # noqa: B018
+def keep_channel(producer: Any) -> None:
+    """Let *producer*, which stays with its connection, have the default channel, which is open."""
+    if isinstance(producer._channel, ChannelPromise):
+        # kombu's property makes the promise good.
+        producer.channel  # noqa: B018
 
 
 def before_close(item: OpenConnection) -> float:

@@ -305,11 +305,23 @@ def _takes_properties(producer_class: type[Any]) -> bool:
     )
 
 
+def _guarded(own: property) -> property:
+    """*own*, a producer class's ``channel``, for the borrower alone."""
+
+    def channel(view: ProducerView) -> Any:
+        # A view has its attributes for itself: in a forked child, and after the end, it is the lease that says so.
+        view._lease.item  # noqa: B018
+        return own.__get__(view)
+
+    return property(channel, own.fset, own.fdel, own.__doc__)
+
+
 class _ViewTypes(dict[type[Any], "type[Any]"]):
     """By producer class, its views: of a subclass, so ``isinstance`` holds."""
 
     def __missing__(self, producer_class: type[Any]) -> type[Any]:
         usual = _takes_properties(producer_class)
+        channel = inspect.getattr_static(producer_class, "channel", None)
         view_type = self[producer_class] = type(
             producer_class.__name__,
             (ProducerView if usual else _OwnPublish, producer_class),
@@ -319,6 +331,7 @@ class _ViewTypes(dict[type[Any], "type[Any]"]):
                     *(() if usual else ("_names", "_given")),
                 ),
                 "_short": usual and is_plain(producer_class),
+                **({"channel": _guarded(channel)} if isinstance(channel, property) else {}),
                 "__module__": producer_class.__module__,
                 "__doc__": producer_class.__doc__,
             },

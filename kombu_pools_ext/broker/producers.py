@@ -18,6 +18,7 @@ from ..settings import RetryPolicy
 from .confirms import CONFIRM_TIMEOUT
 from .connections import ConnectionPool, PoolFace
 from .driver import ForeignDriver, KombuErrors
+from .leftovers import keep_channel
 from .made_once import MadeOnce
 from .producer_views import ProducerView, view_types
 from .soundness import is_sound, verdict_on
@@ -192,7 +193,8 @@ class ProducerPool(PoolFace, KombuProducerPool):
         except BaseException as error:
             lease.end(verdict_on(lease.item, error))
             raise
-        view.__dict__ = producer.__dict__
+        # A copy: what the borrower sets is forgotten with the view.
+        view.__dict__ = producer.__dict__.copy()
         view._lease = lease
         view._pool = self
         view._broken = False
@@ -216,7 +218,7 @@ class ProducerPool(PoolFace, KombuProducerPool):
         except BaseException as error:
             lease.end(verdict_on(lease.item, error))
             raise
-        view.__dict__ = producer.__dict__
+        view.__dict__ = producer.__dict__.copy()
         view._lease = lease
         view._broken = False
 
@@ -247,8 +249,12 @@ class ProducerPool(PoolFace, KombuProducerPool):
         if producer.__connection__ is not item:
             # A subclass acquired the connection itself: same lease, but a view of it, which ends with it.
             producer.revive(item)
+        # Not shared with others of its class, which copies faster.
+        producer.__dict__ = dict(producer.__dict__)
         if producers is not None:
             producers[self] = producer
+            if item._default_channel is not None:
+                keep_channel(producer)
             # For whoever publishes on its channel by himself.
             item.confirm_timeout = self.confirm_timeout
         return producer

@@ -14,6 +14,7 @@ import kombu
 from ..engine import Lease
 from ..errors import LeaseError
 from . import leftovers
+from .lent_settings import SETTINGS, LentSetting
 from .soundness import is_sound, verdict_on
 
 if TYPE_CHECKING:
@@ -101,7 +102,8 @@ class ConnectionView(Lease["OpenConnection"], kombu.Connection):
             verdict = verdict_on(entry.item, error)
         else:
             verdict = None if is_sound(entry.item) else "broken"
-        if entry.item.untidy:
+        if entry.item.untidy or len(entry.item.__dict__) != entry.item.size:
+            entry.item.untidy = True
             self.end(verdict)
             return
         self.__dict__ = RELEASED_STATE
@@ -125,14 +127,18 @@ class ConnectionView(Lease["OpenConnection"], kombu.Connection):
         self._engine.release(self, broken)
 
     def clone(self, **kwargs: Any) -> kombu.Connection:
-        """A plain connection with the same settings, of no pool."""
-        return kombu.Connection(**{**dict(self._info(resolve=False)), **kwargs})
+        """A plain connection with the same settings, of no pool.
+
+        Its heartbeat is 0, unless *kwargs* say otherwise: the pool says none for it, and a broker that hears none
+        closes the connection.
+        """
+        return self.item.clone(**kwargs)
 
     def __copy__(self) -> kombu.Connection:
         return self.clone()
 
     def __reduce__(self) -> Any:
-        return kombu.Connection, tuple(self.info().values()), None
+        return self.item.__reduce__()
 
     def create_transport(self) -> Any:
         """A transport whose client is the pooled connection, which outlives this view."""
@@ -145,3 +151,7 @@ class ConnectionView(Lease["OpenConnection"], kombu.Connection):
     def __repr__(self) -> str:
         state = "released" if self.ended else self.as_uri()
         return f"<Connection: {state} at {id(self):#x}>"
+
+
+for _name in SETTINGS:
+    setattr(ConnectionView, _name, LentSetting(_name))

@@ -38,7 +38,6 @@ def break_next_publish(producer: Any) -> None:
     def fail(*args: Any, **kwargs: Any) -> None:
         raise OperationalError("the socket broke")
 
-    # The lent producer and the pooled one share their attributes.
     producer._publish = fail
 
 
@@ -57,6 +56,17 @@ def test_it_is_lent_at_the_first_use_and_given_back_at_the_end(
     assert lent(app) == 0
     with pytest.raises(LeaseError, match="released"):
         producer.publish({}, routing_key="queue")
+
+
+def test_what_one_request_sets_on_its_producer_the_next_does_not_find(
+    app: Flask, pools: KombuPools
+) -> None:
+    with app.app_context():
+        pools.producer.serializer, pools.producer.routing_key = "pickle", "mine"
+        assert pools.producer.serializer == "pickle"
+    with app.app_context():
+        assert (pools.producer.serializer, pools.producer.routing_key) == (None, "")
+    assert opened(app) == 1
 
 
 def test_a_context_without_a_use_costs_nothing(app: Flask) -> None:

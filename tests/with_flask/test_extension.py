@@ -354,8 +354,9 @@ def break_once(producer: Any) -> None:
     def fail(*args: Any, **kwargs: Any) -> None:
         raise OperationalError("the socket broke")
 
-    # The lent producer and the pooled one share their attributes.
-    producer._publish = fail
+    # The one that is lent, and the one that stays with the connection: the next lease is a copy of that.
+    (pooled,) = producer.connection.item.pooled_producers.values()
+    producer._publish = pooled._publish = fail
 
 
 def test_publish_gives_up_in_time(make_app: MakeApp, pools: KombuPools) -> None:
