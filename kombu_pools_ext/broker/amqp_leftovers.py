@@ -7,6 +7,7 @@ itself reads.
 
 from __future__ import annotations
 
+import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from amqp import spec
 from kombu.transport import pyamqp
 
+from .frames import check_size
 from .left import Left
 
 if TYPE_CHECKING:
@@ -176,6 +178,24 @@ class _Channel:
     def _alter(self) -> None:
         self._note()
         self.altered = True
+
+    # -- what is sent ---------------------------------------------------------------------------------
+
+    def send_method(
+        self, sig: Any, format: Any = None, args: Any = None, content: Any = None, **kwargs: Any
+    ) -> Any:
+        if content is not None and self.connection is not None:
+            check_size(content, self.connection.frame_max)
+        try:
+            return super().send_method(sig, format, args, content, **kwargs)  # type: ignore[misc]
+        except struct.error as error:
+            if not str(error).startswith("pack_into requires a buffer"):
+                raise
+            # py-amqp's buffer is as large as a frame, and nothing has been written.
+            raise ValueError(
+                "the arguments have no room in a frame of this broker, whose frame_max is "
+                f"{self.connection.frame_max} bytes ({error}); pass less of them, of a queue's arguments say"
+            ) from error
 
     # -- what came unasked, while the pool reads ------------------------------------------------------
 

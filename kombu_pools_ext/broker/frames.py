@@ -17,7 +17,14 @@ from amqp.spec import Basic
 
 from .tally import Tally
 
-__all__ = ["ANSWER", "LONGEST", "encode_publish", "encode_usual", "take_answers"]
+__all__ = [
+    "ANSWER",
+    "LONGEST",
+    "check_size",
+    "encode_publish",
+    "encode_usual",
+    "take_answers",
+]
 
 #: Bytes of a message that are put together for one write. What is longer goes py-amqp's way, a frame at a time: one
 #: more copy of it would cost more than the writes.
@@ -28,6 +35,10 @@ ANSWER = 21
 
 #: Encodings kept at most, of each kind. Whoever has more routing keys than that has them encoded anew.
 _MOST_KEPT = 1024
+#: Bytes of a frame besides what is in it: kind, channel, size and end.
+_FRAME = 8
+#: Bytes of the frame of properties besides them: that, and class, weight and size of the body.
+_ABOUT_PROPERTIES = _FRAME + 12
 #: py-amqp's: bytes of frames besides what is in them, on the safe side.
 _OVERHEAD = 40
 _END = b"\xce"
@@ -92,6 +103,7 @@ def encode_publish(
 
     :param properties: the others, by AMQP's names; ``delivery_mode`` and ``priority`` are among them, as are
         ``content_type`` and ``content_encoding``.
+    :raises ValueError: for properties that no frame of *frame_max* bytes has room for.
     """
     try:
         key = channel, exchange, routing_key, mandatory, immediate
@@ -129,8 +141,9 @@ def encode_publish(
     except _CANNOT:
         return None
     long = len(body)
-    if size + long > LONGEST or size + 20 > frame_max:
-        # The second: no broker takes such headers, and an old py-amqp stumbles over them.
+    if size + _ABOUT_PROPERTIES > frame_max:
+        raise _too_large(size, frame_max, message_id, headers)
+    if size + long > LONGEST:
         return None
     header = _header(2, channel, 12 + size, 60, 0, long)
     parts = [method, header, before, table, middle, correlation, then, length, name, sent_at, after]
@@ -186,6 +199,30 @@ def encode_usual(
             "priority": priority,
             "delivery_mode": delivery_mode,
         },
+    )
+
+
+def check_size(message: Any, frame_max: int) -> None:
+    """Whether the properties of *message*, an ``amqp.Message``, have room in a frame.
+
+    A broker ends the connection for a frame that is larger than was agreed on; the body alone may be divided.
+
+    :raises ValueError: if they have not. Nothing has been written then.
+    """
+    headers = message.properties.get("application_headers")
+    # All others together are smaller than the smallest frame.
+    if headers:
+        size = len(message._serialize_properties())
+        if size + _ABOUT_PROPERTIES > frame_max:
+            raise _too_large(size, frame_max, message.properties.get("message_id"), headers)
+
+
+def _too_large(size: int, frame_max: int, message_id: Any, headers: dict[str, Any]) -> ValueError:
+    largest = max(headers, key=lambda name: len(dumps("F", ({name: headers[name]},))))
+    return ValueError(
+        f"the headers and properties of message {message_id} have {size} bytes, and a frame of this broker has room for "
+        f"{frame_max - _ABOUT_PROPERTIES} (its frame_max is {frame_max}); the largest of them is {largest!r}. Nothing "
+        "was sent: put it into the body, which may be larger"
     )
 
 
