@@ -7,6 +7,7 @@ itself reads.
 
 from __future__ import annotations
 
+import logging
 import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from .driver import OpenConnection
 
 __all__ = ["Channel", "Connection", "end", "noting"]
+
+logger = logging.getLogger("kombu_pools_ext")
 
 #: Channels that are closed one by one; each is a round trip, and so many of them take as long as a new connection.
 MOST_CHANNELS = 16
@@ -184,8 +187,9 @@ class _Channel:
     def send_method(
         self, sig: Any, format: Any = None, args: Any = None, content: Any = None, **kwargs: Any
     ) -> Any:
-        if content is not None and self.connection is not None:
-            check_size(content, self.connection.frame_max)
+        frame_max = getattr(self.connection, "frame_max", None)
+        if content is not None and frame_max is not None:
+            check_size(content, frame_max)
         try:
             return super().send_method(sig, format, args, content, **kwargs)  # type: ignore[misc]
         except struct.error as error:
@@ -194,14 +198,25 @@ class _Channel:
             # py-amqp's buffer is as large as a frame, and nothing has been written.
             raise ValueError(
                 "the arguments have no room in a frame of this broker, whose frame_max is "
-                f"{self.connection.frame_max} bytes ({error}); pass less of them, of a queue's arguments say"
+                f"{frame_max} bytes ({error}); pass less of them, of a queue's arguments say"
             ) from error
 
     # -- what came unasked, while the pool reads ------------------------------------------------------
 
-    def _on_basic_return(self, *args: Any) -> None:
-        if not (self.connection.quiet and self.events.get("basic_return")):
-            super()._on_basic_return(*args)  # type: ignore[misc]
+    def _on_basic_return(
+        self, code: int, text: str, exchange: str, routing_key: str, message: Any
+    ) -> None:
+        if self.events.get("basic_return") and not self.connection.quiet:
+            super()._on_basic_return(code, text, exchange, routing_key, message)  # type: ignore[misc]
+            return
+        # py-amqp would raise a channel's error, out of whatever reads next: another message's publish, or a check.
+        logger.warning(
+            "pool %r: message %s came back, and is in no queue: %s %s (exchange %r, routing key %r). Bind a queue; or "
+            "publish with confirms, which raise PublishReturned, or with an on_return callback, to hear of it",
+            getattr(self.connection.client, "pool_name", ""),
+            message.properties.get("message_id"),
+            *(code, text, exchange, routing_key),
+        )
 
     def _on_basic_cancel(self, consumer_tag: str) -> None:
         if self.connection.quiet:

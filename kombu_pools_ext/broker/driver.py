@@ -69,6 +69,8 @@ class OpenConnection(kombu.Connection):
     wire: Wire | None = None
     #: The same for Redis.
     bounds: redis_sockets.Bounds | None = None
+    #: What errors and logs call its pool.
+    pool_name = ""
     #: Seconds that Redis gets for an answer.
     answer_timeout: float = redis_sockets.ANSWER_TIMEOUT
     #: Seconds for connecting, where it must not take as long as it may.
@@ -211,6 +213,7 @@ class ConnectionDriver:
         if not liveness.is_amqp(item):
             return
         established = item.established
+        item.pool_name = self._name()
         item.wire = Wire(established)
         guard_reads(established, item.wire)
         # In the place of those that its options may name: nobody else's code runs in a thread of the pool.

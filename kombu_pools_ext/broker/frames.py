@@ -220,9 +220,9 @@ def check_size(message: Any, frame_max: int) -> None:
 def _too_large(size: int, frame_max: int, message_id: Any, headers: dict[str, Any]) -> ValueError:
     largest = max(headers, key=lambda name: len(dumps("F", ({name: headers[name]},))))
     return ValueError(
-        f"the headers and properties of message {message_id} have {size} bytes, and a frame of this broker has room for "
-        f"{frame_max - _ABOUT_PROPERTIES} (its frame_max is {frame_max}); the largest of them is {largest!r}. Nothing "
-        "was sent: put it into the body, which may be larger"
+        f"the headers and properties of message {message_id} have {size} bytes, and a frame of this broker has room "
+        f"for {frame_max - _ABOUT_PROPERTIES} (its frame_max is {frame_max}); the largest of them is {largest!r}. "
+        "Nothing was sent: put it into the body, which may be larger"
     )
 
 
