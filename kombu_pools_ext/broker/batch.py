@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -19,7 +19,7 @@ from .wire import LAST_WORD
 if TYPE_CHECKING:
     from .producer_views import ProducerView
 
-__all__ = ["DEFAULT_SIZE", "Batch", "BatchState", "BoundedBatch", "checked_size"]
+__all__ = ["DEFAULT_SIZE", "Batch", "BatchState", "checked_size"]
 
 #: kombu's.
 DEFAULT_SIZE = 1000
@@ -485,54 +485,3 @@ class Batch:
                 # A signal handler's, while it waited.
                 raise
             error.add_note(str(failed))
-
-
-class BoundedBatch:
-    """A batch of kombu's, whose sending keeps to the pool's time as well.
-
-    :param batch: kombu's context manager.
-    :param item: the connection that it sends on, which has bounds.
-    :param seconds: for each sending, all its answers included.
-    :param told: returns what to raise for an error of kombu's.
-    """
-
-    def __init__(
-        self,
-        batch: Any,
-        item: Any,
-        seconds: float,
-        told: Callable[[BaseException], BaseException],
-    ) -> None:
-        self._batch = batch
-        self._item = item
-        self._seconds = seconds
-        self._told = told
-
-    def __enter__(self) -> Self:
-        self._batch.__enter__()
-        return self
-
-    def flush(self) -> None:
-        """Send what has gathered.
-
-        :raises Exception: kombu's, if that failed; also outside the block.
-        """
-        self._bounded(self._batch.flush)
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._bounded(lambda: self._batch.__exit__(exc_type, error, traceback))
-
-    def _bounded(self, send: Callable[[], Any]) -> None:
-        try:
-            with self._item.within(monotonic() + self._seconds):
-                send()
-        except Exception as error:
-            told = self._told(error)
-            if told is error:
-                raise
-            raise told from error

@@ -12,8 +12,9 @@ import kombu
 from ..engine import Lease
 from . import lean
 from .arguments import CANNOT_BE_ENCODED, explain
-from .batch import DEFAULT_SIZE, Batch, BatchState, BoundedBatch, checked_size
+from .batch import DEFAULT_SIZE, Batch, BatchState, checked_size
 from .confirms import new_message_id
+from .kombu_batch import BoundedBatch
 from .lean import KOMBUS
 from .redis_answers import is_answer, is_refusal, refusal
 from .retrying import carry_on, named
@@ -220,7 +221,7 @@ class ProducerView:
             bounded = getattr(item, "bounds", None) is not None
             if not bounded:
                 return kombus
-            return BoundedBatch(kombus, item, self._pool.confirm_timeout, self.told_of_batch)
+            return BoundedBatch(self, kombus, item, self._pool.confirm_timeout)
         return Batch(self, max_size, confirmed=confirmed, gathers=gathers)
 
     def _ways_to_batch(self) -> tuple[bool, bool]:
