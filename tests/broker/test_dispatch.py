@@ -11,7 +11,7 @@ import pytest
 from amqp.exceptions import NotFound
 from kombu.exceptions import LimitExceeded, OperationalError
 
-from kombu_pools_ext import Pools
+from kombu_pools_ext import Pools, dispatch
 from kombu_pools_ext.dispatch import publish_prepared
 from kombu_pools_ext.errors import BatchFailed, BrokerUnreachable, Outcome, PublishReturned
 from kombu_pools_ext.prepared import PreparedMessage, prepare
@@ -60,6 +60,17 @@ def test_where_the_broker_confirms_they_take_one_lease(
     publish_prepared(pools, several(pools, 50, queue.name), logger)
     assert pools.connections["default"].stats().acquires == 1
     assert len(queue.bodies(50)) == 50
+
+
+@pytest.mark.broker
+def test_a_batch_has_a_most(
+    amqp_url: str, inbox: Callable[[str], Inbox], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "MOST_IN_BATCH", 20)
+    pools, queue = Pools(default=amqp_url), inbox(amqp_url)
+    publish_prepared(pools, several(pools, 50, queue.name), logger)
+    assert pools.connections["default"].stats().acquires == 3
+    assert queue.bodies(50) == [{"n": n} for n in range(50)]
 
 
 @pytest.mark.broker

@@ -112,6 +112,29 @@ def test_a_body_that_cannot_be_sent_fails_before_the_commit(
     assert now() == []
 
 
+@pytest.mark.parametrize(
+    "options, name",
+    [
+        ({"routing_key": "k" * 256}, "routing_key"),
+        ({"routing_key": None}, "routing_key"),
+        ({"headers": {"h": object()}}, "headers"),
+        ({"priority": "high"}, "priority"),
+        ({"message_id": 7}, "message_id"),
+        ({"mandatroy": True}, "mandatory"),
+        ({"declare": ["q"]}, "declare"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_an_argument_that_cannot_be_sent_fails_before_the_commit(
+    now: Callable[[], list[Any]], queue: str, options: dict[str, Any], name: str
+) -> None:
+    with pytest.raises((TypeError, ValueError), match=name):
+        with transaction.atomic():
+            publish_on_commit({}, queue)
+            publish_on_commit({}, **{"routing_key": queue, **options})
+    assert now() == []
+
+
 def test_what_is_changed_after_the_call_is_not_sent_changed(
     now: Callable[[], list[Any]], queue: str, target: Queue
 ) -> None:
