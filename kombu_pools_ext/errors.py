@@ -184,7 +184,7 @@ def _refused(
 
 
 class PublishReturned(PublishError):
-    """The message was ``mandatory``, and the broker found no queue to route it to: none has it."""
+    """The message was ``mandatory``, by itself or by ``MANDATORY``, and the broker found no queue for it."""
 
     def __init__(
         self,
@@ -194,9 +194,15 @@ class PublishReturned(PublishError):
         exchange: str,
         routing_key: str,
     ) -> None:
+        remedy = (
+            "bind a queue to the exchange with that key"
+            if exchange
+            else "there is no queue of that name: declare it first, as declare=[Queue(…)] does"
+        )
         super().__init__(
             f"message {message_id} is in no queue, and the broker returned it: {reply_code} {reply_text} (exchange "
-            f"{exchange!r}, routing key {routing_key!r}); bind a queue, or publish without mandatory",
+            f"{exchange!r}, routing key {routing_key!r}); {remedy}; a message that may get lost is published with "
+            "mandatory=False, and an alias of such messages has the setting MANDATORY",
             message_id,
         )
         #: The broker's reason, such as 312 ``NO_ROUTE``.

@@ -70,6 +70,7 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
     assert settings.heartbeat == 60.0
     assert settings.confirm is True
     assert settings.confirm_timeout == 10.0
+    assert settings.mandatory == "default_exchange"
     assert settings.retry == RetryPolicy(
         max_retries=3, interval_start=0.0, interval_step=0.2, interval_max=1.0
     )
@@ -162,6 +163,9 @@ def test_the_global_limit_can_be_asked_for(limit: Any) -> None:
         ("compression", "zlib", "zlib"),
         ("compression", "application/x-gzip", "application/x-gzip"),
         ("confirm", False, False),
+        ("mandatory", True, True),
+        ("mandatory", False, False),
+        ("mandatory", "default_exchange", "default_exchange"),
         ("retry", {}, RetryPolicy()),
         (
             "retry",
@@ -183,6 +187,33 @@ def test_confirm_and_heartbeat_have_no_effect_beyond_amqp() -> None:
     plain = PoolSettings.of(url="memory://")
     asked = PoolSettings.of(url="memory://", confirm=False, confirm_timeout=1, heartbeat=9)
     assert asked.identity == plain.identity
+
+
+def test_mandatory_takes_confirms_for_somebody_to_hear_of_a_return() -> None:
+    without: tuple[dict[str, Any], ...] = (
+        {"CONFIRM": False},
+        {"TRANSPORT_OPTIONS": {"confirm_publish": False}},
+    )
+    for one in without:
+        problem = the_problem(MANDATORY=True, **one)
+        assert (problem.key, problem.message) == (
+            "MANDATORY",
+            "True needs confirms: without them nobody hears of a message that comes back",
+        )
+        assert problem.hint == "leave CONFIRM True, or write False"
+        lower = {name.lower(): value for name, value in one.items()}
+        assert not PoolSettings.of(url=AMQP, **lower).has_confirms
+    asked = PoolSettings.of(
+        url=AMQP, confirm=False, mandatory=True, transport_options={"confirm_publish": True}
+    )
+    assert asked.has_confirms
+    # No effect beyond AMQP, as that of confirms.
+    assert not PoolSettings.of(url="redis://h", mandatory=True, confirm=False).has_confirms
+    # It is the producers' affair.
+    assert PoolSettings.of(url=AMQP, mandatory=True).identity == PoolSettings.of(url=AMQP).identity
+    assert repr(PoolSettings.of(url="memory://", mandatory=False)) == (
+        "PoolSettings('memory://', mandatory=False)"
+    )
 
 
 def test_the_time_for_a_confirm_is_that_for_an_answer_with_redis() -> None:
@@ -367,6 +398,9 @@ def test_zero_where_it_could_mean_two_things(key: str) -> None:
         ("HEARTBEAT", 65536, "up to 65535", ""),
         ("IDLE_TIMEOUT", 1e10, "at most 9223372036 seconds", ""),
         ("CONFIRM", 1, "expected True or False, got 1", ""),
+        ("MANDATORY", None, "expected True, False or 'default_exchange', got None", ""),
+        ("MANDATORY", 1, "expected True, False or 'default_exchange', got 1", ""),
+        ("MANDATORY", "default", "expected True, False or 'default_exchange', got 'default'", ""),
         ("CONFIRM", None, "expected True or False, got None", ""),
         ("CONFIRM", NotImplemented, "expected True or False, got ", ""),  # it has no truth value
         ("RETRY", True, "expected a dict of max_retries, interval_start", ""),

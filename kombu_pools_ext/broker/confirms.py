@@ -36,8 +36,9 @@ CONFIRM_TIMEOUT = 10.0
 #: Messages without an answer at most: their acks, 21 bytes each, fit into the smallest socket buffers, so that the
 #: broker can go on writing, and hence reading, while we write.
 MOST_PENDING = 1000
-#: Bytes at most of mandatory messages without an answer, for a returned message comes back with its body.
-MOST_RETURNABLE = 65536
+#: Bytes at most of mandatory messages without an answer. A returned message comes back with its body, and waits in the
+#: broker's memory, and in ours, until it is read; more than that is on its way on no usual network.
+MOST_RETURNABLE = 4 << 20
 
 _monotonic = time.monotonic
 #: Reply codes of a broker that ends the connection for a message which it cannot take as it is. An internal error (541)
@@ -197,7 +198,7 @@ class Confirms(Tally):
         if self.pipelined:
             if len(self.pending) >= self.pipelined or self.returnable > MOST_RETURNABLE:
                 # To half of it, not to one less, else the next message waits as well.
-                self.drain(self.pipelined // 2)
+                self.drain(self.pipelined // 2, MOST_RETURNABLE // 2)
             return
         self._wait_for(delivery)
         if delivery.outcome is not _ACKED:
@@ -299,15 +300,15 @@ class Confirms(Tally):
             delivery.message_id,
         )
 
-    def drain(self, left: int = 0) -> None:
-        """Read until at most *left* messages are without an answer, and what may come back is not too much.
+    def drain(self, left: int = 0, returnable: int = 0) -> None:
+        """Read until at most *left* messages, and *returnable* bytes that may come back, are without an answer.
 
         :raises BaseException: whatever kept the answers from coming; all messages are settled then.
         """
         drain_events = self._read
         try:
             self._wire.flush()
-            while len(self.pending) > left or self.returnable > MOST_RETURNABLE:
+            while len(self.pending) > left or self.returnable > returnable:
                 drain_events()
         except ChannelError:
             if self.pending:

@@ -156,6 +156,8 @@ class Producers(_BrokerGroup):
                 compression=settings.compression,
             ),
             retry=settings.retry,
+            # Without confirms nobody hears of a message that comes back.
+            mandatory=settings.has_confirms and settings.mandatory,
             confirm_timeout=settings.confirm_timeout,
         )
 
@@ -168,6 +170,7 @@ class Producers(_BrokerGroup):
             resource.serializer,
             resource.compression,
             resource.retry,
+            resource.mandatory,
             resource.confirm_timeout,
         )
         return PoolKey((key, *own), key.text)

@@ -122,9 +122,8 @@ def publish(
             *(routing_key, mandatory, immediate, name, [], timeout, confirm_timeout),
         )
     if confirms is not None:
-        size = len(content)
         confirms.send(
-            Delivery(message_id, name, routing_key, mandatory or immediate, size),
+            Delivery(message_id, name, routing_key, mandatory or immediate, len(frames)),
             direct.gather if confirms.pipelined else direct.put,
             frames,
         )

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ProducerView", "view_types"]
 
+#: What RabbitMQ's direct reply-to names its pseudo-queues: a reply is delivered, and called unroutable all the same.
+REPLY_TO = "amq.rabbitmq.reply-to."
+
 
 class ProducerView:
     """Mixed into a producer class: its ``release`` ends a lease, its ``publish`` notes what broke."""
@@ -67,7 +70,7 @@ class ProducerView:
         :param timeout: seconds for everything, every try and the confirm included; so is ``confirm_timeout``, and
             the pool's ``confirm_timeout`` holds besides. Over a pool of kombu's own they mean what they mean there.
         :raises PublishNacked: if at least one of the message's queues refused it; others may have it.
-        :raises PublishReturned: if it is ``mandatory``, and there is no queue for it.
+        :raises PublishReturned: if it is ``mandatory``, which the pool may be by default, and there is no queue for it.
         :raises PublishUnknown: if it was sent, and the connection broke or the time was up before the confirm came.
         :raises LeaseError: if the producer was released, or belongs to another process.
         :raises Exception: the transport's own, if the message could not be sent, or its exchange is not there.
@@ -79,6 +82,13 @@ class ProducerView:
             kwargs["message_id"] = new_message_id()
         retry, policy = kwargs.pop("retry", None), kwargs.pop("retry_policy", None)
         pool = self._pool
+        mandatory = pool.mandatory
+        # It may be the third of the positional arguments.
+        if mandatory and "mandatory" not in kwargs and len(args) < 3 and not self._names_below:
+            exchange = kwargs.get("exchange") or self.__dict__["exchange"]
+            if mandatory is True or not getattr(exchange, "name", exchange):
+                key = args[0] if args else kwargs.get("routing_key")
+                kwargs["mandatory"] = type(key) is not str or not key.startswith(REPLY_TO)
         seconds = pool.confirm_timeout
         if "timeout" in kwargs or "confirm_timeout" in kwargs:
             seconds = self._seconds(kwargs)

@@ -41,6 +41,8 @@ class ProducerPool(PoolFace, KombuProducerPool):
     :param Producer: the class to make, by default :class:`kombu.Producer`.
     :param retry: when a publish whose connection broke is tried again on another one; ``None`` is never, unless it
         asks for that itself, as kombu's ``publish(retry=True)`` does.
+    :param mandatory: whether a message that no queue takes is an error, where the publish does not say it:
+        ``"default_exchange"`` for those to the default exchange alone. It takes confirms for somebody to hear of it.
     :param confirm_timeout: seconds for a publish with all its tries; by default those of *connections*.
     """
 
@@ -56,6 +58,7 @@ class ProducerPool(PoolFace, KombuProducerPool):
         *,
         Producer: Any = None,  # noqa: N803  # kombu's name
         retry: RetryPolicy | None = None,
+        mandatory: bool | str = False,
         confirm_timeout: float | None = None,
     ) -> None:
         # Not kombu's __init__: it registers a fork hook that shuts the parent's sockets down.
@@ -68,6 +71,8 @@ class ProducerPool(PoolFace, KombuProducerPool):
         self._plain_release = type(self).release is ProducerPool.release
         #: When a publish whose connection broke is tried again on another one.
         self.retry = retry
+        #: Whether a message that no queue takes is an error, where the publish does not say it.
+        self.mandatory = mandatory
         #: Seconds that a publish takes at most: all tries, and the broker's confirm.
         self.confirm_timeout: float = (
             confirm_timeout or getattr(connections, "confirm_timeout", None) or CONFIRM_TIMEOUT

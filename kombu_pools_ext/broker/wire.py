@@ -58,6 +58,8 @@ class Wire(OverTls):
     """
 
     __slots__ = (
+        "_ahead",
+        "_deaf",
         "_ended",
         "_frame_max",
         "_gathered",
@@ -99,6 +101,9 @@ class Wire(OverTls):
         #: Bytes that wait for the next write, which sends them first. Nothing is read before that.
         self.gathered = 0
         self._gathered: list[bytes] = []
+        # What was read while a write waited, and whether that came to the end.
+        self._ahead = bytearray()
+        self._deaf = False
         self._ended = False
         # Made now, not at import: whoever patches threads may have done it in between.
         self._lock = threading.Lock()
@@ -151,7 +156,12 @@ class Wire(OverTls):
                 return "readable"
             if events and events[0][1] & GONE:
                 return "gone"
-        if events or self._transport._read_buffer or (self._tls and self._sock.pending()):
+        if (
+            events
+            or self._ahead
+            or self._transport._read_buffer
+            or (self._tls and self._sock.pending())
+        ):
             return "readable"
         return None
 
@@ -197,6 +207,8 @@ class Wire(OverTls):
         """
         if self.gathered:
             self.flush()
+        if self._ahead:
+            return self._take_ahead(size)
         deadline, poll, read = self.deadline, self._poll, self._transport._quick_recv
         if (
             deadline is None
@@ -272,6 +284,8 @@ class Wire(OverTls):
             self.flush()
         if size > self._frame_max:
             raise self._absurd(size)
+        if self._ahead:
+            return self._take_ahead(size)
         deadline = self.deadline
         try:
             if deadline is None:
@@ -320,36 +334,52 @@ class Wire(OverTls):
                     self._sendall(data)
                     return
                 self._in_time("write")
-                if self._native and self._sock.gettimeout() is None:
-                    try:
-                        sent = self._send(data, _AT_ONCE)
-                    except BlockingIOError as error:
-                        if _is_anothers(error):
-                            raise
-                        sent = 0
-                    if sent == len(data):
-                        return
-                    data = memoryview(data)[sent:]
-                self._write_slowly(data, deadline)
+                sent = self._send_at_once(data)
+                if sent < len(data):
+                    self._write_slowly(memoryview(data)[sent:], deadline)
             except BaseException as error:
                 # Whatever it was, a signal handler's exception too: nobody knows how much of the frame is out.
                 self._tear()
                 self._blame(error)
                 raise
 
-    def _write_slowly(self, data: Any, deadline: float) -> None:
-        sock, view = self._sock, memoryview(data)
-        patience = sock.gettimeout()
+    def _write_slowly(self, view: memoryview, deadline: float) -> None:
+        patience = self._sock.gettimeout()
+        until = deadline if patience is None else min(deadline, _monotonic() + patience)
+        while view:
+            self._wait_for_room(until)
+            view = view[self._send_at_once(view) :]
+
+    def _send_at_once(self, data: Any) -> int:
+        """Send what the socket takes now, and say how many bytes that were."""
         try:
-            while view:
-                left = deadline - _monotonic()
-                if left <= 0:
-                    raise self._late("write")
-                if patience is None or patience > left:
-                    sock.settimeout(left)
-                view = view[self._send(view) :]
+            if self._native and self._sock.gettimeout() is None:
+                return self._send(data, _AT_ONCE)
+            return self._unblocked(self._send, data)  # type: ignore[no-any-return]  # an int
+        except BlockingIOError as error:
+            if not raised_by_carrier(error):
+                raise
+            return 0
+
+    def _recv_at_once(self, size: int) -> bytes:
+        if self._tls:
+            # Within a write, which does not block.
+            return self._recv(size)
+        if self._native and self._sock.gettimeout() is None:
+            return self._recv(size, _AT_ONCE)
+        return self._unblocked(self._recv, size)  # type: ignore[no-any-return]  # bytes
+
+    def _unblocked(self, operation: Callable[[Any], Any], argument: Any) -> Any:
+        sock = self._sock
+        patience = sock.gettimeout()
+        # Not settimeout(0), in which eventlet's lets other greenlets run.
+        sock.setblocking(False)
+        try:
+            return operation(argument)
         finally:
-            sock.settimeout(patience)
+            sock.setblocking(True)
+            if patience is not None:
+                sock.settimeout(patience)
 
     def _close(self) -> None:
         """The transport's own, at a moment when nobody sends a heartbeat: the descriptor may be another's after it."""

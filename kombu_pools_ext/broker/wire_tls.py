@@ -14,21 +14,36 @@ from .own_errors import mark, raised_by_carrier
 __all__ = ["OverTls"]
 
 _monotonic = time.monotonic
+#: Bytes that are read at most while a write waits: the bodies that may come back, twice, for there may be more to each.
+MOST_AHEAD = 8 << 20
+_CHUNK = 65536
 #: What a non-blocking operation of TLS raises instead of waiting.
 _WANTS = (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError)
 
 
-def _await(sock: Any, *, writable: bool, seconds: float | None) -> bool:
-    """Whether *sock* gets ready within so many seconds; other greenlets run meanwhile."""
+def _await(
+    sock: Any, *, readable: bool, writable: bool, seconds: float | None
+) -> tuple[bool, bool]:
+    """Whether *sock* gets readable, and whether writable, within so many seconds; other greenlets run meanwhile.
+
+    A failed one is ready for whatever was asked of it.
+    """
     # Looked up now: gevent's while it is patched, and eventlet leaves only select(), which is its own then.
     make_poller = getattr(select, "poll", None)
     if make_poller is None:
         asked = [sock]
-        ready = select.select([] if writable else asked, asked if writable else [], asked, seconds)
-        return any(ready)
+        ready = select.select(asked if readable else [], asked if writable else [], asked, seconds)
+        return bool(ready[0] or (readable and ready[2])), bool(ready[1] or (writable and ready[2]))
     poller = make_poller()
-    poller.register(sock.fileno(), select.POLLOUT if writable else select.POLLIN)
-    return bool(poller.poll(None if seconds is None else seconds * 1000))
+    ways = (select.POLLIN if readable else 0) | (select.POLLOUT if writable else 0)
+    poller.register(sock.fileno(), ways)
+    found = poller.poll(None if seconds is None else seconds * 1000)
+    events = found[0][1] if found else 0
+    failed = bool(events & ~(select.POLLIN | select.POLLOUT))
+    return (
+        readable and (failed or bool(events & select.POLLIN)),
+        writable and (failed or bool(events & select.POLLOUT)),
+    )
 
 
 def _is_closed_meanwhile(error: BaseException) -> bool:
@@ -40,12 +55,18 @@ def _is_closed_meanwhile(error: BaseException) -> bool:
     )
 
 
+def _patience(left: float) -> float | None:
+    return None if left == float("inf") else left
+
+
 class OverTls:
     """The part of a :class:`~.wire.Wire` that speaks TLS, and what it takes to wait until a deadline."""
 
     __slots__ = tuple[str, ...]()
 
     if TYPE_CHECKING:
+        _ahead: bytearray
+        _deaf: bool
         deadline: float | None
         gathered: int
         interrupted: bool
@@ -58,6 +79,8 @@ class OverTls:
         _sock: Any
 
         def flush(self) -> None: ...
+
+        def _recv_at_once(self, size: int) -> bytes: ...
 
         def _with_gathered(self, data: Any) -> Any: ...
 
@@ -79,6 +102,8 @@ class OverTls:
             self.flush()
         if size > self._frame_max:
             raise self._absurd(size)
+        if self._ahead:
+            return self._take_ahead(size)
         try:
             return self._read_tls_once(size)
         except BaseException as error:
@@ -131,8 +156,10 @@ class OverTls:
                     except _WANTS as want:
                         if not raised_by_carrier(want):
                             raise
-                        writable = not isinstance(want, ssl.SSLWantReadError)
-                        self._wait_until(until, writable=writable, what="write")
+                        if isinstance(want, ssl.SSLWantReadError):
+                            self._wait_until(until, writable=False, what="write")
+                        else:
+                            self._wait_for_room(until)
             except BaseException as error:
                 self._tear()
                 if _is_closed_meanwhile(error):
@@ -156,7 +183,42 @@ class OverTls:
 
     def _wait_until(self, until: float, *, writable: bool, what: str) -> None:
         left = until - _monotonic()
-        if left <= 0 or not _await(
-            self._sock, writable=writable, seconds=None if left == float("inf") else left
+        if left <= 0 or not any(
+            _await(self._sock, readable=not writable, writable=writable, seconds=_patience(left))
         ):
             raise self._late(what)
+
+    def _wait_for_room(self, until: float) -> None:
+        """Wait until the socket takes more, and read meanwhile: the peer may do nothing else until it is read from."""
+        while True:
+            left = until - _monotonic()
+            hears = not self._deaf and len(self._ahead) < MOST_AHEAD
+            readable, writable = (
+                _await(self._sock, readable=hears, writable=True, seconds=_patience(left))
+                if left > 0
+                else (False, False)
+            )
+            if readable:
+                self._read_ahead()
+            if writable:
+                return
+            if not readable:
+                raise self._late("write")
+
+    def _read_ahead(self) -> None:
+        try:
+            data = self._recv_at_once(_CHUNK)
+        except _WANTS as error:
+            if not raised_by_carrier(error):
+                raise
+            return  # less than TLS can make something of
+        if data:
+            self._ahead += data
+        else:
+            # It may still read, and what it has said is there.
+            self._deaf = True
+
+    def _take_ahead(self, size: int) -> bytes:
+        data = bytes(self._ahead[:size])
+        del self._ahead[:size]
+        return data

@@ -26,9 +26,11 @@ from .urls import (
 
 __all__ = [
     "CHECKS",
+    "DEFAULT_EXCHANGE",
     "RetryPolicy",
     "UseGlobalLimit",
     "check_values",
+    "has_confirms",
     "read_keys",
     "use_global_limit",
 ]
@@ -38,6 +40,9 @@ LONGEST = threading.TIMEOUT_MAX
 
 #: The largest interval, in seconds, that fits into the 16 bits of AMQP's ``tune`` method.
 LONGEST_HEARTBEAT = 65535
+
+#: In place of a flag: for what is published to the default exchange alone.
+DEFAULT_EXCHANGE: Final = "default_exchange"
 
 #: Levels of nested options; what is deeper is most likely a container inside itself.
 DEEPEST = 20
@@ -117,6 +122,12 @@ def _flag(value: Any, report: Report) -> bool:
     if not isinstance(value, bool):
         refuse(report, value, "True or False")
     return value is True
+
+
+def _mandatory(value: Any, report: Report) -> bool | str:
+    if not isinstance(value, bool) and value != DEFAULT_EXCHANGE:
+        refuse(report, value, f"True, False or {DEFAULT_EXCHANGE!r}")
+    return value  # type: ignore[no-any-return]  # one of these, or not used
 
 
 def _url(value: Any, report: Report) -> tuple[str, ...]:
@@ -299,6 +310,7 @@ CHECKS: Mapping[str, Check] = {
     "confirm": _flag,
     "confirm_timeout": _seconds("a number of seconds above 0"),
     "retry": _retry,
+    "mandatory": _mandatory,
     "leak_after": _seconds("a number of seconds above 0, or None (off)", none=True),
     "ssl": _ssl,
     "serializer": _serializer,
@@ -334,6 +346,16 @@ def check_values(
     if urls and isinstance(tls := values.get("ssl"), dict):
         for message, hint in tls_problems(tls, implementation_of(transport_of(urls[0])), urls):
             collect(problems, alias, spelling["ssl"])(message, hint)
+    if (
+        values.get("mandatory") is True
+        and urls
+        and implementation_of(transport_of(urls[0])) == "pyamqp"
+        and not has_confirms(values.get("confirm", True), values.get("transport_options", {}))
+    ):
+        collect(problems, alias, spelling["mandatory"])(
+            "True needs confirms: without them nobody hears of a message that comes back",
+            f"leave {spelling['confirm']} True, or write False",
+        )
     # Redis refuses such a name at CLIENT SETNAME.
     if (" " in shown or not shown.isascii()) and urls and _is_redis(urls[0]):
         collect(problems, alias, spelling["connection_name"])(
@@ -341,6 +363,11 @@ def check_values(
             "write it with dashes",
         )
     return values, problems
+
+
+def has_confirms(confirm: bool, transport_options: Mapping[str, Any]) -> bool:
+    """Whether publishes on AMQP have confirms: what the transport's options say wins over the setting."""
+    return bool(transport_options.get("confirm_publish", confirm))
 
 
 def _is_redis(url: str) -> bool:

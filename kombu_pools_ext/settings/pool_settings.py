@@ -18,9 +18,11 @@ from . import urls as broker_urls
 from .nested import Identity, copy_options, freeze
 from .parser import (
     CHECKS,
+    DEFAULT_EXCHANGE,
     RetryPolicy,
     UseGlobalLimit,
     check_values,
+    has_confirms,
     read_keys,
     use_global_limit,
 )
@@ -72,6 +74,8 @@ class PoolSettings:
     confirm_timeout: float = 10.0
     #: For a publish whose connection broke; ``None`` is not to try again.
     retry: RetryPolicy | None = field(default_factory=RetryPolicy)
+    #: Whether a message that no queue takes is an error; ``"default_exchange"`` is for those that name a queue alone.
+    mandatory: bool | str = DEFAULT_EXCHANGE
     #: A lease held for longer is reported, with its borrower's stack; ``None`` is off.
     leak_after: float | None = None
     #: Whether to use TLS, or the transport's options for it.
@@ -182,6 +186,11 @@ class PoolSettings:
         return self._implementation == "pyamqp"
 
     @property
+    def has_confirms(self) -> bool:
+        """Whether a publish waits for the broker's word: with AMQP, unless it was told not to."""
+        return self.is_amqp and has_confirms(self.confirm, self.transport_options)
+
+    @property
     def _implementation(self) -> str:
         return broker_urls.implementation_of(self.transport)
 
@@ -198,8 +207,8 @@ class PoolSettings:
     def identity(self) -> tuple[object, ...]:
         """Equal for settings that can share a pool, hashable, and computed once.
 
-        What belongs to the caller is not in it: the alias, ``acquire_timeout``, ``retry``, ``serializer`` and
-        ``compression``; nor what has no effect on the transport.
+        What belongs to the caller is not in it: the alias, ``acquire_timeout``, ``retry``, ``mandatory``,
+        ``serializer`` and ``compression``; nor what has no effect on the transport.
         """
         return self._identity
 

@@ -20,9 +20,9 @@ pytestmark = pytest.mark.broker
 
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "publish-safely.md"
 #: What is in the recipe, and not in a test.
-URL, QUEUE = '"amqp://guest:guest@localhost//"', 'routing_key="orders"'
+URL, QUEUE = '"amqp://guest:guest@localhost//"', 'Queue("orders")'
 
-Run = Callable[[str], dict[str, Any]]
+Run = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
@@ -50,10 +50,11 @@ def run(amqp_url: str, proxy: Proxy, failures: list[BatchFailed]) -> Run:
     (code,) = (code for _, code in examples(PAGE) if "BatchFailed" in code)
     assert code.count(URL) == code.count(QUEUE) == 1
 
-    def run(queue: str) -> dict[str, Any]:
+    def run(queue: str, **arguments: Any) -> dict[str, Any]:
         mine = code.replace(URL, f'"{through(proxy, amqp_url)}", "confirm_timeout": 0.5')
         names: dict[str, Any] = {"__name__": "recipe"}
-        source = mine.replace(QUEUE, f'routing_key="{queue}"')
+        meant = f'Queue("{queue}", durable=False, queue_arguments={arguments})'
+        source = mine.replace(QUEUE, meant)
         within(PATIENCE, lambda: exec(compile(source, str(PAGE), "exec"), names))
         return names | {"unsent": {one for failed in failures for one in failed.unsent}}
 
@@ -122,8 +123,9 @@ def test_when_the_peer_falls_silent(run: Run, box: Inbox, proxy: Proxy, which: s
 
 
 def test_when_the_queue_is_full(run: Run, amqp_url: str, queue: str) -> None:
-    box = Inbox(amqp_url, queue, **{"x-max-length": 300, "x-overflow": "reject-publish"})
+    arguments = {"x-max-length": 300, "x-overflow": "reject-publish"}
+    box = Inbox(amqp_url, queue, **arguments)
     try:
-        assert check(run(box.name), box) == {Outcome.NACKED}
+        assert check(run(box.name, **arguments), box) == {Outcome.NACKED}
     finally:
         box.delete()

@@ -48,6 +48,13 @@ class Ends:
             said += self.peer.recv(size - len(said))
         return said
 
+    def swallow(self, size: int) -> None:
+        """Read as many bytes at the peer, and forget them."""
+        while size:
+            data = self.peer.recv(min(size, 65536))
+            assert data
+            size -= len(data)
+
 
 @pytest.fixture(scope="session")
 def tls_contexts(
@@ -103,6 +110,38 @@ def ends(request: pytest.FixtureRequest) -> Iterator[Ends]:
     yield made
     for sock in (near, far):
         sock.close()
+
+
+def test_a_write_reads_what_the_peer_has_to_say_before_it_reads(ends: Ends) -> None:
+    """Both have more to say than the buffers hold: whoever only writes waits for the other one."""
+    frame = b"\x03\x00\x01\x00\x00\x0f\xf0" + bytes(0xFF0) + b"\xce"
+    told = frame * 1500
+    peer = threading.Thread(target=lambda: (ends.peer.sendall(told), ends.swallow(len(FLOOD))))
+    peer.start()
+    with ends.wire.within(time.monotonic() + PATIENCE):
+        ends.transport.write(FLOOD)
+        assert ends.wire.look() == "readable"
+        # Whole, and in the order in which it came, a part of it read before and a part after.
+        for _ in range(1500):
+            assert ends.transport.read_frame() == (3, 1, memoryview(frame)[7:-1])
+    peer.join(PATIENCE)
+    assert not peer.is_alive()
+    assert ends.wire.look() is None
+    assert not ends.wire.torn
+
+
+def test_a_peer_that_has_said_its_last_word_is_written_to_all_the_same(ends: Ends) -> None:
+    ends.peer.sendall(FRAME)
+    if not isinstance(ends.transport, SSLTransport):
+        # TLS's last word is for both directions.
+        ends.peer.shutdown(socket.SHUT_WR)
+    peer = threading.Thread(target=ends.swallow, args=(len(FLOOD),))
+    peer.start()
+    with ends.wire.within(time.monotonic() + PATIENCE):
+        ends.transport.write(FLOOD)
+        assert ends.transport.read_frame()[0] == 1
+    peer.join(PATIENCE)
+    assert not peer.is_alive()
 
 
 def test_frames_pass(ends: Ends) -> None:
