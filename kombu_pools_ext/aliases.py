@@ -163,8 +163,9 @@ class Pools:
 
         With confirms it returns when the broker has the message. A publish whose connection broke is tried again on
         another connection, as ``RETRY`` says, with the same ``message_id``, so that a consumer can drop a duplicate.
-        It takes at most ``acquire_timeout`` and ``CONFIRM_TIMEOUT`` together. All arguments are checked before anything
-        is opened or sent, on each transport by AMQP's rules.
+        A message that the broker has no queue for is an error where ``mandatory`` or ``MANDATORY`` says so, which is by
+        default for the default exchange. It takes at most ``acquire_timeout`` and ``CONFIRM_TIMEOUT`` together. All
+        arguments are checked before anything is opened or sent, on each transport by AMQP's rules.
 
         :param body: whatever the serializer takes.
         :param routing_key: text of at most 255 bytes; a :class:`kombu.Queue` stands for its name.
