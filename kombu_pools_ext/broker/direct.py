@@ -161,8 +161,8 @@ class Direct:
         try:
             self._established.drain_events(timeout=0)
         except TimeoutError as error:
-            # Else half a frame, or what only TLS is interested in.
-            if not raised_by_carrier(error):
+            # Else half a frame, or what only TLS is interested in. What was gathered is written before, and may fail.
+            if self._wire.torn or not raised_by_carrier(error):
                 raise
         self.heeding = False
         return self.fits()

@@ -15,6 +15,7 @@ from kombu.exceptions import EncodeError
 from kombu_pools_ext import Pools, pools
 from kombu_pools_ext.broker import direct, shape
 from kombu_pools_ext.broker.batch import Batch
+from kombu_pools_ext.broker.wire import HEARTBEAT
 from tests.broker.common import PATIENCE, eventually
 from tests.broker.conftest import Inbox
 from tests.broker.rig import through
@@ -257,7 +258,7 @@ def test_nobody_dials_after_the_broker_has_closed_the_connection(
     sound(producers, box.name)
 
 
-@pytest.mark.parametrize("by", ["flush", "the block's end"])
+@pytest.mark.parametrize("by", ["the next message", "flush", "the block's end"])
 def test_a_broker_that_reads_no_more(make: MakePool, proxy: Proxy, box: Inbox, by: str) -> None:  # noqa: F811
     producers = make(confirm_timeout=0.3)
     began = time.monotonic()
@@ -271,8 +272,18 @@ def test_a_broker_that_reads_no_more(make: MakePool, proxy: Proxy, box: Inbox, b
                 producer._lease.item.wire.gather(bytes(16_000_000))
                 if by == "flush":
                     batch.flush()
+                elif by == "the next message":
+                    # Before it is published, what came is read; and before that, what was gathered is written.
+                    proxy.alive[0].say(HEARTBEAT)
+                    wire = producer._lease.item.wire
+                    eventually(lambda: wire.look() is not None)
+                    producer.publish("x", routing_key=box.name, message_id="mine")
     assert time.monotonic() - began < 10.0
+    assert isinstance(caught.value, TimeoutError)
     assert "may not be in the broker" in caught.value.__notes__[0]
+    assert caught.value.__notes__[0].endswith("from message mine on, they were not sent") is (
+        by == "the next message"
+    )
     assert producers.connections.stats().closed == {"broken": 1}
     proxy.heal()
     sound(producers, box.name)
