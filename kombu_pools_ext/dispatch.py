@@ -130,7 +130,7 @@ class _Dispatch:
 
     def _runs(self) -> Iterator[list[PreparedMessage]]:
         """The messages in their order: those that can go into one batch together, or one alone."""
-        if not self._confirms():
+        if not self._settings.has_confirms:
             yield from ([one] for one in self._messages)
             return
         run: dict[str, PreparedMessage] = {}
@@ -146,11 +146,6 @@ class _Dispatch:
                 run[message.message_id] = message
         if run:
             yield list(run.values())
-
-    def _confirms(self) -> bool:
-        settings = self._settings
-        wanted = settings.transport_options.get("confirm_publish", settings.confirm)
-        return settings.is_amqp and bool(wanted)
 
     def _publish_in_batch(self, run: Sequence[PreparedMessage]) -> list[PreparedMessage]:
         """Publish *run* in one batch.
