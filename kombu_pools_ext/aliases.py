@@ -178,8 +178,10 @@ class Pools:
         :raises TypeError: for a keyword that is not known, with the nearest, and for a value of a wrong type.
         :raises ValueError: if there is neither a routing key nor an exchange, and for a value that is out of range.
         :raises LimitExceeded: if no producer became free in time.
-        :raises OperationalError: if the broker cannot be reached; :class:`~.PublishNacked`, :class:`~.PublishReturned`
-            and :class:`~.PublishUnknown`, which says that the message may be there, are among them.
+        :raises OperationalError: if the broker cannot be reached; :class:`~.PublishNacked`, :class:`~.PublishReturned`,
+            :class:`~.PublishRefused` and :class:`~.PublishUnknown`, which says that the message may be there, are
+            among them.
+        :raises ValueError: for headers that a frame of the broker has no room for.
         """
         routing_key, exchange, kwargs = checked(routing_key, exchange, kwargs, body)
         if acquire_timeout is _AS_CONFIGURED:

@@ -18,6 +18,7 @@ from kombu.transport import pyamqp
 
 from .frames import check_size
 from .left import Left
+from .reading import UNREADABLE, told
 
 if TYPE_CHECKING:
     from .driver import OpenConnection
@@ -252,6 +253,15 @@ class _Connection:
 
     on_blocked = _Callback()
     on_unblocked = _Callback()
+
+    def blocking_read(self, timeout: float | None = None) -> Any:
+        try:
+            return super().blocking_read(timeout)  # type: ignore[misc]
+        except UNREADABLE as error:
+            newer = told(error, getattr(getattr(self, "client", None), "wire", None))
+            if newer is error:
+                raise
+            raise newer from error
 
     def _on_blocked(self) -> None:
         if self.when_blocked is not None:

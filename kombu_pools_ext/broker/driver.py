@@ -38,7 +38,6 @@ from . import (
 from .confirms import CONFIRM_TIMEOUT, Confirms, default_channel
 from .identity import with_host
 from .own_errors import raised_by_carrier
-from .reading import guard_reads
 from .views import INHERITED, ended_state
 from .wire import Wire
 
@@ -215,7 +214,6 @@ class ConnectionDriver:
         established = item.established
         item.pool_name = self._name()
         item.wire = Wire(established)
-        guard_reads(established, item.wire)
         # In the place of those that its options may name: nobody else's code runs in a thread of the pool.
         established.on_blocked = established.on_unblocked = None
         if self._on_blocked is not None:

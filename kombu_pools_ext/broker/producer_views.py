@@ -70,8 +70,10 @@ class ProducerView:
         :param timeout: seconds for everything, every try and the confirm included; so is ``confirm_timeout``, and
             the pool's ``confirm_timeout`` holds besides. Over a pool of kombu's own they mean what they mean there.
         :raises PublishNacked: if at least one of the message's queues refused it; others may have it.
+        :raises PublishRefused: if Redis answered with an error: it is out of memory, say.
         :raises PublishReturned: if it is ``mandatory``, which the pool may be by default, and there is no queue for it.
         :raises PublishUnknown: if it was sent, and the connection broke or the time was up before the confirm came.
+        :raises ValueError: for headers that a frame of the broker has no room for; nothing is sent.
         :raises LeaseError: if the producer was released, or belongs to another process.
         :raises Exception: the transport's own, if the message could not be sent, or its exchange is not there.
         """

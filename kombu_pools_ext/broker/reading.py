@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from amqp.exceptions import AMQPNotImplementedError, FrameSyntaxError, UnexpectedFrame
+from amqp.exceptions import (
+    AMQPError,
+    AMQPNotImplementedError,
+    FrameSyntaxError,
+    UnexpectedFrame,
+)
 
 from .own_errors import raised_within
 
 if TYPE_CHECKING:
     from .wire import Wire
 
-__all__ = ["guard_reads"]
+__all__ = ["UNREADABLE", "told"]
 
-#: What py-amqp makes of frames that are none, besides errors of its own.
-_GARBLED = (
+#: What py-amqp makes of frames that are none, its own word for it included.
+UNREADABLE = (
     struct.error,
     LookupError,
     ValueError,
@@ -23,29 +28,24 @@ _GARBLED = (
     TypeError,
     RecursionError,
     MemoryError,
+    UnexpectedFrame,
+    FrameSyntaxError,
+    AMQPNotImplementedError,
 )
-#: py-amqp's own word for it.
-_SPOILT = (UnexpectedFrame, FrameSyntaxError, AMQPNotImplementedError)
 
 
-def guard_reads(established: Any, wire: Wire) -> None:
-    """Have *established*, an ``amqp.Connection``, raise ``UnexpectedFrame`` for what it cannot read, whoever reads.
+def told(error: Exception, wire: Wire | None) -> Exception:
+    """What to raise for *error*, one of :data:`UNREADABLE` that left a read of py-amqp's.
 
-    The connection is not lent again after that. What a callback of the application raises in a read stays as it is.
+    That is ``UnexpectedFrame`` for what py-amqp stumbled over, and the connection is not lent again, whoever swallows
+    it: what else is to come begins in the middle of something. What a callback of the application raised in the read
+    stays as it is.
+
+    :param wire: what is below the connection, once it is open.
     """
-    read = established.blocking_read
-
-    def blocking_read(timeout: float | None = None) -> Any:
-        try:
-            return read(timeout)
-        except _GARBLED as error:
-            if not raised_within(error, "amqp"):
-                raise
-            wire.interrupted = True
-            raise UnexpectedFrame(f"what came could not be read: {error!r}") from error
-        except _SPOILT:
-            # Whoever swallows it gives the connection back: what else is to come begins in the middle of something.
-            wire.interrupted = True
-            raise
-
-    established.blocking_read = blocking_read
+    own = isinstance(error, AMQPError)
+    if not own and not raised_within(error, "amqp"):
+        return error
+    if wire is not None:
+        wire.interrupted = True
+    return error if own else UnexpectedFrame(f"what came could not be read: {error!r}")

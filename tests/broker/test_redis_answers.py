@@ -185,6 +185,26 @@ def test_a_demoted_server_is_left_and_the_retry_finds_the_right_one(
     assert admin.llen("q") == 2
 
 
+def test_so_is_one_that_has_lost_its_master(server: PrivateRedis, admin: Any, nowhere: int) -> None:
+    """It does not even say which queues an exchange has."""
+    pools = alias(server)
+    tried: list[BaseException] = []
+
+    def promote(error: BaseException, _: float) -> None:
+        tried.append(error)
+        admin.replicaof("NO", "ONE")
+
+    with pools.producers["default"].acquire(timeout=PATIENCE) as producer:
+        producer.maybe_declare(kombu.Queue("q", kombu.Exchange("e", "direct"), "k"))
+        admin.config_set("replica-serve-stale-data", "no")
+        admin.replicaof("127.0.0.1", nowhere)
+        policy = {**AT_ONCE, "errback": promote}
+        producer.publish("x", routing_key="k", exchange="e", retry_policy=policy)
+    assert [type(error).__name__ for error in tried] == ["MasterDownError"]
+    assert stats(pools) == (2, {"broken": 1})
+    assert admin.llen("q") == 1
+
+
 @pytest.mark.parametrize("retry", [None, AT_ONCE])
 def test_one_that_stays_a_replica_has_refused_it(
     server: PrivateRedis, admin: Any, nowhere: int, retry: Any
