@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from . import log_handlers
 from .lease import Entry, Lease
 from .opening import open_all, outage_error
 from .refusals import refusal
@@ -42,8 +43,14 @@ def wait_for_lease(
 
     :param unfit: what the caller was served already, and cannot use, because of *why*.
     """
+    # Before a thread is started that may have something to log.
+    spared = log_handlers.spare() if log_handlers.may_wait(pool) else None
+    if spared is None:
+        if unfit is not None:
+            pool.release(unfit, why)
+        raise _reentered(pool)
     while True:
-        lease = _wait(pool, deadline, waiter, unfit, why)
+        lease = _wait(pool, deadline, waiter, unfit, why, spared)
         why = unfit_because(pool, lease, pool.clock())
         if why is None:
             return lease
@@ -57,8 +64,12 @@ def _wait(
     waiter: Waiter[T],
     unfit: Lease[T] | None,
     why: str | None,
+    spared: list[logging.Handler],
 ) -> Lease[T]:
-    """Queue up, and wait for a hand-over."""
+    """Queue up, and wait for a hand-over.
+
+    :param spared: log handlers that this thread is in, which threads of ours may be waiting for.
+    """
     began = pool.clock()
     if not waiter.patient:
         # There is room: what is waited for is an opening, and that has a bound of its own.
@@ -93,6 +104,8 @@ def _wait(
                     break
             waiter.wait(nap)
             if not waiter.settled:
+                if spared and log_handlers.wanted_by_ours(spared):
+                    raise _reentered(pool)
                 look_again(pool, deadline)
         waited = leave(pool, waiter, began)
     except BaseException:
@@ -107,6 +120,13 @@ def _wait(
     finally:
         # Else the error would hold its traceback, that this frame, and the frame the error.
         waiter.error = None
+
+
+def _reentered(pool: Pool[Any]) -> Exception:
+    return pool.errors.reentered(
+        f"pool {pool.name!r}: acquire called by a log handler, or another callback, on the way to the broker; "
+        "nothing is idle, and to wait for a connection would be to wait for itself"
+    )
 
 
 def _is_behind(pool: Pool[Any], waiter: Waiter[Any]) -> bool:

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from . import upkeep
+from .log_handlers import busy_opening
 from .threads import interpreter_ends
 from .tickets import Ticket
 
@@ -45,10 +46,11 @@ def _open_one(pool: Pool[Any], ticket: Ticket, deadline: float | None) -> int:
     """Open an item, or tell who waits that it failed; return how many openings to start."""
     pool.tell("wanted")
     try:
-        if deadline is None:
-            item = pool.driver.open()
-        else:
-            item = pool.driver.open_within(max(0.0, deadline - pool.clock()))
+        with busy_opening(pool):
+            if deadline is None:
+                item = pool.driver.open()
+            else:
+                item = pool.driver.open_within(max(0.0, deadline - pool.clock()))
     except Exception as error:
         return _failed(pool, ticket, error)
     except BaseException:

@@ -309,11 +309,12 @@ class Pool(Returns[T]):
             # A child that skipped the hooks must not say goodbye on its parent's connection.
             fork.child_begins()
             return
+        failed: Exception | None = None
         try:
             broken = reason in ("broken", "dead", "dropped")
             self.driver.close(entry.item, broken=broken, timeout=timeout)
         except Exception as error:
-            logger.debug("pool %r: closing failed: %r", self.name, error)
+            failed = error
         finally:
             with self.lock:
                 self.ledger.closed_one(entry, reason)
@@ -323,6 +324,9 @@ class Pool(Returns[T]):
             if over:
                 # That was the last one of a closed pool: the thread need not wait to find out.
                 self.keeper.nudge(self)
+        # Now: a log handler that publishes may be waiting for the place that has become free.
+        if failed is not None:
+            logger.debug("pool %r: closing failed: %r", self.name, failed)
         self.tell("closed", reason)
 
     def tell(self, event: str, *args: Any) -> None:

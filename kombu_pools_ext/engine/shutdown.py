@@ -13,13 +13,12 @@ from typing import Any
 
 from . import fork, upkeep, ways_out
 from .pool import Pool
+from .threads import OWN_THREADS
 
 __all__ = ["say_goodbye"]
 
 #: The part of the time that is left to borrowers; the rest is for goodbyes.
 GRACE = 0.7
-#: What the names of our threads begin with, which hold no leases.
-OWN_THREADS = "kombu-pools-"
 
 
 def say_goodbye() -> None:

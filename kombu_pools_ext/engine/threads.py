@@ -8,7 +8,10 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["interpreter_ends", "spawn_thread", "uwsgi_is_yet_to_fork"]
+__all__ = ["OWN_THREADS", "interpreter_ends", "spawn_thread", "uwsgi_is_yet_to_fork"]
+
+#: What the names of our threads begin with, which hold no leases.
+OWN_THREADS = "kombu-pools-"
 
 
 def spawn_thread(work: Callable[[], None], name: str) -> bool:
