@@ -9,6 +9,7 @@ from typing import Any
 
 import kombu
 import pytest
+from amqp.exceptions import ConnectionForced
 from asgiref.sync import async_to_sync
 from django.http import HttpRequest, HttpResponse
 from django.test import AsyncClient, Client
@@ -104,7 +105,10 @@ def test_the_producer_is_lent_while_the_view_runs_and_no_longer(
         kept[0].publish({})
 
 
-@pytest.mark.parametrize("error, idle", [(ZeroDivisionError, 1), (OperationalError, 0)])
+@pytest.mark.parametrize(
+    "error, idle",
+    [(ZeroDivisionError, 1), (TimeoutError, 1), (OperationalError, 1), (ConnectionForced, 0)],
+)
 def test_a_view_that_raises_gives_it_back(
     configure: Callable[..., None], error: type[Exception], idle: int
 ) -> None:
