@@ -44,7 +44,13 @@ def wait_for_lease(
     :param unfit: what the caller was served already, and cannot use, because of *why*.
     """
     # Before a thread is started that may have something to log.
-    spared = log_handlers.spare() if log_handlers.may_wait(pool) else None
+    # In a crowd that waits for what others give back, its microseconds add up: there it comes with the second look.
+    waiting = pool.ledger.waiters and not pool.ledger.openings and not pool.ledger.reserved
+    spared: list[logging.Handler] | None = []
+    if not (waiting and waiter.patient):
+        spared = log_handlers.spare()
+    if not log_handlers.may_wait(pool):
+        spared = None
     if spared is None:
         if unfit is not None:
             pool.release(unfit, why)
@@ -104,7 +110,8 @@ def _wait(
                     break
             waiter.wait(nap)
             if not waiter.settled:
-                if spared and log_handlers.wanted_by_ours(spared):
+                new = log_handlers.spare()
+                if new is None or log_handlers.wanted_by_ours([*spared, *new]):
                     raise _reentered(pool)
                 look_again(pool, deadline)
         waited = leave(pool, waiter, began)

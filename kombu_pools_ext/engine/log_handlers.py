@@ -106,9 +106,15 @@ def spare() -> list[logging.Handler] | None:
     :returns: the handlers for which that is new; ``None`` if one of them is at work on a record that arose while it
         handled another one: then the wait might have no end, and what is done for it records of its own.
     """
+    frame: FrameType | None = sys._getframe(1)
+    # Most callers are in none, and come by here whenever they wait.
+    while frame is not None and frame.f_code is not _HANDLE:
+        frame = frame.f_back
     new: list[logging.Handler] = []
+    if frame is None:
+        return new
     seen: list[logging.Handler] = []
-    for handler in _handlers(sys._getframe(1)):
+    for handler in _handlers(frame):
         if handler in seen:
             return None
         seen.append(handler)
@@ -120,6 +126,8 @@ def spare() -> list[logging.Handler] | None:
 
 def wanted_by_ours(handlers: list[logging.Handler]) -> bool:
     """Whether a thread of ours waits for one of *handlers*, which this thread is in: it came before :func:`spare`."""
+    if not handlers:
+        return False
     names = {one.ident: one.name for one in threading.enumerate()}
     for ident, frame in sys._current_frames().items():
         # Its last step is to take the lock; which of the two methods does it depends on the version.
