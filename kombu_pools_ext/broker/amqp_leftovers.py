@@ -162,9 +162,10 @@ class _Channel:
         self.exclusive.discard(queue)
         return deleted
 
-    def basic_qos(self, *args: Any, **kwargs: Any) -> Any:
-        self._alter()
-        return super().basic_qos(*args, **kwargs)  # type: ignore[misc]
+    def basic_qos(self, prefetch_size: int, prefetch_count: int, *args: Any, **kwargs: Any) -> Any:
+        if prefetch_size or prefetch_count:
+            self._alter()
+        return super().basic_qos(prefetch_size, prefetch_count, *args, **kwargs)  # type: ignore[misc]
 
     def tx_select(self) -> Any:
         self._alter()
