@@ -121,4 +121,5 @@ def put_back(item: OpenConnection) -> None:
         options.put_back()
     for name in state.keys() - item.own_names:
         del state[name]
-    item.size = len(state)
+    # Whoever ends the lease is noted there for that time alone.
+    item.size = len(state) - ("tidied_by" in state)

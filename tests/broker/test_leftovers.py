@@ -17,7 +17,7 @@ import kombu
 import pytest
 
 from kombu_pools_ext import pools
-from kombu_pools_ext.broker import amqp_leftovers, left
+from kombu_pools_ext.broker import amqp_leftovers, left, leftovers
 from kombu_pools_ext.engine import PoolOptions
 from tests.broker.common import PATIENCE, eventually
 from tests.broker.conftest import Inbox
@@ -100,6 +100,10 @@ def channel_of_its_own(connection: Any, box: Inbox) -> None:
     assert message is not None
 
 
+def simple_queue(connection: Any, box: Inbox) -> None:
+    connection.SimpleQueue(entity(box)).get(timeout=PATIENCE)
+
+
 TAKING = [get, consume, consume_on, channel_of_its_own]
 
 
@@ -139,6 +143,19 @@ def close(pool: pools.ConnectionPool, lease: Any) -> None:
 
 
 ENDING = [release, application_error, interrupt, replace, drop, drain, close]
+
+
+@pytest.mark.parametrize("end", [one for one in ENDING if one is not drop])
+def test_a_simple_queue_that_was_not_closed_ends_too(
+    pool: pools.ConnectionPool,
+    box: Inbox,
+    end: Callable[[pools.ConnectionPool, Any], None],
+) -> None:
+    lease = pool.acquire(timeout=PATIENCE)
+    # It holds the lease, and the channel holds it: to drop both is no release.
+    simple_queue(lease, box)
+    end(pool, lease)
+    assert sorted(box.bodies(3)) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("end", ENDING, ids=lambda end: end.__name__)
@@ -203,6 +220,25 @@ def test_a_borrower_who_leaves_nothing_keeps_connection_and_channel(
             channels.add(channel)
     assert len(channels) == 1
     assert amqp_pool.stats().opened == 1
+
+
+def test_a_connection_is_looked_through_only_after_a_lease_that_may_have_left_something(
+    pool: pools.ConnectionPool, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    producers = pools.ProducerPool(pool)
+    looked: list[Any] = []
+    tidy = leftovers.tidy
+    monkeypatch.setattr(leftovers, "tidy", lambda *args: looked.append(args) or tidy(*args))
+    for number in range(4):
+        with producers.acquire(timeout=PATIENCE) as producer:
+            producer.publish("x", routing_key=queue)
+        with pool.acquire(timeout=PATIENCE) as connection:
+            connection.default_channel
+        if number == 0:
+            # The channel was new.
+            assert looked
+            looked.clear()
+    assert looked == []
 
 
 PROGRAM = """
@@ -379,6 +415,33 @@ def test_what_comes_while_the_pool_reads_is_told_to_nobody(
     if way == "check":
         with pool.acquire(timeout=PATIENCE) as connection:
             assert connection.item is item
+    pool.force_close_all()
+    assert ran == []
+
+
+@pytest.mark.parametrize("end", ENDING, ids=lambda end: end.__name__)
+def test_callbacks_of_a_lease_that_was_not_released_run_in_no_thread_of_ours(
+    any_url: str,
+    inbox: Callable[[str], Inbox],
+    end: Callable[[pools.ConnectionPool, Any], None],
+) -> None:
+    box = inbox(any_url)
+    pool = pools.ConnectionPool(confirming(any_url), limit=1, options=ALWAYS)
+    ran: list[str] = []
+    leases = [pool.acquire(timeout=PATIENCE)]
+    consumer = kombu.Consumer(
+        leases[0], [entity(box)], on_message=lambda message: ran.append("ran")
+    )
+    consumer.consume()
+    with pytest.raises(TimeoutError):
+        # Now Redis has been asked for a message.
+        leases[0].drain_events(timeout=0.01)
+    del consumer
+    fill(box, 3)
+    end(pool, leases.pop())
+    gc.collect()
+    assert sorted(box.bodies(3)) == [0, 1, 2]
+    assert ran == []
     pool.force_close_all()
     assert ran == []
 
