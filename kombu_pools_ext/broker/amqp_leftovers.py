@@ -1,4 +1,4 @@
-"""What a borrower does on an AMQP connection that outlives his lease, noted where it is done.
+"""What a borrower does on an AMQP connection that outlives its lease, noted where it is done.
 
 py-amqp forgets which deliveries are unacknowledged, and calls whoever is registered from whichever thread reads. The
 classes here stand in the place of its own: they note what has to end with the lease, and keep silent while the pool
@@ -228,7 +228,7 @@ class _Channel:
 
 
 class _Callback:
-    """An attribute of a connection that a borrower may set for the time of his lease."""
+    """An attribute of a connection that a borrower may set for the time of its lease."""
 
     def __set_name__(self, owner: type[Any], name: str) -> None:
         self._name = name

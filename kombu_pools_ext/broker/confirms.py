@@ -220,8 +220,8 @@ class Confirms(Tally):
         """
         channel = self.channel
         self.refused = False
-        if channel.callbacks:
-            # Somebody consumes on it, and would hear no more.
+        if channel.callbacks or getattr(channel, "unacked", None):
+            # Somebody consumes on it, and would hear no more; or has yet to acknowledge what came.
             return
         listeners = channel._callbacks
         collect = listeners[spec.Channel.CloseOk]

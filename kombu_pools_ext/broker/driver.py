@@ -195,7 +195,7 @@ class ConnectionDriver:
         return self._open(None)
 
     def open_within(self, seconds: float) -> OpenConnection:
-        """:meth:`open` for a caller who has no more than *seconds*, in his own thread."""
+        """:meth:`open` for a caller who has no more than *seconds*, in its own thread."""
         return self._open(seconds)
 
     def _open(self, seconds: float | None) -> OpenConnection:
@@ -339,7 +339,7 @@ class ForeignDriver:
             return self._connections.acquire(block=True)
 
     def open_within(self, seconds: float) -> Any:
-        """:meth:`open` for a caller who has no more than *seconds*, in his own thread."""
+        """:meth:`open` for a caller who has no more than *seconds*, in its own thread."""
         try:
             return self._offered.popleft()
         except IndexError:

@@ -50,7 +50,7 @@ class LentSetting:
 
 
 class Options(dict[str, Any]):
-    """A connection's transport options. kombu writes a retry policy into them, a borrower what he likes.
+    """A connection's transport options. kombu writes a retry policy into them, a borrower writes what it likes.
 
     :param item: the connection.
     """

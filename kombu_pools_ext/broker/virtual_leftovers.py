@@ -1,4 +1,4 @@
-"""What a borrower does on one of kombu's virtual transports that outlives his lease: Redis, memory and their like.
+"""What a borrower does on one of kombu's virtual transports that outlives its lease: Redis, memory and their like.
 
 There the client keeps account of the messages that are not acknowledged, and gives them back when the channel is
 closed; so that is done with the lease.

@@ -17,7 +17,7 @@ class Driver(Protocol[T]):
         ...
 
     def open_within(self, seconds: float) -> T:
-        """:meth:`open` for a caller who has no more than *seconds*, in his own thread."""
+        """:meth:`open` for a caller who has no more than *seconds*, in its own thread."""
         ...
 
     def check(self, item: T, *, thorough: bool) -> bool:
