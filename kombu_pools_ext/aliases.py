@@ -16,8 +16,10 @@ import kombu
 from . import events
 from .broker import groups
 from .broker.arguments import checked
+from .broker.confirms import new_message_id
 from .broker.connections import ConnectionPool
 from .broker.identity import NOTE
+from .broker.own_errors import raised_by_carrier
 from .broker.pool_group import Finder
 from .broker.validate import valid_seconds
 from .engine.counters import Drained
@@ -186,10 +188,23 @@ class Pools:
         routing_key, exchange, kwargs = checked(routing_key, exchange, kwargs, body)
         if acquire_timeout is _AS_CONFIGURED:
             acquire_timeout = self.settings_of(using).acquire_timeout
-        with self._lender(using).acquire(
-            block=acquire_timeout is None, timeout=acquire_timeout
-        ) as producer:
-            return producer.publish(body, routing_key=routing_key, exchange=exchange, **kwargs)
+        message_id = kwargs.get("message_id")
+        if message_id is None:
+            message_id = kwargs["message_id"] = new_message_id()
+        became = "was not sent; it is not in the broker"
+        try:
+            with self._lender(using).acquire(
+                block=acquire_timeout is None, timeout=acquire_timeout
+            ) as producer:
+                became = ""
+                done = producer.publish(body, routing_key=routing_key, exchange=exchange, **kwargs)
+                became = "was published before that"
+            return done
+        except BaseException as error:
+            # Before and after the publish, whose own errors say what became of the message.
+            if became and not (isinstance(error, Exception) and raised_by_carrier(error)):
+                error.add_note(f"alias {using!r}: interrupted; message {message_id} {became}")
+            raise
 
     def _lender(self, using: str) -> Any:
         """What :meth:`publish` acquires its producer from; a framework may have lent one already."""

@@ -234,9 +234,10 @@ class _Dispatch:
             said = []
             if error is not None:
                 said.append(f"{type(error).__name__}: {error}".rstrip(": "))
-                # Whether it was sent, where publish() knows.
-                notes = getattr(error, "__notes__", ())
-                said += [note for note in notes if message.message_id in note]
+                if outcome is not Outcome.UNKNOWN:
+                    # Whether it was sent, where publish() knows: of its own tries, not of the batch before them.
+                    notes = getattr(error, "__notes__", ())
+                    said += [note for note in notes if message.message_id in note]
             elif outcome is None:
                 cause = "" if self._gave_up is None else f", after {type(self._gave_up).__name__}"
                 said.append(f"{NOT_SENT}{cause}")

@@ -340,6 +340,8 @@ class Confirms(Tally):
         type(self.channel)._do_revive(self.channel)
 
     def _came_back(self, error: Any, exchange: str, routing_key: str, message: Any) -> None:
+        # Somebody may have deleted what was declared on this connection: the next message declares it again.
+        self._item.declared_entities.clear()
         self.back(
             error.reply_code,
             error.reply_text,

@@ -48,7 +48,10 @@ class Left:
         return f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else "".join(parts)
 
     def tell(self, pool: str, borrower: Borrower | None) -> None:
-        """Warn of it, once for each line that borrows; nothing is said if nothing was left."""
+        """Name the line that borrowed, once; nothing is said if nothing was left.
+
+        Consumers and channels are worth a warning. Messages alone are told at INFO: they went back, as they should.
+        """
         words = str(self)
         if not words or borrower is None:
             return
@@ -58,7 +61,10 @@ class Left:
         if len(_named) >= MOST_LINES:
             _named.clear()
         _named.add(line)
-        logger.warning(
+        # Messages alone are what a SimpleQueue had fetched ahead, or what work that raised had taken: no mistake.
+        mistaken = bool(self.consumers or self.channels)
+        logger.log(
+            logging.WARNING if mistaken else logging.INFO,
             "pool %r: a lease left %s behind, which ended with it%s; borrowed at %s. %s",
             pool,
             words,

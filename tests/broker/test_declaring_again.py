@@ -10,7 +10,7 @@ import pytest
 from amqp.exceptions import NotFound
 
 from kombu_pools_ext import Pools
-from kombu_pools_ext.errors import PublishReturned
+from kombu_pools_ext.errors import BatchFailed, Outcome, PublishReturned
 from tests.broker.common import PATIENCE
 
 pytestmark = pytest.mark.broker
@@ -88,3 +88,25 @@ def test_without_declarations_a_return_is_told_at_once(pools: Pools, queue: str)
     with pytest.raises(PublishReturned):
         with pools.producers["default"].acquire(timeout=PATIENCE) as producer:
             producer.publish("x", routing_key=queue, mandatory=True)
+
+
+def test_in_a_batch_what_follows_a_return_declares_again(
+    pools: Pools, delete: Delete, amqp_url: str, queue: str
+) -> None:
+    entity = kombu.Queue(queue)
+    with pools.producers["default"].acquire(timeout=PATIENCE) as producer:
+        producer.publish("x", routing_key=queue, declare=[entity])
+    delete(entity)
+    outcomes = []
+    for name in ("lost", "kept"):
+        with pools.producers["default"].acquire(timeout=PATIENCE) as producer:
+            made = producer.batch()
+            try:
+                with made:
+                    producer.publish("x", routing_key=queue, declare=[entity], message_id=name)
+            except BatchFailed:
+                pass
+        outcomes.append(made.results)
+    assert outcomes == [{"lost": Outcome.RETURNED}, {"kept": Outcome.ACKED}]
+    assert depth(amqp_url, queue) == 1
+    delete(entity)

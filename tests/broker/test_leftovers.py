@@ -520,8 +520,22 @@ def test_the_line_is_named_once(
     assert "the messages went back to their queues" in words
     assert "with block" in words
     with pool.acquire(timeout=PATIENCE) as connection:
-        get(connection, box)
+        connection.channel()
     assert len(warnings_in(caplog)) == 2
+
+
+def test_messages_alone_that_go_back_are_told_without_a_warning(
+    pool: pools.ConnectionPool, box: Inbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="kombu_pools_ext")
+    for _ in range(2):
+        line = sys._getframe().f_lineno + 1
+        with pool.acquire(timeout=PATIENCE) as connection:
+            get(connection, box)
+    assert warnings_in(caplog) == []
+    (words,) = [text for text in caplog.messages if "a lease left" in text]
+    assert f"borrowed at {__file__}:{line} in" in words
+    assert "left 1 unacknowledged message behind" in words
 
 
 def test_who_leaves_nothing_is_not_named(

@@ -18,6 +18,7 @@ import pytest
 
 import kombu_pools_ext.broker
 from kombu_pools_ext import Pools
+from kombu_pools_ext.broker import shape
 from kombu_pools_ext.errors import PublishError
 from tests.broker.common import PATIENCE, within
 from tests.broker.conftest import Inbox
@@ -194,3 +195,37 @@ def test_an_exception_of_a_callback_within_a_publish_is_the_applications(
     assert not isinstance(caught.value, PublishError)
     assert pools.connections["default"].stats().closed == {}
     pools.reset()
+
+
+@pytest.mark.parametrize("moment", ["acquire", "_end"])
+def test_before_and_after_the_publish_the_note_says_what_became_of_the_message(
+    memory_url: str, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    pools = Pools({"default": {"URL": memory_url, "LIMIT": 1}})
+    pools.publish("warm", "q")
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        raise SoftTimeLimit
+
+    monkeypatch.setattr(type(pools.producers["default"]), moment, interrupted)
+    with pytest.raises(SoftTimeLimit) as caught:
+        pools.publish("x", "q", message_id="mine")
+    became = "is not in the broker" if moment == "acquire" else "was published before that"
+    (note,) = caught.value.__notes__
+    assert "message mine" in note
+    assert became in note
+
+
+def test_a_look_at_the_installed_versions_that_is_interrupted_is_made_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shape, "_fits", None)
+
+    def interrupted() -> Any:
+        raise SoftTimeLimit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shape, "_trials", interrupted)
+        with pytest.raises(SoftTimeLimit):
+            shape.fits()
+    assert shape.fits()
