@@ -38,7 +38,8 @@ if where == "atexit":
 
 from kombu_pools_ext import configure
 
-pools = configure(default={"url": arguments["url"], "confirm_timeout": 5})
+# Most of what is said here is for nobody.
+pools = configure(default={"url": arguments["url"], "confirm_timeout": 5, "mandatory": False})
 WHAT = {
     "publish": lambda: pools.publish("last words", queue),
     "acquire": lambda: pools.connections["default"].acquire(block=True),
