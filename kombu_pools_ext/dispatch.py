@@ -105,6 +105,8 @@ class _Dispatch:
         self._using = using
         self._settings = pools.settings_of(using)
         self._messages = messages
+        #: Exchanges that have taken a message: a batch to one that is not there would break for all its messages.
+        self._known: set[str] = {""}
         #: Those that may have been sent: what became of them.
         self._outcomes: dict[PreparedMessage, Outcome] = {}
         #: Those that failed of something: of what.
@@ -135,7 +137,7 @@ class _Dispatch:
             return
         run: dict[str, PreparedMessage] = {}
         for message in self._messages:
-            alone = not _OF_ITS_OWN.isdisjoint(message.arguments)
+            alone = self._is_alone(message)
             # A batch tells outcomes by message_id.
             if run and (alone or message.message_id in run or len(run) == MOST_IN_BATCH):
                 yield list(run.values())
@@ -146,6 +148,19 @@ class _Dispatch:
                 run[message.message_id] = message
         if run:
             yield list(run.values())
+
+    def _is_alone(self, message: PreparedMessage) -> bool:
+        """Whether *message* is not for a batch.
+
+        The first one to each exchange is not, nor one with a ``user_id``: if the broker closed the channel for it,
+        nobody would know what became of those around it, and they would be published twice.
+        """
+        arguments = message.arguments
+        return (
+            arguments["exchange"] not in self._known
+            or arguments.get("user_id") is not None
+            or not _OF_ITS_OWN.isdisjoint(arguments)
+        )
 
     def _publish_in_batch(self, run: Sequence[PreparedMessage]) -> list[PreparedMessage]:
         """Publish *run* in one batch.
@@ -204,6 +219,7 @@ class _Dispatch:
                 self._gave_up = error
         else:
             self._outcomes[message] = Outcome.ACKED
+            self._known.add(message.arguments["exchange"])
         self._alone = None
 
     def _is_out_of_reach(self, error: Exception) -> bool:

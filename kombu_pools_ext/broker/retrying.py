@@ -257,6 +257,7 @@ def _is_answer_to_it(item: Any, error: Any) -> bool:
 def _may_have_left(item: Any) -> bool:
     """Whether any byte of the last try was written, or may have been: what was interrupted says nothing of it."""
     below = getattr(item, "wire", None) or getattr(item, "bounds", None)
+    # Nobody saw whether it had gone, where the transport is another one.
     return below is None or bool(below.spoken)
 
 

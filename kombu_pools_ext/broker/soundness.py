@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from amqp.exceptions import AMQPError, MessageNacked
-from kombu.exceptions import OperationalError
+from kombu.exceptions import EncodeError, OperationalError, SerializerNotInstalled
 
 from ..errors import BatchFailed, PoolError, PublishRefused, PublishReturned
 from .own_errors import is_marked, passed_through, raised_by_carrier
@@ -25,6 +25,8 @@ __all__ = ["ANSWERED", "is_from_wire", "is_interruption", "is_sound", "verdict_o
 ANSWERED = (MessageNacked, PublishRefused, PublishReturned, BatchFailed)
 
 _HARMLESS = (GeneratorExit, *ANSWERED)
+#: What a body ends in that cannot be serialized, whichever of its own methods raised it.
+_OF_THE_BODY = (EncodeError, SerializerNotInstalled)
 
 
 def _below(item: Any) -> Any:
@@ -64,7 +66,7 @@ def is_interruption(item: Any, error: BaseException) -> bool:
     """
     if not isinstance(error, Exception):
         return True
-    if isinstance(error, ANSWERED) or is_from_wire(item, error):
+    if isinstance(error, (*ANSWERED, *_OF_THE_BODY)) or is_from_wire(item, error):
         return False
     return not raised_by_carrier(error)
 
