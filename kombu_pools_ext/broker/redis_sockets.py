@@ -128,7 +128,6 @@ class BoundedSocket:
 
     def sendall(self, *arguments: Any) -> None:
         """As a socket's."""
-        self._bounds.spoken = True
         self._within("sendall", arguments)
 
     def _within(self, name: str, arguments: tuple[Any, ...]) -> Any:
@@ -147,13 +146,13 @@ class BoundedSocket:
         return done
 
     def _in_time(self, name: str, arguments: tuple[Any, ...]) -> Any:
-        sock = self._sock
-        if self._bounds.deadline is None:
-            return getattr(sock, name)(*arguments)
+        sock, bounds = self._sock, self._bounds
         patience = sock.gettimeout()
-        if patience == 0:
+        if bounds.deadline is None or patience == 0:
+            bounds.spoken = bounds.spoken or name == "sendall"
             return getattr(sock, name)(*arguments)
-        sock.settimeout(self._bounds.shorten(patience))
+        sock.settimeout(bounds.shorten(patience))
+        bounds.spoken = bounds.spoken or name == "sendall"
         try:
             return getattr(sock, name)(*arguments)
         finally:

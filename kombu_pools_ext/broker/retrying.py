@@ -130,7 +130,7 @@ def carry_on(
             # An older py-amqp calls a write that was cut short a channel's error.
             torn = certain and own and not ended and here.wire.torn
             sent = isinstance(error, PublishUnknown) or (
-                own and not certain and not ended and not is_answer(error)
+                own and not certain and not ended and not is_answer(error) and _may_have_left(here)
             )
             maybe_there = maybe_there or sent
             pause = _pause(plan, error, tries, torn=torn, recoverable=recoverable)
@@ -237,7 +237,9 @@ def _last_word(
         error.add_note(
             f"pool {name!r}: the broker refused message {message_id}; it is not in the broker"
         )
-    elif wire is not None and (own or isinstance(error, ChannelError)):
+    elif (wire is not None and (own or isinstance(error, ChannelError))) or (
+        own and not ended and not _may_have_left(item)
+    ):
         error.add_note(f"pool {name!r}: message {message_id} was not sent; it is not in the broker")
     return error
 

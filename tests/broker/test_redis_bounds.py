@@ -15,7 +15,7 @@ from kombu.exceptions import OperationalError
 from kombu_pools_ext.aliases import Pools
 from kombu_pools_ext.broker import redis_sockets
 from kombu_pools_ext.broker.driver import ConnectionDriver, OpenConnection
-from kombu_pools_ext.errors import BrokerUnreachable
+from kombu_pools_ext.errors import BrokerUnreachable, PublishUnknown
 from kombu_pools_ext.pools import connections
 from tests.broker.common import PATIENCE, eventually, within
 from tests.broker.conftest import Inbox
@@ -254,3 +254,14 @@ def test_other_transports_have_no_bounds(memory_url: str) -> None:
         assert connection.default_channel
     assert urlsplit(memory_url).scheme == "memory"
     connection._close()
+
+
+def test_without_time_for_a_byte_a_message_was_not_sent(redis_url: str, queue: str) -> None:
+    pools = alias(redis_url, LIMIT=1)
+    with pools.producers["default"].acquire(timeout=PATIENCE) as producer:
+        producer.publish("warm", routing_key=queue)
+        with pytest.raises((OperationalError, redis.RedisError, TimeoutError)) as caught:
+            producer.publish("late", routing_key=queue, message_id="late", timeout=0)
+    assert not isinstance(caught.value, PublishUnknown)
+    (note,) = caught.value.__notes__
+    assert "message late was not sent; it is not in the broker" in note
