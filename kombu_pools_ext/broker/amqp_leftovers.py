@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from amqp import spec
 from kombu.transport import pyamqp
 
-from .frames import check_size
+from .frames import check_properties
 from .left import Left
 from .reading import UNREADABLE, told
 
@@ -191,7 +191,7 @@ class _Channel:
     ) -> Any:
         frame_max = getattr(self.connection, "frame_max", None)
         if content is not None and frame_max is not None:
-            check_size(content, frame_max)
+            check_properties(content, frame_max)
         try:
             return super().send_method(sig, format, args, content, **kwargs)  # type: ignore[misc]
         except struct.error as error:

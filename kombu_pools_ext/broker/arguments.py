@@ -57,9 +57,11 @@ _RETRY_POLICY = (
 )
 
 #: Types of header values that AMQP always has an encoding for.
-_PLAIN = frozenset({str, bool, float, bytes, type(None)})
+_PLAIN = frozenset({str, bool, bytes, type(None)})
 #: AMQP's largest number.
 _LARGEST = 1 << 63
+#: Dicts and lists within each other, at most: py-amqp goes two calls deeper for each of them.
+DEEPEST = 100
 
 Check = Callable[[str, Any], Any]
 
@@ -85,9 +87,10 @@ def checked(
     if (
         type(routing_key) is str
         and 0 < len(routing_key) <= _SHORT
+        and routing_key.isascii()
         and (
             exchange is None
-            or (type(exchange) is str and len(exchange) <= _SHORT)
+            or (type(exchange) is str and len(exchange) <= _SHORT and exchange.isascii())
             or (type(exchange) is Exchange and _is_usual(exchange))
         )
     ):
@@ -222,6 +225,20 @@ def _text(name: str, value: Any) -> str | None:
     return text
 
 
+def _utf8(name: str, value: Any) -> str | None:
+    """:func:`_text` that is a name in the broker: Redis's client encodes no half of a surrogate pair."""
+    text = _text(name, value)
+    if text is not None and not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{name} is {describe(text)}, which UTF-8 cannot encode ({error.reason}); decode what it comes from "
+                "without errors='surrogateescape'"
+            ) from error
+    return text
+
+
 def _routing_key(name: str, value: Any) -> str | None:
     if isinstance(value, Queue):
         if not value.name:
@@ -231,12 +248,12 @@ def _routing_key(name: str, value: Any) -> str | None:
         raise TypeError(
             f"{name} is the exchange {describe(value.name)}; write exchange={describe(value.name)}"
         )
-    return _text(name, value)
+    return _utf8(name, value)
 
 
 def _exchange(name: str, value: Any) -> str | Exchange | None:
     if isinstance(value, Exchange):
-        _text(name, value.name)
+        _utf8(name, value.name)
         if value.delivery_mode is not None:
             _delivery_mode("the exchange's delivery_mode", value.delivery_mode)
         return value
@@ -247,12 +264,17 @@ def _exchange(name: str, value: Any) -> str | Exchange | None:
         )
     if value is not None and not isinstance(value, str):
         raise TypeError(f"exchange must be text or a kombu.Exchange, not {_shown(value)}")
-    return _text(name, value)
+    return _utf8(name, value)
 
 
 def _is_usual(exchange: Exchange) -> bool:
     name = exchange.name
-    return type(name) is str and 0 < len(name) <= _SHORT and exchange.delivery_mode is None
+    return (
+        type(name) is str
+        and 0 < len(name) <= _SHORT
+        and name.isascii()
+        and exchange.delivery_mode is None
+    )
 
 
 def _reply_to(name: str, value: Any) -> str | None:
@@ -333,6 +355,15 @@ def _timestamp(name: str, value: Any) -> int | None:
 
 
 def _headers(name: str, value: Any) -> dict[Any, Any] | None:
+    return _table(name, value, str)
+
+
+def _kombus_headers(name: str, value: Any) -> dict[Any, Any] | None:
+    # A key of bytes is as good as text to py-amqp.
+    return _table(name, value, (str, bytes))
+
+
+def _table(name: str, value: Any, keys: Any) -> dict[Any, Any] | None:
     if value is None:
         return None
     if type(value) is not dict and not isinstance(value, Mapping):
@@ -341,35 +372,46 @@ def _headers(name: str, value: Any) -> dict[Any, Any] | None:
     try:
         if _is_plain(headers):
             return headers
-        problems = list(_wrong_in_table(name, headers))
+        problems = list(_wrong_in_table(name, headers, keys, DEEPEST))
     except RecursionError:
-        raise ValueError(f"{name} are nested too deeply, or hold themselves") from None
+        raise ValueError(
+            f"{name} are nested too deeply, or hold themselves; at most {DEEPEST} dicts and lists "
+            "may be within each other"
+        ) from None
     if problems:
         kind = TypeError if any(isinstance(one, TypeError) for one in problems) else ValueError
         raise kind("; ".join(map(str, problems)))
     return headers
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: Any, room: int = DEEPEST) -> bool:
     """Whether *value* holds nothing that needs a closer look; without a path to it, which takes longer to tell."""
     kind = type(value)
     if kind in _PLAIN:
         return True
     if kind is int:
         return bool(-_LARGEST <= value < _LARGEST)
+    if kind is float:
+        return math.isfinite(value)
+    if not room:
+        return False
     if isinstance(value, dict):
         for key, one in value.items():
             if type(key) is not str or len(key) > _SHORT:
                 return False
-            if type(one) not in _PLAIN and not _is_plain(one):
+            if type(one) not in _PLAIN and not _is_plain(one, room - 1):
                 return False
         return True
-    return isinstance(value, list | tuple) and all(map(_is_plain, value))
+    return isinstance(value, list | tuple) and all(
+        type(one) in _PLAIN or _is_plain(one, room - 1) for one in value
+    )
 
 
-def _wrong_in_table(path: str, table: dict[Any, Any]) -> Iterator[Exception]:
+def _wrong_in_table(path: str, table: dict[Any, Any], keys: Any, room: int) -> Iterator[Exception]:
+    if not room:
+        raise RecursionError
     for key, one in table.items():
-        if not isinstance(key, str | bytes):
+        if not isinstance(key, keys):
             yield TypeError(f"{path} has the key {_shown(key)}, and AMQP takes text alone")
             continue
         raw = key.encode("utf-8", "surrogatepass") if isinstance(key, str) else key
@@ -380,15 +422,25 @@ def _wrong_in_table(path: str, table: dict[Any, Any]) -> Iterator[Exception]:
             )
             continue
         secret = is_secret(key if isinstance(key, str) else repr(key))
-        yield from _wrong_in_value(f"{path}[{describe(key)}]", one, secret)
+        yield from _wrong_in_value(f"{path}[{describe(key)}]", one, secret, keys, room - 1)
 
 
-def _wrong_in_value(path: str, value: Any, secret: bool) -> Iterator[Exception]:
+def _wrong_in_value(
+    path: str, value: Any, secret: bool, keys: Any, room: int
+) -> Iterator[Exception]:
     if isinstance(value, dict):
-        yield from _wrong_in_table(path, value)
+        yield from _wrong_in_table(path, value, keys, room)
     elif isinstance(value, list | tuple):
+        if not room:
+            raise RecursionError
         for number, one in enumerate(value):
-            yield from _wrong_in_value(f"{path}[{number}]", one, secret)
+            yield from _wrong_in_value(f"{path}[{number}]", one, secret, keys, room - 1)
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            # RabbitMQ ends the connection for it, with the messages that come after it.
+            yield ValueError(
+                f"{path} is {_shown(value)}, and RabbitMQ takes finite numbers alone; write str(…) if that is meant"
+            )
     elif type(value) not in _PLAIN:
         try:
             dumps("F", ({"": value},))
@@ -485,7 +537,7 @@ _ENCODED: Mapping[str, Check] = {
         _text,
     ),
     "reply_to": _reply_to,
-    "headers": _headers,
+    "headers": _kombus_headers,
     "delivery_mode": _delivery_mode,
     "priority": _priority,
     "expiration": _expiration,
@@ -495,6 +547,7 @@ _ENCODED: Mapping[str, Check] = {
 #: All known keywords.
 _CHECKS: Mapping[str, Check] = {
     **_ENCODED,
+    "headers": _headers,
     "mandatory": _flag,
     "immediate": _flag,
     "retry": _flag,

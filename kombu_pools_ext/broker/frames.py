@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from functools import lru_cache
+from math import isfinite
 from struct import Struct, pack
 from typing import Any
 
@@ -20,7 +21,7 @@ from .tally import Tally
 __all__ = [
     "ANSWER",
     "LONGEST",
-    "check_size",
+    "check_properties",
     "encode_publish",
     "encode_usual",
     "take_answers",
@@ -113,7 +114,11 @@ def encode_publish(
             if method is None:
                 return None
         name = message_id.encode("utf-8", "surrogatepass")
-        table = dumps("F", (headers,)) if headers else _NO_HEADERS
+        table = _NO_HEADERS
+        if headers:
+            table = dumps("F", (headers,))
+            if _may_be_infinite(table):
+                return None
         correlation = sent_at = b""
         flags = 0
         if len(properties) > 4:
@@ -202,19 +207,43 @@ def encode_usual(
     )
 
 
-def check_size(message: Any, frame_max: int) -> None:
-    """Whether the properties of *message*, an ``amqp.Message``, have room in a frame.
+def check_properties(message: Any, frame_max: int) -> None:
+    """Whether the properties of *message*, an ``amqp.Message``, have room in a frame, and its headers finite numbers.
 
-    A broker ends the connection for a frame that is larger than was agreed on; the body alone may be divided.
+    A broker ends the connection for a frame that is larger than was agreed on; the body alone may be divided. RabbitMQ
+    ends it for infinity and NaN in a header, too.
 
     :raises ValueError: if they have not. Nothing has been written then.
     """
     headers = message.properties.get("application_headers")
     # All others together are smaller than the smallest frame.
     if headers:
-        size = len(message._serialize_properties())
+        encoded = message._serialize_properties()
+        if _may_be_infinite(encoded):
+            _check_finite("headers", headers)
+        size = len(encoded)
         if size + _ABOUT_PROPERTIES > frame_max:
             raise _too_large(size, frame_max, message.properties.get("message_id"), headers)
+
+
+def _may_be_infinite(table: bytes) -> bool:
+    """Whether the encoded *table* has what each float that is not finite begins with; text may have it, too."""
+    return b"d\x7f" in table or b"d\xff" in table
+
+
+def _check_finite(path: str, value: Any) -> None:
+    if isinstance(value, float):
+        if not isfinite(value):
+            raise ValueError(
+                f"{path} is {value!r}, and RabbitMQ takes finite numbers alone; write str(…) if that is meant. "
+                "Nothing was sent"
+            )
+    elif isinstance(value, dict):
+        for key, one in value.items():
+            _check_finite(f"{path}[{key!r}]", one)
+    elif isinstance(value, list | tuple):
+        for number, one in enumerate(value):
+            _check_finite(f"{path}[{number}]", one)
 
 
 def _too_large(size: int, frame_max: int, message_id: Any, headers: dict[str, Any]) -> ValueError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -172,6 +173,14 @@ def test_an_exchange_does_with_an_empty_key(amqp_url: str, inbox: MakeInbox) -> 
     assert box.bodies(2) == [{"n": 1}, {"n": 2}]
 
 
+def nested(depth: int) -> dict[str, Any]:
+    """Headers of *depth* tables within each other."""
+    headers: dict[str, Any] = {}
+    for _ in range(depth - 1):
+        headers = {"x": headers}
+    return headers
+
+
 # -- values ------------------------------------------------------------------------------------------------------------
 
 #: Argument, value, the error's class, and what it says after the name.
@@ -183,6 +192,10 @@ WRONG: list[tuple[str, Any, type[Exception], str]] = [
         "has 256 bytes in UTF-8, and AMQP takes 255 at most: 'rrr",
     ),
     ("routing_key", "é" * 128, ValueError, "has 256 bytes"),
+    ("routing_key", "\ud800", ValueError, "is '\\ud800', which UTF-8 cannot encode"),
+    ("routing_key", Queue("q\udc80"), ValueError, "is 'q\\udc80', which UTF-8 cannot encode"),
+    ("exchange", "\ud800", ValueError, "is '\\ud800', which UTF-8 cannot encode"),
+    ("exchange", Exchange("\ud800"), ValueError, "is '\\ud800', which UTF-8 cannot encode"),
     ("message_id", SOME, TypeError, "must be text, not UUID('12345678-"),
     ("message_id", 5, TypeError, "must be text, not 5"),
     ("message_id", "x" * 256, ValueError, "has 256 bytes"),
@@ -213,6 +226,13 @@ WRONG: list[tuple[str, Any, type[Exception], str]] = [
     ("headers", {"a": SOME}, TypeError, "['a'] is UUID('12345678-"),
     ("headers", {"a": {"b": [1, {2}]}}, TypeError, "['a']['b'][1] is a set, which AMQP cannot"),
     ("headers", {5: 1}, TypeError, "has the key 5"),
+    ("headers", {b"k": 1}, TypeError, "has the key a bytes, and AMQP takes text alone"),
+    ("headers", {"a": {b"k": 1}}, TypeError, "['a'] has the key a bytes"),
+    ("headers", {"r": math.nan}, ValueError, "['r'] is nan, and RabbitMQ takes finite numbers"),
+    ("headers", {"r": [1.5, {"s": -math.inf}]}, ValueError, "['r'][1]['s'] is -inf, and RabbitMQ"),
+    ("headers", {"d": Decimal("NaN")}, ValueError, "['d'] is Decimal('NaN'), which is out of"),
+    ("headers", nested(101), ValueError, "are nested too deeply, or hold themselves; at most 100 "),
+    ("headers", nested(500), ValueError, "are nested too deeply, or hold themselves; at most 100 "),
     ("headers", {"k" * 256: 1}, ValueError, "has a key of 256 bytes"),
     ("headers", {"n": 1 << 63}, ValueError, "['n'] is 9223372036854775808, which is out of"),
     ("headers", {"d": Decimal("1e40")}, ValueError, "['d'] is Decimal('1E+40'), which is out of"),
@@ -246,7 +266,7 @@ def test_a_value_that_cannot_be_is_refused_by_name_and_value(
     kind: type[Exception],
     told: str,
 ) -> None:
-    arguments = {"routing_key": "q", name: value}
+    arguments: dict[str, Any] = {"routing_key": "q", name: value}
     for call in (publish, Pools(default={"url": memory_url}).publish):
         with pytest.raises(kind) as caught:
             call("x", **arguments)
@@ -355,7 +375,9 @@ def test_nothing_of_the_callers_is_changed() -> None:
 
 
 _scalars = st.one_of(
-    *(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.binary()),
+    *(st.none(), st.booleans(), st.integers(), st.text(max_size=5), st.binary()),
+    # What py-amqp encodes, and RabbitMQ does not take, is tested by itself.
+    st.floats(allow_nan=False, allow_infinity=False),
     *(st.decimals(), st.datetimes(), st.dates(), st.uuids(), st.timedeltas()),
     st.integers(-(1 << 65), 1 << 65),
 )
@@ -426,6 +448,9 @@ TOO_MUCH: list[dict[str, Any]] = [
     {"expiration": "5000"},
     {"headers": {"a": {"b": SOME}}},
     {"headers": {"n": 1 << 70}},
+    {"headers": {"r": math.nan}},
+    {"headers": {"r": [{"s": math.inf}]}},
+    {"headers": nested(1000)},
     {"headers": [1]},
     {"delivery_mode": "durable"},
     {"delivery_mode": 300},
@@ -477,6 +502,34 @@ def test_a_batch_goes_on_behind_what_amqp_cannot_carry(
     assert pools.connections["default"].stats().opened == 1
 
 
+def test_a_number_that_rabbitmq_cannot_take_is_not_written(amqp_url: str, inbox: MakeInbox) -> None:
+    """It would end the connection, and with it all that comes behind."""
+    box, pools = inbox(amqp_url), Pools(default={"url": amqp_url})
+    good = {
+        "large": 1.7e308,
+        "small": -5e-324,
+        "text": "d\x7f",
+        "raw": b"d\xff\xf0",
+        "deep": [nested(98)],
+    }
+    assert pools.publish(0, box.name, headers=good) is None
+    with pools.connections["default"].acquire(timeout=PATIENCE) as connection:
+        channel = connection.channel()
+        for number in (math.nan, math.inf, -math.inf):
+            with pytest.raises(ValueError, match=r"headers\['a'\]\[0\] is .* Nothing was sent"):
+                channel.basic_publish(
+                    amqp.Message("x", application_headers={"a": [number]}), routing_key=box.name
+                )
+            with pytest.raises(ValueError, match=r"publish: headers\['a'\]\[0\] is"):
+                pools.publish(1, box.name, headers={"a": [number]})
+        channel.close()
+    (one,) = box.messages(1)
+    assert {**one.headers, "raw": good["raw"]} == good
+    stats = pools.connections["default"].stats()
+    assert stats.opened <= 2
+    assert stats.closed == {}
+
+
 def test_a_lease_takes_what_kombu_takes(amqp_url: str, inbox: MakeInbox) -> None:
     from kombu_pools_ext import pools
 
@@ -484,4 +537,5 @@ def test_a_lease_takes_what_kombu_takes(amqp_url: str, inbox: MakeInbox) -> None
     with pools.producers[confirming(amqp_url)].acquire(timeout=PATIENCE) as producer:
         producer.publish({"n": 1}, routing_key=box.name.encode(), message_id=b"m", foo="bar")
         producer.publish({"n": 2}, routing_key=box.name, priority=True, correlation_id=0)
-    assert [one.payload["n"] for one in box.messages(2)] == [1, 2]
+        producer.publish({"n": 3}, routing_key=box.name, headers={b"k": 1})
+    assert [one.payload["n"] for one in box.messages(3)] == [1, 2, 3]
