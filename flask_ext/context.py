@@ -10,8 +10,9 @@ import logging
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from operator import attrgetter, methodcaller
 from typing import Any
 
 from flask import current_app, g
@@ -39,14 +40,37 @@ def _current_task() -> Any:
         return None
 
 
+def _thread_has_ended(thread: Any) -> bool:
+    return not thread.is_alive()
+
+
+def _holder() -> tuple[weakref.ref[Any], Callable[[Any], Any]]:
+    """Whoever asks, and what tells whether it has ended."""
+    task = _current_task()
+    if task is not None:
+        return weakref.ref(task), methodcaller("done")
+    greenlet: Any = sys.modules.get("greenlet")
+    if greenlet is not None:
+        current = greenlet.getcurrent()
+        # Where threads are greenlets, each has an identity of its own, but no thread that ends with it: gevent's
+        # stand-ins are always alive, and eventlet says the main thread for some.
+        if id(current) == threading.get_ident():
+            return weakref.ref(current), attrgetter("dead")
+    return weakref.ref(threading.current_thread()), _thread_has_ended
+
+
 class _Loan:
     """A producer, and whose it is."""
 
-    __slots__ = ("_holder", "producer")
+    __slots__ = ("_has_ended", "_holder", "producer", "thread")
 
-    def __init__(self, producer: Any, task: Any) -> None:
+    def __init__(
+        self, producer: Any, holder: weakref.ref[Any], has_ended: Callable[[Any], Any]
+    ) -> None:
         self.producer = producer
-        self._holder: weakref.ref[Any] = weakref.ref(task or threading.current_thread())
+        self.thread = threading.get_ident()
+        self._holder = holder
+        self._has_ended = has_ended
 
     @property
     def is_good(self) -> bool:
@@ -57,43 +81,41 @@ class _Loan:
     def is_over(self) -> bool:
         """Whether its holder has ended."""
         holder = self._holder()
-        if holder is None:
-            return True
-        return not holder.is_alive() if isinstance(holder, threading.Thread) else holder.done()
+        return holder is None or bool(self._has_ended(holder))
 
 
 class _Held:
     """What one context holds, by alias and holder.
 
-    Threads change it at the same time: each step is one of the dict's own.
+    Threads change it at the same time: each step is one of the dict's own. A holder is known by a weak reference, which
+    nobody else's equals: the number of a thread or greenlet that has ended is soon another one's.
     """
 
     def __init__(self, app: str) -> None:
         self._app = app
-        self._loans: dict[tuple[str, int, int], _Loan] = {}
+        self._loans: dict[tuple[str, weakref.ref[Any]], _Loan] = {}
         self.ended = False
 
     def find(self, using: str) -> _Loan | None:
         """The loan of whoever asks, if it is there; one whose holder has ended is there for the next."""
-        task = _current_task()
-        key = using, threading.get_ident(), id(task)
-        loan = self._loans.get(key)
+        holder, _ = _holder()
+        loan = self._loans.get((using, holder))
         if loan is not None:
             return loan
         for other, left in list(self._loans.items()):
             if other[0] == using and left.is_over and self._loans.pop(other, None) is left:
                 self.keep(using, left.producer)
-                return self._loans.get(key)
+                return self._loans.get((using, holder))
         return None
 
     def keep(self, using: str, producer: Any) -> None:
         """Hold *producer* for whoever asks."""
-        task = _current_task()
-        self._loans[using, threading.get_ident(), id(task)] = _Loan(producer, task)
+        holder, has_ended = _holder()
+        self._loans[using, holder] = _Loan(producer, holder, has_ended)
 
     def drop(self, using: str) -> None:
         """Hold nothing any more for whoever asks."""
-        self._loans.pop((using, threading.get_ident(), id(_current_task())), None)
+        self._loans.pop((using, _holder()[0]), None)
 
     def count(self, using: str) -> int:
         """How many producers of *using* are lent."""
@@ -108,13 +130,13 @@ class _Held:
         mine = threading.get_ident()
         while self._loans:
             try:
-                (using, thread, _), loan = self._loans.popitem()
+                (using, _), loan = self._loans.popitem()
             except KeyError:
                 # Another thread has just taken the last one.
                 return
             try:
                 # Whatever happened here says nothing of another thread's connection.
-                loan.producer.dismiss(error if thread == mine else None)
+                loan.producer.dismiss(error if loan.thread == mine else None)
             except Exception:
                 logger.exception("app %r: the producer of %r was not given back", self._app, using)
 
