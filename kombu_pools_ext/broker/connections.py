@@ -298,7 +298,7 @@ class ConnectionPool(PoolFace, KombuConnectionPool):
             lent = self.pending.get(threading.get_ident())
             if lent is not None:
                 return lent
-        if block and block not in FLAGS:
+        if block not in FLAGS:
             check_flag("block", block)
         if timeout is not None and not (timeout.__class__ in PLAIN and 0 <= timeout < FOREVER):
             timeout = valid_timeout(timeout)

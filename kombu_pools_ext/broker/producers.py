@@ -182,7 +182,7 @@ class ProducerPool(PoolFace, KombuProducerPool):
         """
         if self._closed:
             raise PoolClosed(f"pool {self.name!r}: acquire on closed pool")
-        if block and block not in FLAGS:
+        if block not in FLAGS:
             check_flag("block", block)
         if timeout is not None and not (timeout.__class__ in PLAIN and 0 <= timeout < FOREVER):
             timeout = valid_timeout(timeout)

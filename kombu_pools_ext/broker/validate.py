@@ -19,20 +19,36 @@ __all__ = [
 #: The types of a time-out that a hot path takes as it is, if it is from 0 to below :data:`FOREVER`.
 PLAIN = frozenset({int, float})
 FOREVER = math.inf
-#: What says yes or no; 1 and 0 are among them.
-FLAGS: frozenset[Any] = frozenset({True, False})
+#: What says yes or no; 1 and 0 are equal to some of them. What stands first is found first, on a hot path.
+FLAGS: tuple[Any, ...] = (False, True, None)
 
 
 def check_flag(name: str, value: Any, timeout: str = "timeout={}") -> None:
-    """Refuse a number where yes or no is asked for: somebody means it as a time-out.
+    """Refuse what does not say yes or no: a number, or one out of an environment variable, is meant as a time-out.
 
     :param name: the argument's.
     :param timeout: what to write in its place.
-    :raises TypeError: if *value* is a number other than 0 and 1.
+    :raises TypeError: if *value* is not ``True``, ``False``, 1, 0 or ``None``.
     """
-    if isinstance(value, numbers.Number) and value not in FLAGS:
-        meant = timeout.format(repr(value))
-        raise TypeError(f"{name} must be True or False, not {value!r}; did you mean {meant}?")
+    if value in FLAGS:
+        return
+    wrong = f"{name} must be True or False, not {value!r}"
+    meant = _number(value)
+    if meant is None:
+        raise TypeError(wrong)
+    raise TypeError(f"{wrong}; did you mean {timeout.format(meant)}?")
+
+
+def _number(value: Any) -> str | None:
+    """The number that *value* is, or that stands in it, as one writes it."""
+    if isinstance(value, numbers.Number):
+        return repr(value)
+    text = value.strip() if isinstance(value, str) else ""
+    try:
+        float(text)
+    except ValueError:
+        return None
+    return text
 
 
 def valid_timeout(timeout: Any) -> float | None:

@@ -50,6 +50,32 @@ def test_a_block_that_is_a_number_is_refused(pools: Pools, which: int, block: An
     assert pools.connections["default"].lent == 0
 
 
+@pytest.mark.parametrize(
+    "block, meant",
+    [("5", "5"), (" 0.5 ", "0.5"), ("0", "0"), ("", None), ("yes", None), (b"5", None), ([], None)],
+)
+@pytest.mark.parametrize("which", range(4), ids=["connection", "producer", "foreign", "channel"])
+def test_a_block_that_is_text_or_whatever_else_is_refused(
+    pools: Pools, which: int, block: Any, meant: str | None
+) -> None:
+    acquire = acquires(pools)[which]
+    words = f"block must be True or False, not {block!r}"
+    if meant is not None:
+        words += f"; did you mean timeout={meant}?"
+    with pytest.raises(TypeError, match=re.escape(words) + "$"):
+        within(30, lambda: acquire(block))
+    assert pools.connections["default"].lent == 0
+
+
+@pytest.mark.parametrize("which", range(3), ids=["connection", "producer", "foreign"])
+def test_a_time_out_that_is_text_is_refused(pools: Pools, which: int) -> None:
+    words = "timeout must be a number of seconds or None, not '5'"
+    with pytest.raises(TypeError, match=words):
+        acquires(pools)[which](timeout="5")
+    with pytest.raises(TypeError, match=words):
+        pools.publish({}, "queue", acquire_timeout="5")  # type: ignore[arg-type]  # on purpose
+
+
 @pytest.mark.parametrize("block", [True, False, 1, 0, 1.0, None])
 @pytest.mark.parametrize("which", range(3), ids=["connection", "producer", "foreign"])
 def test_what_says_yes_or_no_is_taken(pools: Pools, which: int, block: Any) -> None:
