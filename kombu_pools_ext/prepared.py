@@ -148,7 +148,7 @@ def _octets(content: Any, encoding: str | None) -> bytes:
     if isinstance(content, bytes | bytearray | memoryview):
         return bytes(content)
     raise EncodeError(
-        f"a body that has a content_type is sent as it is, so it must be text or bytes, not {type(content).__name__}"
+        f"the serializer made a {type(content).__name__} of the body, not text or bytes"
     )
 
 

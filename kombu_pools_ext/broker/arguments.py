@@ -78,7 +78,8 @@ def checked(
     :param exchange: the name of an exchange, or an ``Exchange``; ``None`` is the default exchange.
     :param options: the further keywords: those of :meth:`kombu.Producer.publish`, AMQP's properties, and
         ``acquire_timeout``. ``mandatory=None`` is left out of what is returned.
-    :param body: what is to be published; looked at only where a ``content_type`` says that it is serialized already.
+    :param body: what is to be published; looked at only where a ``content_type`` says that it is serialized already,
+        or ``serializer="raw"`` that it is not to be.
     :returns: routing key, exchange and options.
     :raises TypeError: for an unknown keyword, with the nearest known one, and for a value of a wrong type.
     :raises ValueError: if there is neither routing key nor exchange, and for a value that is too long, too large or not
@@ -103,7 +104,7 @@ def checked(
         else:
             if meant.get("mandatory", False) is None:
                 del meant["mandatory"]
-            if not meant.get("content_type"):
+            if not meant.get("content_type") and meant.get("serializer") != "raw":
                 return routing_key, exchange, meant
     return _checked_all(routing_key, exchange, options, body)
 
@@ -124,10 +125,16 @@ def explain(error: Exception, body: Any, options: Mapping[str, Any]) -> None:
                 _try(problems, _text, name, value)
         elif name in _ENCODED and not isinstance(value, bytes):
             _try(problems, _ENCODED[name], name, value)
-    if options.get("content_type"):
-        _try(problems, _serialized, "body", body)
+    _check_body(problems, body, options)
     if problems:
         raise _joined(problems) from error
+
+
+def _check_body(problems: list[Exception], body: Any, options: Mapping[str, Any]) -> None:
+    if options.get("content_type"):
+        _try(problems, _serialized, "body", body)
+    elif options.get("serializer") == "raw":
+        _try(problems, _raw, "body", body)
 
 
 def _checked_all(
@@ -145,8 +152,7 @@ def _checked_all(
             meant[name] = _try(problems, check, name, value)
     if meant.get("mandatory", False) is None:
         del meant["mandatory"]
-    if meant.get("content_type"):
-        _try(problems, _serialized, "body", body)
+    _check_body(problems, body, meant)
     exchange = _try(problems, _exchange, "exchange", exchange)
     name = exchange.name if isinstance(exchange, Exchange) else exchange
     if isinstance(routing_key, Queue) and isinstance(name, str) and name:
@@ -277,7 +283,17 @@ def _is_usual(exchange: Exchange) -> bool:
     )
 
 
+def _message_id(name: str, value: Any) -> str | None:
+    if isinstance(value, str) and not value:
+        raise ValueError(
+            f"{name} is empty, so that a copy of the message could not be told by it; leave it out to have one given"
+        )
+    return _text(name, value)
+
+
 def _reply_to(name: str, value: Any) -> str | None:
+    if isinstance(value, Queue) and not value.name:
+        raise ValueError(f"{name} is a queue without a name; declare it, and write its name")
     return _text(name, value.name if isinstance(value, Queue) else value)
 
 
@@ -523,6 +539,14 @@ def _serialized(name: str, value: Any) -> None:
         )
 
 
+def _raw(name: str, value: Any) -> None:
+    if not isinstance(value, str | bytes | bytearray):
+        raise TypeError(
+            f"{name} must be text or bytes where the serializer is 'raw', not {_shown(value)}; write another "
+            "serializer, 'json' say"
+        )
+
+
 def _as_it_is(name: str, value: Any) -> Any:
     return value
 
@@ -548,6 +572,7 @@ _ENCODED: Mapping[str, Check] = {
 _CHECKS: Mapping[str, Check] = {
     **_ENCODED,
     "headers": _headers,
+    "message_id": _message_id,
     "mandatory": _flag,
     "immediate": _flag,
     "retry": _flag,

@@ -129,6 +129,7 @@ class ProducerView:
         except CANNOT_BE_ENCODED as error:
             given = dict(kwargs)
             named(args, given)
+            given["serializer"] = given.get("serializer") or self.serializer  # type: ignore[attr-defined]  # a producer's
             explain(error, body, given)
             raise
 

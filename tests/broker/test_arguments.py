@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import amqp
@@ -21,6 +22,7 @@ from kombu.transport import pyamqp
 
 from kombu_pools_ext import Pools
 from kombu_pools_ext.broker.arguments import checked
+from kombu_pools_ext.prepared import prepare
 from tests.broker.common import PATIENCE
 from tests.broker.conftest import Inbox
 from tests.broker.rig import confirming
@@ -199,6 +201,8 @@ WRONG: list[tuple[str, Any, type[Exception], str]] = [
     ("message_id", SOME, TypeError, "must be text, not UUID('12345678-"),
     ("message_id", 5, TypeError, "must be text, not 5"),
     ("message_id", "x" * 256, ValueError, "has 256 bytes"),
+    ("message_id", "", ValueError, "is empty, so that a copy of the message could not be told"),
+    ("reply_to", Queue(""), ValueError, "is a queue without a name; declare it"),
     ("correlation_id", 7, TypeError, "must be text, not 7"),
     ("correlation_id", b"x", TypeError, "must be text, not a bytes; decode it"),
     ("reply_to", 7, TypeError, "must be text, not 7"),
@@ -300,6 +304,36 @@ def test_a_body_that_is_said_to_be_serialized_is_text_or_bytes(
     for text in ('{"n": 1}', b'{"n": 1}'):
         pools.publish(text, "q", content_type="application/json", declare=Queue("q"))
     pools.publish({"n": 1}, "q", content_type="", declare=Queue("q"))
+
+
+@pytest.mark.parametrize("body", [{"n": 1}, [1], None, 5])
+def test_a_body_that_is_not_to_be_serialized_is_text_or_bytes(
+    memory_url: str, publish: Callable[..., Any], body: Any
+) -> None:
+    pools = Pools(default={"url": memory_url})
+    told = "publish: body must be text or bytes where the serializer is 'raw', not .*'json'"
+    for call in (publish, pools.publish, partial(prepare, pools)):
+        with pytest.raises(TypeError, match=told):
+            call(body, "q", serializer="raw")
+    for text in ("text", b"bytes", bytearray(b"bytes")):
+        pools.publish(text, "q", serializer="raw", declare=Queue("q"))
+
+
+def test_a_lease_says_so_of_a_raw_body(amqp_url: str, inbox: MakeInbox) -> None:
+    box, pools = inbox(amqp_url), Pools(default={"url": amqp_url})
+    told = "publish: body must be text or bytes where the serializer is 'raw', not a dict"
+    with pools.producers["default"].acquire(timeout=PATIENCE) as producer:
+        for compression in (None, "gzip"):
+            with pytest.raises(TypeError, match=told):
+                producer.publish(
+                    {"n": 1}, routing_key=box.name, serializer="raw", compression=compression
+                )
+        producer.serializer = "raw"
+        with pytest.raises(TypeError, match=told):
+            producer.publish({"n": 1}, routing_key=box.name)
+        producer.publish(b"x", routing_key=box.name)
+    assert [one.body for one in box.messages(1)] == [b"x"]
+    assert pools.connections["default"].stats().opened == 1
 
 
 # -- what is right -----------------------------------------------------------------------------------------------------
