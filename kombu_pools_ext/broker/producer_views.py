@@ -231,8 +231,7 @@ class ProducerView:
         if not (confirmed or gathers) and hasattr(super(), "batch"):
             kombus = super().batch(max_size)  # type: ignore[misc]  # kombu's own
             item = self._lease.item
-            bounded = getattr(item, "bounds", None) is not None
-            if not bounded:
+            if self._pool.foreign:
                 return kombus
             return BoundedBatch(self, kombus, item, self._pool.confirm_timeout)
         return Batch(self, max_size, confirmed=confirmed, gathers=gathers)

@@ -302,7 +302,7 @@ class ProducerPool(PoolFace, KombuProducerPool):
         """
         view = self._own(resource)
         if view._batch is not None:
-            view._batch.leave()
+            self._leave_batch(view)
         self._take_back(view, self._verdict(view, None))
 
     def replace(self, resource: Any) -> None:
@@ -312,7 +312,7 @@ class ProducerPool(PoolFace, KombuProducerPool):
         """
         view = self._own(resource)
         if view._batch is not None:
-            view._batch.leave()
+            self._leave_batch(view)
         self._take_back(view, "replaced")
 
     def _own(self, resource: Any) -> ProducerView:
@@ -326,7 +326,7 @@ class ProducerPool(PoolFace, KombuProducerPool):
         """Called by a producer that is released, and left with *error*."""
         lease: Any = view._lease
         if view._batch is not None:
-            view._batch.leave()
+            self._leave_batch(view)
         if error is None and self._plain_release and not view._broken and not self._leaving:
             # What the rest would find of most leases, in fewer steps.
             entry = lease._entry
@@ -344,6 +344,17 @@ class ProducerPool(PoolFace, KombuProducerPool):
         elif not lease.ended:
             view._broken = verdict is not None
             self.release(view)
+
+    def _leave_batch(self, view: ProducerView) -> None:
+        """End the block that *view* is in, for it is about to be given back."""
+        batch = view._batch
+        try:
+            if batch is not None:
+                batch.leave()
+        except BaseException:
+            # A signal handler's: the caller's release does not get there.
+            self._take_back(view, "broken")
+            raise
 
     def _verdict(self, view: ProducerView, error: BaseException | None) -> str | None:
         entry = view._lease._entry

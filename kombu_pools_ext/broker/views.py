@@ -49,6 +49,15 @@ class _Ended:
         raise LeaseError(self._why)
 
 
+class _NoBatch(_Ended):
+    """Stands where kombu notes the batch that a thread is in: a block that ends after the lease takes its batch out."""
+
+    __slots__ = ()
+
+    def __delattr__(self, name: str) -> None:
+        """Do nothing, for nothing is there."""
+
+
 def ended_state(why: str) -> dict[str, Any]:
     """The ``__dict__`` of a connection or producer that must not be used any more."""
     nothing = _Ended(why)
@@ -66,7 +75,7 @@ def ended_state(why: str) -> dict[str, Any]:
         "_channel": nothing,
         "__connection__": nothing,
         "exchange": nothing,
-        "_batch_local": nothing,
+        "_batch_local": _NoBatch(why),
     }
 
 
