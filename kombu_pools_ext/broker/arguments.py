@@ -21,7 +21,7 @@ from kombu.abstract import MaybeChannelBound
 from ..masking import LONGEST, describe, is_secret
 from ..settings.problems import did_you_mean, nearest
 
-__all__ = ["CANNOT_BE_ENCODED", "checked", "explain"]
+__all__ = ["CANNOT_BE_ENCODED", "check_retry_policy", "checked", "explain"]
 
 #: What kombu and py-amqp raise for an argument that AMQP cannot carry, before anything of the message was written.
 CANNOT_BE_ENCODED = (
@@ -521,14 +521,47 @@ def _known(name: str, value: Any, known: list[str]) -> str:
 def _retry_policy(name: str, value: Any) -> Mapping[str, Any] | None:
     if value is None:
         return None
-    if not isinstance(value, Mapping):
-        raise TypeError(f"{name} must be a dict, not {_shown(value)}")
+    check_retry_policy(name, value)
     for one in value:
         if one not in _RETRY_POLICY:
             raise TypeError(
                 f"{name}[{describe(one)}] is no part of it; {nearest(one, _RETRY_POLICY)}"
             )
-    return value
+    most = value.get("max_retries")
+    if isinstance(most, float):
+        raise TypeError(f"{name}['max_retries'] must be a whole number or None, not {most}")
+    return value  # type: ignore[no-any-return]  # looked at above
+
+
+def check_retry_policy(name: str, policy: Any) -> None:
+    """Whether *policy* can be kombu's ``retry_policy``, which takes parts that it does not know, and any number.
+
+    :param name: what it is called in the error.
+    :raises TypeError, ValueError: for the first that cannot, with its name.
+    """
+    if not isinstance(policy, Mapping):
+        raise TypeError(f"{name} must be a dict, not {_shown(policy)}")
+    for part, value in policy.items():
+        if value is None or part not in _RETRY_POLICY:
+            continue
+        path = f"{name}[{part!r}]"
+        if part in ("errback", "on_revive"):
+            if not callable(value):
+                raise TypeError(f"{path} must be a function, not {_shown(value)}")
+        elif part == "retry_errors":
+            classes = value if isinstance(value, tuple | list) else (value,)
+            for one in classes:
+                if not (isinstance(one, type) and issubclass(one, BaseException)):
+                    raise TypeError(
+                        f"{path} must be a list of exception classes, or one, and has {_shown(one)}"
+                    )
+        elif part == "max_retries":
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise TypeError(f"{path} must be a whole number or None, not {_shown(value)}")
+            if not value >= 0:
+                raise ValueError(f"{path} must be 0 or more, or None, not {describe(value)}")
+        else:
+            _number(path, value)
 
 
 def _serialized(name: str, value: Any) -> None:

@@ -17,6 +17,7 @@ from kombu.exceptions import OperationalError
 
 from ..errors import PublishError, PublishReturned, PublishUnknown
 from ..settings import RetryPolicy
+from .arguments import check_retry_policy
 from .redis_answers import is_answer, refusal
 from .soundness import is_from_wire, is_interruption
 
@@ -77,7 +78,8 @@ class _Plan:
         self.longest = given.get("interval_max", own.interval_max)
         self.errback = given.get("errback")
         self.on_revive = given.get("on_revive")
-        self.more_errors = tuple(given.get("retry_errors") or ())
+        errors = given.get("retry_errors") or ()
+        self.more_errors = errors if isinstance(errors, type) else tuple(errors)
         self.wanted = wanted
 
     def pause(self, tries: int) -> float | None:
@@ -111,7 +113,13 @@ def carry_on(
     # Only on our own wire is it known that what could not be written to its end is not there.
     certain = getattr(item, "wire", None) is not None
     recoverable = (*item.recoverable_connection_errors, OperationalError)
-    plan = _Plan(pool.retry, retry, retry_policy or {})
+    try:
+        check_retry_policy("retry_policy", retry_policy or {})
+        plan = _Plan(pool.retry, retry, retry_policy or {})
+    except (TypeError, ValueError) as wrong:
+        # What became of the message is more than that it cannot be tried again.
+        error.add_note(f"pool {pool.name!r}: it was not tried again: {wrong}")
+        plan = _Plan(None, False, {})
     if getattr(getattr(view, "_batch_local", None), "current", None) is not None:
         # What a batch of kombu's has buffered is bound to its channel.
         plan.most = 0

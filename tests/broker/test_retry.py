@@ -408,6 +408,39 @@ def test_an_answer_to_a_second_try_says_nothing_of_the_first(failing: Callable[.
     assert isinstance(caught.value.__cause__, PublishNacked)
 
 
+@pytest.mark.parametrize(
+    "policy",
+    [
+        5,
+        {"max_retries": "3"},
+        {"interval_start": "x"},
+        {"interval_start": -5},
+        {"interval_step": [1]},
+        {"errback": 5},
+        {"retry_errors": 5},
+        {"retry_errors": ["x"]},
+    ],
+)
+def test_a_policy_that_cannot_be_hides_nothing(failing: Callable[..., Any], policy: Any) -> None:
+    lost = PublishUnknown("lost", "mine")
+    lost.__cause__ = OperationalError("down")
+    producers, mine, _ = failing(lost, retry=AT_ONCE)
+    with producers.acquire() as producer, pytest.raises(PublishUnknown) as caught:
+        producer.publish("x", routing_key="q", message_id="mine", retry_policy=policy)
+    assert caught.value is lost
+    assert "it was not tried again: retry_policy" in str(caught.value.__notes__)
+    assert mine.tries == ["mine"]
+
+
+def test_a_policy_of_kombus_is_taken(failing: Callable[..., Any]) -> None:
+    policy = {"max_retries": float("inf"), "interval_step": None, "errback": None, "mine": 1}
+    producers, mine, _ = failing(*[OperationalError("down")] * 2)
+    policy |= {"interval_start": 0, "retry_errors": KeyError}
+    with producers.acquire() as producer:
+        producer.publish("x", routing_key="q", retry=True, retry_policy=policy)
+    assert len(mine.tries) == 3
+
+
 def test_errors_of_the_callers_choice(failing: Callable[..., Any]) -> None:
     producers, mine, _ = failing(KeyError("odd"))
     policy = {"retry_errors": (KeyError,), "max_retries": 1}
