@@ -29,6 +29,13 @@ logger = logging.getLogger("kombu_pools_ext")
 
 #: Channels that are closed one by one; each is a round trip, and so many of them take as long as a new connection.
 MOST_CHANNELS = 16
+#: The attributes of a channel that py-amqp and the pool set while it is in use.
+_OWN = frozenset(
+    {
+        *("is_open", "is_closing", "active", "connection", "channel_id", "_confirm_selected"),
+        *("unacked", "altered", "confirming"),
+    }
+)
 #: Stands for a ``basic_get`` whose answer did not come.
 _UNANSWERED = -1
 
@@ -75,7 +82,18 @@ class _Channel:
         self.confirming = False
         super().__init__(connection, *args, **kwargs)  # type: ignore[call-arg]  # as above
         self.events = _Events(self._note)
+        #: Whether what is set from now on is a borrower's.
+        self.__dict__["settled"] = True
         self._note()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in _OWN and "settled" in self.__dict__:
+            self._alter()
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        self._alter()
+        super().__delattr__(name)
 
     def _note(self) -> None:
         client = getattr(self.connection, "client", None)
@@ -243,6 +261,21 @@ class _Callback:
             client.untidy = True
 
 
+class _Confirming:
+    """Whether what is published on a connection is confirmed; what a borrower sets is for the time of its lease."""
+
+    def __get__(self, established: Any, owner: type[Any] | None = None) -> Any:
+        return self if established is None else established.__dict__["confirm_publish"]
+
+    def __set__(self, established: Any, value: Any) -> None:
+        state = established.__dict__
+        client = state.get("client")
+        if client is not None:
+            state.setdefault("confirmed_before", state["confirm_publish"])
+            client.untidy = True
+        state["confirm_publish"] = value
+
+
 class _Connection:
     """Mixed into a connection class of py-amqp: its channels note, and the pool is told first."""
 
@@ -254,6 +287,7 @@ class _Connection:
 
     on_blocked = _Callback()
     on_unblocked = _Callback()
+    confirm_publish = _Confirming()
 
     def blocking_read(self, timeout: float | None = None) -> Any:
         try:
@@ -307,6 +341,7 @@ def end(item: OpenConnection, left: Left) -> str | None:
     """
     established = item.established
     established.on_blocked = established.on_unblocked = None
+    other_mode = _put_back_mode(established)
     first = item.first_channel.channel if item.first_channel is not None else None
     default = item._default_channel
     ending = []
@@ -318,7 +353,7 @@ def end(item: OpenConnection, left: Left) -> str | None:
         if channel is not default:
             left.channels += 1
             ending.append(channel)
-        elif _is_used_up(item, channel):
+        elif other_mode or _is_used_up(item, channel):
             ending.append(channel)
         else:
             _forget_listeners(item, channel)
@@ -335,6 +370,16 @@ def end(item: OpenConnection, left: Left) -> str | None:
         # They publish on it.
         item.pooled_producers.clear()
     return None
+
+
+def _put_back_mode(established: Any) -> bool:
+    """Have publishes confirmed as before the lease; whether they were not within it."""
+    state = established.__dict__
+    if "confirmed_before" not in state:
+        return False
+    before, now = state.pop("confirmed_before"), state["confirm_publish"]
+    state["confirm_publish"] = before
+    return bool(before != now)
 
 
 def _is_used_up(item: OpenConnection, channel: Any) -> bool:

@@ -113,8 +113,12 @@ class Confirms(Tally):
         #: Whether the broker has refused something since the channel was opened.
         self.refused = False
         self._selected = selected
-        channel.basic_publish = channel.basic_publish_confirm = self.publish
-        channel._do_revive = self._revive
+        # Not set: what is set on a channel is noted as its borrower's.
+        channel.__dict__.update(
+            basic_publish=self.publish,
+            basic_publish_confirm=self.publish,
+            _do_revive=self._revive,
+        )
         channel.events["basic_ack"].add(self.ack)
         channel.events["basic_nack"].add(self.nack)
         channel.events["basic_return"].add(self._came_back)

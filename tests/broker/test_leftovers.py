@@ -19,6 +19,8 @@ import pytest
 from kombu_pools_ext import pools
 from kombu_pools_ext.broker import amqp_leftovers, left, leftovers
 from kombu_pools_ext.engine import PoolOptions
+from kombu_pools_ext.errors import PublishReturned
+from kombu_pools_ext.settings import PoolSettings
 from tests.broker.common import PATIENCE, eventually
 from tests.broker.conftest import Inbox
 from tests.broker.rig import AMQP, Node, confirming
@@ -319,6 +321,69 @@ def test_a_channel_whose_mode_was_changed_is_not_lent_again(
     assert pool.stats().opened == 1
     assert box.bodies(1) == ["arrives"]
     pool.force_close_all()
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("auto_decode", False),
+        ("prepare_message", None),
+        ("message_to_python", None),
+        ("basic_publish", lambda *args, **kwargs: "swallowed"),
+        ("no_ack_consumers", {"mine"}),
+        ("tenant", "of a request"),
+    ],
+)
+def test_what_is_set_on_the_default_channel_is_for_one_lease(
+    amqp_pool: pools.ConnectionPool, name: str, value: Any
+) -> None:
+    with amqp_pool.acquire(timeout=PATIENCE) as connection:
+        first = connection.default_channel
+        setattr(first, name, value)
+    with amqp_pool.acquire(timeout=PATIENCE) as connection:
+        second = connection.default_channel
+        assert second is not first
+        assert getattr(second, name, None) is not value
+        assert (name in vars(second)) == (name in ("basic_publish", "no_ack_consumers"))
+        assert second.auto_decode
+    assert amqp_pool.stats().opened == 1
+
+
+def test_what_is_deleted_from_the_default_channel_is_there_for_the_next(
+    amqp_pool: pools.ConnectionPool,
+) -> None:
+    with amqp_pool.acquire(timeout=PATIENCE) as connection:
+        del connection.default_channel.basic_publish
+    with amqp_pool.acquire(timeout=PATIENCE) as connection:
+        assert "basic_publish" in vars(connection.default_channel)
+    assert amqp_pool.stats().opened == 1
+
+
+@pytest.mark.parametrize("used", [True, False], ids=["channel", "no channel"])
+@pytest.mark.parametrize("confirm", [True, False], ids=["confirmed", "not confirmed"])
+def test_confirms_that_a_borrower_turns_off_or_on_are_as_configured_for_the_next(
+    amqp_url: str, confirm: bool, used: bool
+) -> None:
+    settings = PoolSettings(url=amqp_url, limit=1, confirm=confirm, mandatory=confirm)
+    producers = pools.producers[settings]
+    try:
+        for _ in range(2):
+            with producers.connections.acquire(timeout=PATIENCE) as connection:
+                established = connection.connection
+                assert established.confirm_publish is confirm
+                established.confirm_publish = not confirm
+                if used:
+                    connection.Producer().publish("x", routing_key="nobody-is-there")
+        with producers.acquire(timeout=PATIENCE) as producer:
+            assert producer.connection.connection.confirm_publish is confirm
+            if confirm:
+                with pytest.raises(PublishReturned):
+                    producer.publish("x", routing_key="nobody-is-there", mandatory=True)
+            else:
+                assert "basic_publish" not in vars(producer.channel)
+        assert producers.connections.stats().opened == 1
+    finally:
+        producers.connections.force_close_all()
 
 
 def test_listeners_of_one_lease_are_not_called_in_the_next(
