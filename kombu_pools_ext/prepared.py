@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import kombu
+from kombu.abstract import Object
 from kombu.exceptions import EncodeError
 
 from .broker.arguments import checked
@@ -132,6 +133,13 @@ def _kept(value: Any) -> Any:
         return tuple(map(_kept, value))
     if isinstance(value, bytearray):
         return bytes(value)
+    if isinstance(value, set):
+        return set(map(_kept, value))
+    if isinstance(value, Object):
+        # An entity of kombu's, whose own copy shares exchange and arguments, and knows nothing of a subclass.
+        kept = object.__new__(type(value))
+        kept.__dict__.update((name, _kept(one)) for name, one in vars(value).items())
+        return kept
     return value
 
 

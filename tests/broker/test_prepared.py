@@ -132,6 +132,46 @@ def test_what_is_changed_later_is_not_sent_changed(url: str, inbox: Callable[[st
     assert "x" not in sent.headers
 
 
+def test_what_is_declared_is_what_it_was(amqp_url: str, inbox: Callable[[str], Inbox]) -> None:
+    pools, box = Pools(default=amqp_url), inbox(amqp_url)
+    exchange = kombu.Exchange(f"{box.name}.x", "direct", durable=False, auto_delete=True)
+    another = kombu.Exchange(f"{box.name}.y", "direct", durable=False, auto_delete=True)
+    by_exchange = kombu.Queue(box.name, exchange, "k", durable=False, queue_arguments={})
+    by_binding = kombu.Queue(
+        box.name, bindings=[kombu.binding(another, "k", {"a": {}})], durable=False
+    )
+    messages = [
+        prepare(pools, 1, "k", exchange=exchange, declare=[by_exchange]),
+        prepare(pools, 2, "k", exchange=another, declare=by_binding),
+    ]
+    (bound,) = by_binding.bindings
+    bound.routing_key, bound.arguments["a"] = "other", object()
+    by_exchange.queue_arguments["x-max-length"] = -1
+    for entity in (exchange, another, by_exchange, by_binding):
+        entity.name, entity.durable = "\0", True
+    for message in messages:
+        publish(pools, message)
+    assert [one.payload for one in box.messages(2)] == [1, 2]
+
+
+def test_an_entity_of_ones_own_is_kept_whole(memory_url: str, queue: str) -> None:
+    class Mine(kombu.Queue):  # type: ignore[misc]  # kombu ships no types
+        number = 0
+
+    declared: list[Any] = []
+    pools, mine = (
+        Pools(default=memory_url),
+        Mine(queue, on_declared=lambda *told: declared.append(told)),
+    )
+    mine.number = 5
+    message = prepare(pools, 1, mine, declare=mine)
+    mine.number = 6
+    (kept,) = message.arguments["declare"]
+    assert (type(kept), kept.number, kept.on_declared) == (Mine, 5, mine.on_declared)
+    publish(pools, message)
+    assert len(declared) == 1
+
+
 def test_nothing_of_the_caller_is_changed(memory_url: str) -> None:
     pools, headers = Pools(default=memory_url), {"a": 1}
     prepare(pools, "text", "q", headers=headers, compression="gzip")
