@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Iterable
 from time import monotonic
 from types import TracebackType
@@ -48,9 +49,18 @@ class BatchState:
     """What the outermost batch and those within it share; this one leaves each message to the producer."""
 
     def __init__(self, view: ProducerView) -> None:
-        self.view = view
+        # Weakly: the connection's confirms, which its pool holds, know this; a lease that is dropped must be collected.
+        self._view = weakref.ref(view)
         #: Whether it takes no more messages.
         self.aborted = False
+
+    @property
+    def view(self) -> ProducerView:
+        """The producer, which whoever uses the batch holds."""
+        view = self._view()
+        if view is None:  # pragma: no cover - it is the producer, or the block, that calls
+            raise LeaseError("the producer of this batch is gone; acquire a new one")
+        return view
 
     def takes(self) -> bool:
         """Asked by the producer for each message: whether it is for :meth:`publish`.

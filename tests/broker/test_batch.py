@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import random
 import threading
 import time
@@ -332,6 +334,27 @@ def test_a_producer_that_is_given_back_in_the_block(
     with pytest.raises(LeaseError):
         producer.batch()
     proxy.heal()
+
+
+@pytest.mark.parametrize("confirm", [True, False])
+def test_a_producer_that_is_dropped_in_the_block_comes_back_as_capacity(
+    amqp_url: str, box: Inbox, caplog: pytest.LogCaptureFixture, confirm: bool
+) -> None:
+    aliases = Pools(default={"url": amqp_url, "limit": 1, "confirm": confirm})
+
+    def lose() -> None:
+        producer = aliases.producers["default"].acquire(timeout=PATIENCE)
+        producer.batch().__enter__()
+        for number in range(5):
+            producer.publish(number, routing_key=box.name)
+
+    lose()
+    gc.collect()
+    with aliases.producers["default"].acquire(timeout=PATIENCE) as producer:
+        producer.publish("next", routing_key=box.name)
+    (record,) = (one for one in caplog.records if one.levelno == logging.WARNING)
+    assert "dropped without a release" in record.getMessage()
+    assert aliases.connections["default"].stats().closed == {"dropped": 1}
 
 
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt()], ids=repr)
