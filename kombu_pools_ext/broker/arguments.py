@@ -1,6 +1,7 @@
 """The arguments of a publish, checked before anything is opened or sent.
 
-What AMQP cannot carry is refused on every transport: a test on ``memory://`` finds what RabbitMQ would refuse.
+What AMQP cannot encode is refused on every transport, as is a number that RabbitMQ ends the connection for: a test on
+``memory://`` finds it. What depends on the broker is found once connected: how much a frame has room for, say.
 """
 
 from __future__ import annotations
