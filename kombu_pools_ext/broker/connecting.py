@@ -176,8 +176,9 @@ def establish(connection: OpenConnection) -> Any:
                     established = transport.establish_connection()
             except Exception as error:
                 another = addresses.failed(handshake.reason(error))
-                # A broker that refuses us would do so at its other addresses too.
-                if not (another and may_pass(error)):
+                # A broker that refuses us would do so at its other addresses too. What is no broker is not asked.
+                no_broker = isinstance(error, WrongProtocol) or tls.speaks_none(error)
+                if not (another and (no_broker or may_pass(error))):
                     if addresses.tried is not None:
                         error.add_note(addresses.tried)
                     raise

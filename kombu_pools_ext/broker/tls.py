@@ -67,6 +67,12 @@ def tls_error(error: BaseException | None) -> ssl.SSLError | None:
     return next((one for one in chain(error) if isinstance(one, ssl.SSLError)), None)
 
 
+def speaks_none(error: BaseException) -> bool:
+    """Whether *error* is that the peer does not speak TLS."""
+    found = tls_error(error)
+    return found is not None and any(part in (found.reason or "") for part in _NO_TLS)
+
+
 def remedy(error: BaseException, host: str | None, options: Any, *, redis: bool) -> str:
     """What to do about *error*, where TLS has to do with it; else nothing.
 
@@ -92,7 +98,7 @@ def remedy(error: BaseException, host: str | None, options: Any, *, redis: bool)
                 f"'{prefix}ca_certs'"
             )
         return f"the certificate of {host!r} is not accepted: renew it"
-    if found is not None and any(part in (found.reason or "") for part in _NO_TLS):
+    if speaks_none(error):
         return f"{host!r} does not speak TLS at this port"
     hung_up = any(isinstance(one, ConnectionError | ssl.SSLError) for one in chain(error))
     if options and hung_up and not isinstance(error, ConnectionRefusedError):

@@ -313,24 +313,55 @@ def test_the_error_names_each_address_that_was_tried(
         lambda node: "amqp://guest:guest@somewhere/missing",
         # It does not know the certificate.
         lambda node: "amqps://guest:guest@somewhere//",
-        None,
     ],
-    ids=["wrong password", "missing virtual host", "certificate", "another protocol"],
+    ids=["wrong password", "missing virtual host", "certificate"],
 )
 def test_a_broker_that_refuses_us_is_not_asked_at_its_next_address(
     node: Any, monkeypatch: pytest.MonkeyPatch, mute: Proxy, make_url: Any
 ) -> None:
-    with Speaker(b"SSH-2.0-OpenSSH_9.2\r\n") as other:
-        url = "amqp://somewhere//" if make_url is None else make_url(node)
-        tls = url.startswith("amqps")
-        port = other.port if make_url is None else node.tls_port if tls else node.port
-        lead_to(monkeypatch, port, mute.port)
-        error = failure(url, connect_timeout=PATIENCE)
+    url = make_url(node)
+    port = node.tls_port if url.startswith("amqps") else node.port
+    lead_to(monkeypatch, port, mute.port)
+    error = failure(url, connect_timeout=PATIENCE)
     assert not may_pass(error)
     assert mute.accepted == 0
     assert f"were tried: 127.0.0.1:{port}: " in "".join(
         [str(error), *getattr(error, "__notes__", ())]
     )
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize(
+    "words", [b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x01" * 200]
+)
+@pytest.mark.parametrize("scheme", ["amqp", "amqps"])
+def test_after_an_address_where_no_broker_answers_the_next_is_tried(
+    node: Any, monkeypatch: pytest.MonkeyPatch, words: bytes, scheme: str
+) -> None:
+    url = node.url
+    if scheme == "amqps":
+        monkeypatch.setenv("SSL_CERT_FILE", str(node.certificate))
+        url = node.tls_url
+    with Speaker(words) as first:
+        lead_to(monkeypatch, first.port, port_of(url))
+        connection = within(PATIENCE, opening(url, connect_timeout=5.0))
+        try:
+            assert connection._connection.channel().is_open
+        finally:
+            connection._close()
+        assert sockets_to(first.port) == {}
+
+
+@pytest.mark.parametrize("scheme", ["amqp", "amqps"])
+def test_where_no_broker_answers_at_any_address_it_is_for_good(
+    monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    with Speaker(b"SSH-2.0-OpenSSH_9.2\r\n") as first, Speaker(b"SSH-2.0-OpenSSH_9.2\r\n") as other:
+        lead_to(monkeypatch, first.port, other.port)
+        error = failure(f"{scheme}://somewhere//", connect_timeout=PATIENCE)
+    assert not may_pass(error)
+    notes = "\n".join(getattr(error, "__notes__", [])) + str(error)
+    assert "of the 2 addresses of 'somewhere' were tried" in notes
 
 
 # -- the name ------------------------------------------------------------------------------------------
