@@ -59,6 +59,8 @@ _RETRY_POLICY = (
 
 #: Types of header values that AMQP always has an encoding for.
 _PLAIN = frozenset({str, bool, bytes, type(None)})
+#: Headers by which RabbitMQ routes; it closes the channel for one that is no list.
+_ROUTES = ("CC", "BCC")
 #: AMQP's largest number.
 _LARGEST = 1 << 63
 #: Dicts and lists within each other, at most: py-amqp goes two calls deeper for each of them.
@@ -372,7 +374,16 @@ def _timestamp(name: str, value: Any) -> int | None:
 
 
 def _headers(name: str, value: Any) -> dict[Any, Any] | None:
-    return _table(name, value, str)
+    headers = _table(name, value, str)
+    if not headers:
+        return headers
+    for key in _ROUTES:
+        if key in headers and not isinstance(headers[key], list | tuple):
+            raise TypeError(
+                f"{name}[{key!r}] must be a list of routing keys, to which RabbitMQ sends copies, not "
+                f"{_shown(headers[key])}"
+            )
+    return headers
 
 
 def _kombus_headers(name: str, value: Any) -> dict[Any, Any] | None:

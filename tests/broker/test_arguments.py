@@ -232,6 +232,8 @@ WRONG: list[tuple[str, Any, type[Exception], str]] = [
     ("headers", {5: 1}, TypeError, "has the key 5"),
     ("headers", {b"k": 1}, TypeError, "has the key a bytes, and AMQP takes text alone"),
     ("headers", {"a": {b"k": 1}}, TypeError, "['a'] has the key a bytes"),
+    ("headers", {"CC": "audit"}, TypeError, "['CC'] must be a list of routing keys, to which"),
+    ("headers", {"BCC": None}, TypeError, "['BCC'] must be a list of routing keys, to which"),
     ("headers", {"r": math.nan}, ValueError, "['r'] is nan, and RabbitMQ takes finite numbers"),
     ("headers", {"r": [1.5, {"s": -math.inf}]}, ValueError, "['r'][1]['s'] is -inf, and RabbitMQ"),
     ("headers", {"d": Decimal("NaN")}, ValueError, "['d'] is Decimal('NaN'), which is out of"),
