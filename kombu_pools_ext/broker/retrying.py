@@ -130,10 +130,12 @@ def carry_on(
             ended = view._lease.ended
             here = item if ended else view._lease.item
             own = _is_of_the_pool(error) if ended else is_from_wire(here, error)
+            anew = False
             if not (own or isinstance(error, plan.more_errors)):
-                if declared_anew or not _lacks_what_was_declared(error, kwargs):
-                    break
                 # What somebody deleted since it was declared on this connection. The message is not there.
+                anew = not declared_anew and _lacks_what_was_declared(error, kwargs)
+                if not anew:
+                    break
                 declared_anew = True
             # An older py-amqp calls a write that was cut short a channel's error.
             torn = certain and own and not ended and here.wire.torn
@@ -141,13 +143,11 @@ def carry_on(
                 own and not certain and not ended and not is_answer(error) and _may_have_left(here)
             )
             maybe_there = maybe_there or sent
-            pause = _pause(plan, error, tries, torn=torn, recoverable=recoverable)
-            if isinstance(error, PublishReturned | NotFound):
-                pause = 0.0
+            pause = 0.0 if anew else _pause(plan, error, tries, torn=torn, recoverable=recoverable)
             if pause is None or time.monotonic() + pause >= deadline:
                 break
             try:
-                if isinstance(error, PublishReturned):
+                if anew and isinstance(error, PublishReturned):
                     _forget_declared(here, kwargs)
                     return again()
                 tries += 1

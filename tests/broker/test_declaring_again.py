@@ -110,3 +110,22 @@ def test_in_a_batch_what_follows_a_return_declares_again(
     assert outcomes == [{"lost": Outcome.RETURNED}, {"kept": Outcome.ACKED}]
     assert depth(amqp_url, queue) == 1
     delete(entity)
+
+
+def test_who_wants_it_tried_again_has_it_tried_as_often_as_that_and_no_more(
+    pools: Pools, queue: str
+) -> None:
+    told: list[Any] = []
+    policy = {
+        "max_retries": 2,
+        "interval_start": 0,
+        "interval_step": 0,
+        "retry_errors": (NotFound,),
+        "errback": lambda error, pause: told.append(error),
+    }
+    with pools.producers["default"].acquire(timeout=PATIENCE) as producer:
+        with pytest.raises(NotFound):
+            producer.publish(
+                "x", exchange=queue, routing_key="x", retry=True, retry_policy=policy, declare=[]
+            )
+    assert len(told) == 2
