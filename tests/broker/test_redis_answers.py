@@ -200,7 +200,9 @@ def test_so_is_one_that_has_lost_its_master(server: PrivateRedis, admin: Any, no
         admin.replicaof("127.0.0.1", nowhere)
         policy = {**AT_ONCE, "errback": promote}
         producer.publish("x", routing_key="k", exchange="e", retry_policy=policy)
-    assert [type(error).__name__ for error in tried] == ["MasterDownError"]
+    (error,) = tried
+    # An older redis-py has no class for it, and leaves the name in the text.
+    assert type(error).__name__ == "MasterDownError" or str(error).startswith("MASTERDOWN")
     assert stats(pools) == (2, {"broken": 1})
     assert admin.llen("q") == 1
 
