@@ -114,7 +114,8 @@ def longest_poll(item: OpenConnection) -> float:
         return 0.0
     return max(
         (
-            float(channel.brpop_timeout or 0)
+            # Older kombus ask for a second at a time.
+            float(getattr(channel, "brpop_timeout", 1.0) or 0)
             for channel in transport.channels
             if _is_asking(channel)
         ),

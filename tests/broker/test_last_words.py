@@ -137,8 +137,8 @@ def test_exit_handlers_publish(url: str, tmp_path: Path, where: str, ways: tuple
                 count += 1
         finally:
             queue.delete()
-    if url.startswith("redis") and not ways:
-        # Its client cannot be imported any more: what it imports registers exit handlers.
+    if url.startswith("redis") and not ways and said.words != "done":
+        # A newer client cannot be imported any more: what it imports registers exit handlers.
         assert said.words.startswith("BrokerUnreachable: pool 'redis://")
         assert "the interpreter is ending" in said.words
         assert count == 0
