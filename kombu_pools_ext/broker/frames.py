@@ -118,7 +118,7 @@ def encode_publish(
         if headers:
             table = dumps("F", (headers,))
             if _may_be_infinite(table):
-                return None
+                _check_finite("headers", headers)
         correlation = sent_at = b""
         flags = 0
         if len(properties) > 4:
