@@ -43,7 +43,7 @@ FOLLOWERS = {"kombu", "flask", "celery", "billiard", "redis"}
 #: Whose versions the table tells.
 TOLD = ("django", "flask", "kombu", "amqp", "celery")
 #: Seconds for one run; a suite takes about one minute.
-LIMIT = 900
+LIMIT = 1800
 
 _print = threading.Lock()
 
