@@ -42,7 +42,7 @@ OF_DJANGO = ("tests/with_django", "tests/test_docs.py")
 FOLLOWERS = {"kombu", "flask", "celery", "billiard", "redis"}
 #: Whose versions the table tells.
 TOLD = ("django", "flask", "kombu", "amqp", "celery")
-#: Seconds for one run; a suite takes about one minute.
+#: Seconds for one run: several minutes for a whole suite, and more on a busy machine.
 LIMIT = 1800
 
 _print = threading.Lock()

@@ -32,6 +32,12 @@ def _modules(error: BaseException) -> Iterator[tuple[str, str]]:
         trace = trace.tb_next
 
 
+def _raiser(error: BaseException) -> str | None:
+    """The package whose code raised *error*; ``None`` if nobody did yet."""
+    modules = [module for module, _ in _modules(error)]
+    return modules[-1].partition(".")[0] if modules else None
+
+
 def raised_by_carrier(error: BaseException, others: Container[str] = ()) -> bool:
     """Whether code that carries messages raised *error*, and not a signal handler or a callback of the application.
 
@@ -39,17 +45,13 @@ def raised_by_carrier(error: BaseException, others: Container[str] = ()) -> bool
 
     :param others: packages that carry messages besides the usual ones.
     """
-    modules = [module for module, _ in _modules(error)]
-    if not modules:
-        return True
-    package = modules[-1].partition(".")[0]
-    return package in CARRIERS or package in others
+    package = _raiser(error)
+    return package is None or package in CARRIERS or package in others
 
 
 def raised_within(error: BaseException, package: str) -> bool:
     """Whether code of *package* raised *error*, and nothing that this code had called."""
-    modules = [module for module, _ in _modules(error)]
-    return bool(modules) and modules[-1].partition(".")[0] == package
+    return _raiser(error) == package
 
 
 def passed_through(error: BaseException, *packages: str) -> bool:

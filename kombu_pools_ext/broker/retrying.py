@@ -148,7 +148,7 @@ def carry_on(
                 break
             try:
                 if anew and isinstance(error, PublishReturned):
-                    _forget_declared(here, kwargs)
+                    # Whoever heard of the return has forgotten what was declared on this connection.
                     return again()
                 tries += 1
                 if not ended:
