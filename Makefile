@@ -95,13 +95,15 @@ docs: .venv/docs/.installed ## the documentation, into docs/_build/html
 	.venv/docs/bin/python -P -m sphinx -W --keep-going -q -b html -d docs/_build/doctrees docs docs/_build/html
 	@echo docs/_build/html/index.html
 
-lock: .venv/lock/bin/uv ## resolve the dependency groups anew, into .requirements/
+lock: .venv/lock/.locked ## resolve the dependency groups anew, with hashes, into .requirements/
 	@mkdir -p .requirements
-	@for group in build test lint docs bench; do \
-		case $$group in build) extras= ;; *) extras='pyproject.toml --all-extras' ;; esac; \
-		$< pip compile -q --upgrade --universal --python-version 3.11 --no-header --no-annotate \
-			--no-emit-index-url --no-emit-find-links $$extras --group $$group \
-			-o .requirements/$$group.txt || exit 1; \
+	@$(PYTHON) tests/matrix.py --floors >.venv/lock/floors.txt
+	@for name in build test lowest lint docs bench demo lock; do \
+		group=$$name; extras='pyproject.toml --all-extras'; \
+		case $$name in build|lock) extras= ;; lowest) group=test; extras="$$extras -c .venv/lock/floors.txt" ;; esac; \
+		.venv/lock/bin/uv pip compile -q --upgrade --generate-hashes --universal --python-version 3.11 --no-header \
+			--no-annotate --no-emit-index-url --no-emit-find-links $$extras --group $$group \
+			-o .requirements/$$name.txt || exit 1; \
 	done
 
 clean: ## remove all that was made
@@ -119,11 +121,7 @@ endef
 
 .venv/%/.locked: .requirements/%.txt
 	$(call venv,$(@D))
-	@$(@D)/bin/python $(PIP) -r $<
-	@touch $@
-
-.venv/demo/.locked: .requirements/test.txt
-	$(call venv,$(@D))
+	@$(@D)/bin/python $(PIP) --require-hashes -r $<
 	@touch $@
 
 $(WHEEL): $(SOURCES) .venv/build/.locked
@@ -134,12 +132,3 @@ $(WHEEL): $(SOURCES) .venv/build/.locked
 .venv/%/.installed: .venv/%/.locked $(WHEEL)
 	@$(@D)/bin/python $(PIP) --no-deps --no-index --force-reinstall .venv/wheel/*.whl
 	@touch $@
-
-.venv/demo/.installed: .venv/demo/.locked $(WHEEL)
-	@$(@D)/bin/python $(PIP) --no-deps --no-index --force-reinstall .venv/wheel/*.whl
-	@$(@D)/bin/python $(PIP) -c .requirements/test.txt 'kombu-pools-ext[all]' gunicorn
-	@touch $@
-
-.venv/lock/bin/uv:
-	$(call venv,.venv/lock)
-	@.venv/lock/bin/python $(PIP) uv

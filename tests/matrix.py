@@ -1,7 +1,8 @@
 """Runs the tests on every supported combination: `make matrix`.
 
 Python 3.11, 3.12 and 3.13 (those that are found) × Django 5.2 and newest × lowest and newest kombu and Flask. Lowest is
-the floor in pyproject.toml; newest is the lock file's. Where a Python's newest Django is 5.2, one run stands for both.
+the floor in pyproject.toml, with a lock file of its own; newest is the lock file's that `make test` installs.
+`--floors` prints those floors, for `make lock`. Where a Python's newest Django is 5.2, one run stands for both.
 Environments stay under .venv/matrix/ and are made anew when what belongs in them changes.
 
 The oldest and the newest Python run all tests with both, the ones between with the newest alone: what an old kombu
@@ -38,8 +39,10 @@ AT_ONCE = 2
 LEFT_OUT = "not slow and not timing"
 #: The tests that another Django may change.
 OF_DJANGO = ("tests/with_django", "tests/test_docs.py")
-#: What the lock file pins because of kombu and Flask, and what an older kombu or Flask needs in another version.
-FOLLOWERS = {"kombu", "flask", "celery", "billiard", "redis"}
+#: The lock file of each stack: of kombu and Flask.
+LOCKS = {"newest": "test.txt", "lowest": "lowest.txt"}
+#: What the lowest stack has at its floor.
+AT_FLOOR = ("kombu", "flask")
 #: Whose versions the table tells.
 TOLD = ("django", "flask", "kombu", "amqp", "celery")
 #: Seconds for one run: several minutes for a whole suite, and more on a busy machine.
@@ -104,8 +107,10 @@ def floors() -> dict[str, str]:
     return found
 
 
-def locked() -> list[str]:
-    return (ROOT / ".requirements" / "test.txt").read_text(encoding="utf-8").split("\n")
+def locked(stack: str) -> list[str]:
+    """The requirements of a stack's lock file, each with its marker and hashes in one line."""
+    text = (ROOT / ".requirements" / LOCKS[stack]).read_text(encoding="utf-8")
+    return [line for line in text.replace("\\\n", "").split("\n") if line]
 
 
 def name_of(line: str) -> str:
@@ -119,9 +124,15 @@ def applies(line: str, version: str) -> bool:
     return all((number < tuple(map(int, v.split(".")))) == (sign == "<") for sign, v in tests)
 
 
+def djangos(stack: str = "newest") -> dict[str, str]:
+    """The lock file's requirements of Django, by their versions."""
+    lines = [line for line in locked(stack) if name_of(line) == "django"]
+    return {line.split()[0].partition("==")[2].rstrip(";"): line for line in lines}
+
+
 def newest_django(version: str) -> str:
-    (line,) = (line for line in locked() if name_of(line) == "django" and applies(line, version))
-    return line.split(";")[0].partition("==")[2].strip()
+    (newest,) = (found for found, line in djangos().items() if applies(line, version))
+    return newest
 
 
 @dataclass
@@ -153,17 +164,12 @@ class Run:
         return just_ran and self.python == mine and self.stack == "newest" and not self.tests()
 
     def requirements(self) -> list[str]:
-        """What pip is asked for: the lock file, but for what this run varies and what has to follow."""
-        newest = newest_django(self.python)
-        wanted = [line for line in locked() if line]
-        if self.django != newest:
-            wanted = [line for line in wanted if name_of(line) != "django"] + [
-                f"Django=={self.django}.*"
-            ]
-        if self.stack == "lowest":
-            low = floors()
-            wanted = [line for line in wanted if name_of(line) not in FOLLOWERS]
-            wanted += [f"kombu[redis]=={low['kombu']}", f"Flask=={low['flask']}", "celery"]
+        """What pip is asked for: the lock file of the stack; another Django without its marker."""
+        wanted = locked(self.stack)
+        if self.tests():
+            lts = next(v for v in djangos(self.stack) if v.startswith(f"{DJANGO_LTS}."))
+            without_marker = re.sub(" *;.*?(?= --hash)", "", djangos(self.stack)[lts])
+            wanted = [line for line in wanted if name_of(line) != "django"] + [without_marker]
         return wanted
 
 
@@ -214,7 +220,7 @@ def set_up(run: Run, wheel: Path, log: Path) -> None:
             call(run.interpreter, "-m", "venv", "--without-pip", str(run.folder))
             asked = HOME / f"{run.name}.txt"
             asked.write_text("\n".join(wanted) + "\n")
-            call(*pip, "-r", str(asked))
+            call(*pip, "--require-hashes", "-r", str(asked))
             stamp.write_text(mark)
         call(*pip, "--no-deps", "--no-index", "--force-reinstall", str(wheel))
 
@@ -269,6 +275,9 @@ def carry_out(run: Run, wheel: Path, arguments: list[str]) -> None:
 
 
 def main(arguments: list[str]) -> int:
+    if arguments == ["--floors"]:
+        print(*(f"{name}=={floors()[name]}" for name in AT_FLOOR), sep="\n")
+        return 0
     HOME.mkdir(parents=True, exist_ok=True)
     (wheel,) = (ROOT / ".venv" / "wheel").glob("*.whl")
     runs, missing = plan()

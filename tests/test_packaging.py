@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from email.message import Message
 from email.parser import Parser
@@ -108,6 +109,31 @@ def test_the_source_distribution_can_be_tested(built: Path) -> None:
     assert {"pyproject.toml", "LICENSE", "README.md", "Makefile", ".requirements/test.txt"} <= names
     assert {"tests/conftest.py", "docs/conf.py"} <= names
     assert not [name for name in names if name.startswith((".venv", ".git/", "docs/_build"))]
+
+
+LOCKS = sorted((ROOT / ".requirements").glob("*.txt"))
+
+
+def test_each_dependency_group_has_a_lock_file() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert {*project["dependency-groups"], "lowest"} == {path.stem for path in LOCKS}
+
+
+@pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.stem)
+def test_a_lock_file_pins_every_version_and_its_hashes(path: Path) -> None:
+    lines = path.read_text().replace("\\\n", "").splitlines()
+    assert lines
+    pinned = r"[\w.-]+==[\w.]+( ; [^#]+?)?(\s+--hash=sha256:[0-9a-f]{64})+"
+    assert [line for line in lines if not re.fullmatch(pinned, line)] == []
+
+
+@pytest.mark.parametrize("name", ["Makefile", "tests/matrix.py", "tests/benchmarks/pythons.py"])
+def test_what_is_installed_from_a_registry_is_checked_against_the_hashes(name: str) -> None:
+    text = (ROOT / name).read_text()
+    installs = re.findall(r"^.*(?:\$\(PIP\) |\*pip, ).*$", text, re.MULTILINE)
+    assert installs
+    unchecked = [line for line in installs if not re.search("--require-hashes|--no-index", line)]
+    assert unchecked == []
 
 
 @pytest.mark.skipif(os.environ.get("EXPECT_INSTALLED") != "1", reason="the sources are tested")

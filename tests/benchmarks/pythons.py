@@ -40,7 +40,7 @@ def environment(version: str) -> Path | None:
         shutil.rmtree(folder, ignore_errors=True)
         subprocess.run([found, "-m", "venv", str(folder)], check=True)
         pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "-qq"]
-        subprocess.run([*pip, "-r", str(LOCK)], check=True)
+        subprocess.run([*pip, "--require-hashes", "-r", str(LOCK)], check=True)
         stamp.write_text(mark)
     return python
 
