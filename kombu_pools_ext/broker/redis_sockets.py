@@ -22,6 +22,7 @@ __all__ = [
     "alive",
     "bound",
     "connecting",
+    "keep_one",
     "sockets_of",
 ]
 
@@ -184,14 +185,26 @@ class _Connecting:
 
 
 class _Channel:
-    """Mixed into the transport's channel class: its connections have time-outs."""
+    """Mixed into the transport's channel class: its connections have time-outs, and one suffices for it."""
 
     connection: Any
+    async_pool: Any
+
+    @property
+    def pool(self) -> Any:
+        """What commands draw their connections from.
+
+        Kombu's keeps a pool of its own for them, and so each connection would be two clients at Redis.
+        """
+        return self.async_pool
 
     def _connparams(self, *arguments: Any, **options: Any) -> dict[str, Any]:
         # A channel class of kombu stands behind this mix-in.
         parameters: dict[str, Any] = super()._connparams(*arguments, **options)  # type: ignore[misc]
         client = self.connection.client
+        if (most := parameters.get("max_connections")) is not None:
+            # It was meant for each of the two.
+            parameters["max_connections"] = 2 * most
         if parameters.get("socket_timeout") is None:
             parameters["socket_timeout"] = client.answer_timeout
         if parameters.get("socket_connect_timeout", 0) is None:
@@ -243,12 +256,34 @@ def connecting(connection: Any, seconds: float) -> Iterator[None]:
 def sockets_of(transport: Any) -> Iterator[Any]:
     """The idle sockets of *transport*'s channels, where it is Redis's."""
     for channel in (*transport.channels, *transport._avail_channels):
-        for name in ("_async_pool", "_pool"):
-            pool = channel.__dict__.get(name)
-            for connection in tuple(getattr(pool, "_available_connections", ())):
-                sock = connection._sock
-                if sock is not None:
-                    yield sock
+        pool = channel.__dict__.get("_async_pool")
+        for connection in tuple(getattr(pool, "_available_connections", ())):
+            sock = connection._sock
+            if sock is not None:
+                yield sock
+
+
+def keep_one(channel: Any) -> None:
+    """Hang up on what consuming, and what a transaction, has opened on *channel* besides its one connection to Redis.
+
+    Nothing may be asked of Redis on it at the moment.
+    """
+    pool = channel.__dict__.get("_async_pool")
+    if pool is None:
+        return
+    client = channel.__dict__.get("client")
+    held = getattr(client, "connection", None)
+    if held is not None:
+        cycle = channel.connection.cycle
+        sock = cycle._chan_to_sock.pop((channel, client, "BRPOP"), None)
+        if sock is not None:
+            cycle.poller.unregister(sock)
+            cycle._fd_to_chan.pop(sock.fileno(), None)
+        client.connection = None
+        pool.release(held)
+    # The last one is the next to be taken.
+    for spare in tuple(getattr(pool, "_available_connections", ()))[:-1]:
+        spare.disconnect()
 
 
 def alive(connection: Any) -> bool:

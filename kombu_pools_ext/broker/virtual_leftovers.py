@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from kombu.transport import virtual
 
+from . import redis_sockets
 from .left import Left
 
 if TYPE_CHECKING:
@@ -87,8 +88,11 @@ def end(item: OpenConnection, left: Left) -> str | None:
             left.channels += 1
             if not asks:
                 channel.close()
-        elif channel._qos is not None:
+            continue
+        if channel._qos is not None:
             channel._qos.prefetch_count = 0
+        if not asks:
+            redis_sockets.keep_one(channel)
     transport._callbacks.clear()
     return reason
 
