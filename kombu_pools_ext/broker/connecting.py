@@ -12,7 +12,8 @@ import amqp
 import kombu
 from kombu.exceptions import OperationalError
 
-from ..settings.urls import url_problems, with_defaults
+from ..settings.url_checks import url_problems
+from ..settings.urls import with_defaults
 from . import redis_sockets, tls
 from .addresses import CONNECT_TIMEOUT, Addresses
 from .first_channel import FirstChannel

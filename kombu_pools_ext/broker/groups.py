@@ -14,8 +14,8 @@ from .. import events
 from ..engine import fork
 from ..engine.counters import Drained
 from ..errors import UnknownAlias
-from ..settings import PoolSettings
-from ..settings.problems import did_you_mean
+from ..settings import CHECKS, PoolSettings, Problem, SettingsError
+from ..settings.problems import collect, did_you_mean
 from .connections import ConnectionPool, PoolFace
 from .identity import PoolKey, key_of, settings_key
 from .pool_group import PoolGroup, get_limit, global_limit, use_global_limit
@@ -64,10 +64,30 @@ def unknown_alias(alias: str, known: Mapping[str, Any]) -> UnknownAlias:
 
 
 def _connection_to(urls: str | Sequence[str]) -> kombu.Connection:
+    _refuse_misread(urls)
     if isinstance(urls, str):
         return kombu.Connection(urls)
     # A list of one has no alternates: it is the same pool as its URL's.
     return kombu.Connection(urls[0] if len(urls) == 1 else list(urls))
+
+
+def _refuse_misread(urls: str | Sequence[str]) -> None:
+    """Refuse what kombu would read otherwise than it was written, as the setting ``URL`` does.
+
+    :raises SettingsError: with every problem.
+    """
+    problems: list[Problem] = []
+    CHECKS["url"](urls, collect(problems, None, None))
+    if problems:
+        raise SettingsError(problems)
+
+
+def _urls_in(connection: kombu.Connection) -> list[str]:
+    """What of *connection* kombu has not read yet, or reads as it connects."""
+    urls = [one for one in connection.alt or () if isinstance(one, str) and "://" in one]
+    if connection.uri_prefix and "://" in (connection.hostname or ""):
+        urls.append(f"{connection.uri_prefix}+{connection.hostname}")
+    return list(dict.fromkeys(urls))
 
 
 class _BrokerGroup(PoolGroup):
@@ -84,7 +104,12 @@ class _BrokerGroup(PoolGroup):
             if not resource:
                 raise ValueError("a pool is looked up by a list of URLs with at least one in it")
             return _connection_to(resource)
-        if isinstance(resource, kombu.Connection | PoolSettings):
+        if isinstance(resource, kombu.Connection):
+            if resource.alt or resource.uri_prefix:
+                for url in _urls_in(resource):
+                    _refuse_misread(url)
+            return resource
+        if isinstance(resource, PoolSettings):
             return resource
         raise TypeError(
             f"a pool is looked up by a kombu.Connection, a URL, a list of URLs or an alias, not {resource!r}"

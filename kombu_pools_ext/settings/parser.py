@@ -16,13 +16,8 @@ from ..masking import describe, split_urls
 from .nested import copy_options, is_deeper
 from .problems import Problem, Report, SettingsError, collect, nearest, refuse
 from .tls import tls_problems
-from .urls import (
-    EXAMPLE,
-    family_of,
-    implementation_of,
-    transport_of,
-    url_problems,
-)
+from .url_checks import EXAMPLE, url_problems
+from .urls import family_of, implementation_of, transport_of
 
 __all__ = [
     "CHECKS",
