@@ -14,7 +14,8 @@ from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, Error, Warning, register
 from kombu.utils.url import parse_url
 
-from kombu_pools_ext import PoolSettings, get_limit, parse_settings
+from kombu_pools_ext import PoolSettings, get_limit
+from kombu_pools_ext.documentation import Page
 from kombu_pools_ext.errors import Problem, SettingsError
 
 from . import conf, servers
@@ -61,11 +62,10 @@ def _parts(settings: PoolSettings) -> Iterator[Mapping[str, Any]]:
 @register(TAG)
 def check_settings(**kwargs: Any) -> list[CheckMessage]:
     """E001: a setting is wrong; one for each problem."""
-    value = conf.configured()
-    if value is None:
+    if conf.is_missing():
         return []
     try:
-        parse_settings(value, name=conf.NAME)
+        conf.read_settings()
     except SettingsError as error:
         return [_wrong(problem) for problem in error.problems]
     return []
@@ -83,14 +83,14 @@ def _wrong(problem: Problem, name: str = conf.NAME, id: str = "kombu_pools.E001"
     if len(message) > LONGEST:
         hint = f"{where}: {hint}"
         message = f"A setting in {name} is wrong."
-    page = "settings" if name == conf.NAME else "control"
-    return Error(message, hint=hint or f"See docs/reference/{page}.md.", id=id)
+    page = Page.SETTINGS if name == conf.NAME else Page.CONTROL
+    return Error(message, hint=hint or f"See {page}.", id=id)
 
 
 @register(TAG)
 def check_presence(**kwargs: Any) -> list[CheckMessage]:
     """E002: there is no setting, and DEBUG is off."""
-    if conf.configured() is not None or django_settings.DEBUG:
+    if not conf.is_missing():
         return []
     return [
         Error(
@@ -180,7 +180,7 @@ def check_limits(**kwargs: Any) -> list[CheckMessage]:
                 Warning(
                     f"A pool's limit of {limit} is below the server's {threads.number} threads.",
                     hint=f"{_at(alias)}: threads that publish at the same time wait for each other; set LIMIT to "
-                    f"{threads.number} or more (threads as in {threads.source}).",
+                    f"{threads.number} or more (threads as in {threads.source}); see {Page.SIZE_A_POOL}.",
                     id="kombu_pools.W001",
                 )
             )
@@ -213,7 +213,7 @@ def check_encryption(**kwargs: Any) -> list[CheckMessage]:
         Warning(
             "A broker on another machine is used without TLS.",
             hint=f"{_at(alias)}: set SSL, or write {_with_tls(settings)} into the URL, unless the network itself "
-            "is encrypted.",
+            f"is encrypted; see {Page.TLS}.",
             id="kombu_pools.W003",
         )
         for alias, settings in _valid().items()
@@ -247,7 +247,8 @@ def check_memory(**kwargs: Any) -> list[CheckMessage]:
     return [
         Warning(
             "A pool uses memory://, where no other process sees a message.",
-            hint=f"{_at(alias)}: messages are lost when the process ends; give it the URL of a broker.",
+            hint=f"{_at(alias)}: messages are lost when the process ends; give it the URL of a broker; "
+            f"see {Page.MEMORY}.",
             id="kombu_pools.W004",
         )
         for alias, settings in _valid().items()

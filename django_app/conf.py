@@ -12,12 +12,13 @@ from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
-from kombu_pools_ext import AliasedPools, Pools, PoolSettings
+from kombu_pools_ext import AliasedPools, Pools, PoolSettings, parse_settings
 from kombu_pools_ext.control import Control, ControlSettings, Project, attach, detach
+from kombu_pools_ext.control.options import KEYS, parse_control
 from kombu_pools_ext.control.options import NAME as CONTROL
-from kombu_pools_ext.control.options import parse_control
 from kombu_pools_ext.control.server import server_of
 from kombu_pools_ext.errors import Problem, SettingsError
+from kombu_pools_ext.settings.strays import Strays
 
 __all__ = [
     "CONTROL",
@@ -27,9 +28,12 @@ __all__ = [
     "connections",
     "control",
     "control_settings",
+    "is_missing",
     "listen",
     "pools",
     "producers",
+    "read_settings",
+    "strays",
 ]
 
 logger = logging.getLogger("kombu_pools_ext.control")
@@ -57,13 +61,36 @@ def configured() -> Any:
     return getattr(django_settings, NAME, None)
 
 
+_STRAYS = Strays(NAME, {CONTROL: KEYS})
+
+
+def strays(near: str) -> list[Problem]:
+    """A problem for each name in the settings that was meant for *near*, one of ours, and is none."""
+    return [problem for setting, problem in _STRAYS.among(dir(django_settings)) if setting == near]
+
+
+def is_missing() -> bool:
+    """Whether nothing in the settings says where a broker is, right or wrong, and DEBUG is off."""
+    return configured() is None and not django_settings.DEBUG and not strays(NAME)
+
+
 def _source() -> Any:
     value = configured()
-    if value is not None:
-        return value
-    if django_settings.DEBUG:
-        return WITHOUT
-    raise SettingsError([_MISSING], NAME)
+    return WITHOUT if value is None and django_settings.DEBUG else value
+
+
+def read_settings() -> dict[str, PoolSettings]:
+    """The pools' settings by alias, as they stand now.
+
+    :raises SettingsError: with every problem.
+    """
+    if is_missing():
+        raise SettingsError([_MISSING], NAME)
+    beside = strays(NAME)
+    if beside and configured() is None:
+        # The misspelt one is the one that is missing.
+        raise SettingsError(beside, NAME)
+    return parse_settings(_source(), name=NAME, beside=beside)
 
 
 class DjangoPools(Pools):
@@ -79,6 +106,9 @@ class DjangoPools(Pools):
             return super().settings
         except SettingsError as error:
             raise PoolsImproperlyConfigured(error.problems, error.name) from None
+
+    def _parse(self) -> dict[str, PoolSettings]:
+        return read_settings()
 
     def __repr__(self) -> str:
         try:
@@ -111,7 +141,13 @@ def control_settings(aliases: Collection[str]) -> ControlSettings:
     """
     value = getattr(django_settings, CONTROL, None)
     try:
-        return parse_control(value, aliases, name=CONTROL, secret=_secret() is not None)
+        return parse_control(
+            value,
+            aliases,
+            name=CONTROL,
+            secret=_secret() is not None,
+            beside=strays(CONTROL),
+        )
     except SettingsError as error:
         raise PoolsImproperlyConfigured(error.problems, error.name) from None
 
@@ -159,10 +195,11 @@ def _say_once(why: str) -> None:
 def _reload(*, setting: str, **kwargs: Any) -> None:
     global _control
     # DEBUG decides what holds where the setting is missing.
-    if setting == NAME or (setting == "DEBUG" and configured() is None):
+    stray = _STRAYS.is_one(setting)
+    if setting == NAME or stray or (setting == "DEBUG" and configured() is None):
         pools.reload()
     broadcasts = _control is not None and _control.project.settings.broadcast is not None
-    if setting in (CONTROL, "SECRET_KEY") or (setting == NAME and broadcasts):
+    if setting in (CONTROL, "SECRET_KEY") or stray or (setting == NAME and broadcasts):
         _control = None
         detach(pools)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,10 +11,11 @@ from kombu import Exchange, Queue
 
 from kombu_pools_ext import AliasedPools, Pools
 from kombu_pools_ext.control import Control, Project, attach
+from kombu_pools_ext.control.options import KEYS, parse_control
 from kombu_pools_ext.control.options import NAME as CONTROL
-from kombu_pools_ext.control.options import parse_control
 from kombu_pools_ext.errors import Problem, SettingsError
 from kombu_pools_ext.settings import PoolSettings, parse_settings
+from kombu_pools_ext.settings.strays import Strays
 
 from . import context, signals
 from .cli import commands
@@ -28,28 +30,45 @@ POOLS = "KOMBU_POOLS"
 URL = "KOMBU_POOLS_URL"
 
 
+_STRAYS = Strays(POOLS, {URL: (), CONTROL: KEYS})
+
+
+def _strays(app: Flask, *near: str) -> list[Problem]:
+    """A problem for each name in the configuration of *app* that was meant for one of these settings, and is none."""
+    return [problem for setting, problem in _STRAYS.among(app.config) if setting in near]
+
+
 def settings_from(app: Flask) -> dict[str, PoolSettings]:
     """The pools' settings by alias, from the configuration of *app*.
 
     :raises SettingsError: with every problem.
     """
     pools, url = app.config.get(POOLS), app.config.get(URL)
+    beside = _strays(app, POOLS, URL)
     if pools is not None and url is not None:
         both = f"{URL} is set as well, and which of them holds is not said"
-        raise SettingsError([Problem(None, None, both, "remove one of the two")], POOLS)
+        raise SettingsError([*beside, Problem(None, None, both, "remove one of the two")], POOLS)
     if pools is not None:
-        return parse_settings(pools, name=POOLS)
+        return parse_settings(pools, name=POOLS, beside=beside)
     if url is not None:
         try:
-            return parse_settings({"default": {"URL": url}}, name=POOLS)
+            return parse_settings({"default": {"URL": url}}, name=POOLS, beside=beside)
         except SettingsError as error:
             problems = [Problem(None, None, one.message, one.hint) for one in error.problems]
         raise SettingsError(problems, URL)
+    if beside:
+        raise SettingsError(beside, POOLS)
     if app.debug or app.testing:
         return parse_settings({"default": {"URL": "memory://"}}, name=POOLS)
     neither = f"neither this nor {URL} is set; without them there is memory://, for debugging and testing alone"
-    example = "app.config['KOMBU_POOLS_URL'] = 'amqp://…'"
-    raise SettingsError([Problem(None, None, neither, f"set one of them, as in {example}")], POOLS)
+    raise SettingsError([Problem(None, None, neither, _how_to_set_one())], POOLS)
+
+
+def _how_to_set_one() -> str:
+    unread = sorted(name for name in os.environ if name.startswith(f"FLASK_{POOLS}"))
+    if unread:
+        return f"app.config.from_prefixed_env() reads {unread[0]} of the environment"
+    return f"set one of them, as in app.config[{URL!r}] = 'amqp://…'"
 
 
 def project_of(app: Flask, settings: Mapping[str, PoolSettings]) -> Project:
@@ -59,7 +78,13 @@ def project_of(app: Flask, settings: Mapping[str, PoolSettings]) -> Project:
     :raises SettingsError: with every problem.
     """
     secret = app.secret_key or None
-    how = parse_control(app.config.get(CONTROL), settings, name=CONTROL, secret=secret is not None)
+    how = parse_control(
+        app.config.get(CONTROL),
+        settings,
+        name=CONTROL,
+        secret=secret is not None,
+        beside=_strays(app, CONTROL),
+    )
     # Without a secret, two applications of one user are told apart by where they are.
     return Project(how, secret, f"flask {app.import_name} {app.root_path}")
 

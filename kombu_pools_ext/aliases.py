@@ -29,6 +29,8 @@ __all__ = ["AliasedPools", "Pools", "configure"]
 
 #: Stands for "as ACQUIRE_TIMEOUT says".
 _AS_CONFIGURED: Any = object()
+#: Where no alias is asked for: URLs will do. A dict that somebody wrote, and left empty, is a mistake.
+_NONE_GIVEN: dict[str, Any] = {}
 
 
 class AliasedPools(Finder, Mapping[Any, Any]):
@@ -111,7 +113,9 @@ class Pools:
         else:
             given = {**(settings or {}), **aliases}
             self._source = lambda: given
-            self._settings = parse_settings(given, name=name)
+            if settings is None and not aliases:
+                given = _NONE_GIVEN
+            self._settings = self._parse()
         #: The connection pools, by alias.
         self.connections = AliasedPools(self, groups.connections)
         #: The producer pools, by alias.
@@ -125,8 +129,12 @@ class Pools:
         """
         settings = self._settings
         if settings is None:
-            settings = self._settings = parse_settings(self._source(), name=self.name)
+            settings = self._settings = self._parse()
         return settings
+
+    def _parse(self) -> dict[str, PoolSettings]:
+        value = self._source()
+        return {} if value is _NONE_GIVEN else parse_settings(value, name=self.name)
 
     def settings_of(self, alias: str) -> PoolSettings:
         """The settings of *alias*.

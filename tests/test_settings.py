@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.utils.url import parse_url
 
+from kombu_pools_ext import Pools, configure
 from kombu_pools_ext.engine import PoolOptions
 from kombu_pools_ext.masking import describe, mask_url, show
 from kombu_pools_ext.settings import (
@@ -35,6 +36,7 @@ from kombu_pools_ext.settings import (
     use_global_limit,
 )
 from kombu_pools_ext.settings import urls as broker_urls
+from kombu_pools_ext.settings.strays import Strays
 from kombu_pools_ext.settings.tls import AMQP_OPTIONS, REDIS_OPTIONS
 from kombu_pools_ext.settings.url_checks import EXAMPLE
 
@@ -107,7 +109,7 @@ def test_a_url_alone_and_ready_settings_will_do() -> None:
     ready = PoolSettings.of(url="memory://")
     assert parse_settings({"a": "memory://", "b": ready}) == {"a": ready, "b": ready}
     assert parse_settings({"b": ready})["b"] is ready
-    assert parse_settings(types.MappingProxyType({})) == {}
+    assert parse_settings(types.MappingProxyType({"b": ready})) == {"b": ready}
 
 
 @pytest.mark.parametrize(
@@ -477,7 +479,8 @@ def test_everything_is_told_at_once_and_in_order() -> None:
     with pytest.raises(SettingsError) as caught:
         parse_settings(given, name="THE_POOLS")
     assert str(caught.value).splitlines() == [
-        "THE_POOLS['a']['CONFIRM']: expected True or False, got 'yes'",
+        "THE_POOLS['a']['CONFIRM']: expected True or False, got 'yes'; did you mean True? text, of an environment "
+        "variable for instance, must be converted first",
         "THE_POOLS['a']['URL']: 'ampq://h' has the unknown transport 'ampq'; did you mean 'amqp'?",
         "THE_POOLS['b']['LIMIT']: expected a whole number above 0, or None (unlimited), got True",
         "THE_POOLS['b']['LIMT']: 'LIMT' is no setting; did you mean 'LIMIT'?",
@@ -1128,3 +1131,168 @@ def test_stray_brackets_in_a_host_are_refused(host: str) -> None:
 
 def test_an_ipv6_address_in_brackets_is_a_host() -> None:
     assert PoolSettings.of(url="amqp://[::1]:5672//").connection().port == 5672
+
+
+# -- what stands in the wrong place ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("empty", [{}, types.MappingProxyType({})])
+def test_a_dict_of_no_aliases_is_told(empty: Any) -> None:
+    (problem,) = problems_of(empty)
+    assert problem.message == "the dict of aliases is empty"
+    assert problem.hint == 'write {"default": {"URL": "amqp://localhost//"}}'
+    with pytest.raises(SettingsError, match="is empty"):
+        Pools(empty)
+    with pytest.raises(SettingsError, match="is empty"):
+        configure(empty)
+
+
+def test_pools_of_no_aliases_need_none_before_and_after_a_reload() -> None:
+    pools = Pools()
+    assert pools.settings == {}
+    pools.reload()
+    assert pools.settings == {}
+
+
+@pytest.mark.parametrize(
+    "given, shown",
+    [
+        ({"URL": AMQP}, "'URL' is a setting"),
+        ({"url": AMQP, "limit": 3}, "'url', 'limit' are settings"),
+        ({"URL": [AMQP], "SSL": {"cafile": SECRET}}, "'URL', 'SSL' are settings"),
+        ({"URL": AMQP, "RETRY": {"max_retries": 1}}, "'URL', 'RETRY' are settings"),
+        ({"URL": AMQP, "RETRY": None, "CONFIRM": False}, "'URL', 'RETRY', 'CONFIRM' are settings"),
+    ],
+)
+def test_settings_without_an_alias_are_told_as_such(given: Any, shown: str) -> None:
+    (problem,) = problems_of(given)
+    assert problem.message == f"{shown} of a pool, and not the name of one"
+    first = next(iter(given))
+    assert problem.hint == f'write {{"default": {{{first!r}: …}}}}'
+
+
+def test_settings_beside_their_alias_are_told_with_what_is_wrong_in_it() -> None:
+    misplaced, typo = problems_of({"default": {"URL": AMQP, "LIMT": 3}, "LIMIT": 5})
+    assert (misplaced.alias, typo.key) == (None, "LIMT")
+    assert misplaced.message.startswith("'LIMIT' is a setting of a pool")
+
+
+def test_a_pool_may_be_called_as_a_setting_is() -> None:
+    pools = parse_settings({"retry": "memory://retry", "url": {"URL": "memory://url", "LIMIT": 1}})
+    assert pools["retry"].url == ("memory://retry",)
+    assert pools["url"].limit == 1
+    assert set(parse_settings({"limit": pools["url"]})) == {"limit"}
+
+
+@pytest.mark.parametrize(
+    "key, text, meant",
+    [
+        ("CONFIRM", "False", "False"),
+        ("CONFIRM", "0", "False"),
+        ("CONFIRM", " yes ", "True"),
+        ("SSL", "true", "True"),
+        ("MANDATORY", "off", "False"),
+        ("LIMIT", "5", "5"),
+        ("LIMIT", "None", "None"),
+        ("HEARTBEAT", "30", "30"),
+        ("ACQUIRE_TIMEOUT", "2.5", "2.5"),
+        ("LEAK_AFTER", "", "None"),
+        ("MIN_IDLE", "1", "1"),
+        ("RETRY", "null", "None"),
+        ("SERIALIZER", "None", "None"),
+        ("COMPRESSION", "none", "None"),
+    ],
+)
+def test_a_text_of_another_types_value_is_refused_with_the_value(
+    key: str, text: str, meant: str
+) -> None:
+    problem = the_problem(**{key: text})
+    assert problem.hint == (
+        f"did you mean {meant}? text, of an environment variable for instance, must be converted first"
+    )
+
+
+@pytest.mark.parametrize("key", ["SSL", "TRANSPORT_OPTIONS", "RETRY"])
+def test_a_text_of_json_is_told_how_to_become_a_dict(key: str) -> None:
+    problem = the_problem(**{key: f'{{"password": "{SECRET}"}}'})
+    assert problem.hint.endswith("json.loads() makes a dict of it")
+
+
+def test_a_word_like_a_settings_own_is_told_it() -> None:
+    assert the_problem(MANDATORY="default").hint == "did you mean 'default_exchange'?"
+
+
+# -- names beside the settings -----------------------------------------------------------------------------------------
+
+CONFIGURATION = Strays(
+    "KOMBU_POOLS", {"KOMBU_POOLS_URL": (), "KOMBU_POOLS_CONTROL": ("ENABLED", "DIRECTORY")}
+)
+
+
+@pytest.mark.parametrize(
+    "name, setting, place",
+    [
+        ("KOMBU_POOLS_LIMIT", "KOMBU_POOLS", 'KOMBU_POOLS = {"default": {"LIMIT": …}}'),
+        ("KOMBU_POOLS_LIMTI", "KOMBU_POOLS", 'KOMBU_POOLS = {"default": {"LIMIT": …}}'),
+        ("KOMBU_POOLS_DEFAULT", "KOMBU_POOLS", 'KOMBU_POOLS = {"default": …}'),
+        ("KOMBU_POOLS_DEFAULT_LIMIT", "KOMBU_POOLS", 'KOMBU_POOLS = {"default": {"LIMIT": …}}'),
+        ("KOMBU_POOL", "KOMBU_POOLS", "KOMBU_POOLS"),
+        ("KOMBUPOOLS", "KOMBU_POOLS", "KOMBU_POOLS"),
+        ("KOMBU-POOLS", "KOMBU_POOLS", "KOMBU_POOLS"),
+        ("kombu_pools", "KOMBU_POOLS", "KOMBU_POOLS"),
+        ("KOMBU_POLLS", "KOMBU_POOLS", "KOMBU_POOLS"),
+        ("KOMUB_POOLS", "KOMBU_POOLS", "KOMBU_POOLS"),
+        ("KOMBU_POOL_URL", "KOMBU_POOLS_URL", "KOMBU_POOLS_URL"),
+        ("KOMBU_POLLS_URL", "KOMBU_POOLS_URL", "KOMBU_POOLS_URL"),
+        ("kombu_pools_url", "KOMBU_POOLS_URL", "KOMBU_POOLS_URL"),
+        ("KOMBU_POOLS_CONTROLL", "KOMBU_POOLS_CONTROL", "KOMBU_POOLS_CONTROL"),
+        ("KOMBU_POOL_CONTROL", "KOMBU_POOLS_CONTROL", "KOMBU_POOLS_CONTROL"),
+        (
+            "KOMBU_POOLS_CONTROL_DIRECTORY",
+            "KOMBU_POOLS_CONTROL",
+            'KOMBU_POOLS_CONTROL = {"DIRECTORY": …}',
+        ),
+    ],
+)
+def test_a_name_that_was_meant_for_a_setting_is_told_its_place(
+    name: str, setting: str, place: str
+) -> None:
+    ((near, problem),) = CONFIGURATION.among(["SECRET_KEY", "KOMBU_POOLS_URL", name])
+    assert near == setting
+    assert problem == Problem(None, None, f"{name!r} is no setting", f"did you mean {place}?")
+
+
+def test_a_name_that_is_like_none_gets_them_all() -> None:
+    ((near, problem),) = CONFIGURATION.among(["KOMBU_POOLS_XYZZY"])
+    assert near == "KOMBU_POOLS"
+    assert problem.hint == "known: KOMBU_POOLS, KOMBU_POOLS_URL, KOMBU_POOLS_CONTROL"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "KOMBU_POOLS",
+        "KOMBU_POOLS_URL",
+        "KOMBU_POOLS_CONTROL",
+        "SQLALCHEMY_POOL_SIZE",
+        "SQLALCHEMY_POOL_TIMEOUT",
+        "CELERY_BROKER_POOL_LIMIT",
+        "BROKER_POOL_LIMIT",
+        "REDIS_CONNECTION_POOL",
+        "KOMBU_URL",
+        "KOMBU_SERIALIZER",
+        "MY_KOMBU_POOLS_VIEW",
+        "DATABASE_POOLS_CONTROL",
+        "pool",
+        5,
+        None,
+        ("KOMBU_POOL",),
+    ],
+)
+def test_what_is_right_or_somebody_elses_is_no_stray(name: Any) -> None:
+    assert list(CONFIGURATION.among([name])) == []
+
+
+@given(st.text())
+def test_no_name_breaks_the_search_for_strays(name: str) -> None:
+    list(CONFIGURATION.among([name, f"KOMBU_POOLS_{name}", f"KOMBU{name}"]))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..masking import describe
 from ..settings import PoolSettings, Problem, SettingsError
-from ..settings.problems import Report, collect, nearest, refuse
+from ..settings.problems import Report, collect, nearest, refuse, text_hint
 from .mailbox import supported
 
 __all__ = ["KEYS", "NAME", "SHORTEST_KEY", "ControlSettings", "parse_control"]
@@ -44,23 +44,31 @@ class ControlSettings:
 
 
 def parse_control(
-    value: Any, aliases: Collection[str], *, name: str = NAME, secret: bool = True
+    value: Any,
+    aliases: Collection[str],
+    *,
+    name: str = NAME,
+    secret: bool = True,
+    beside: Iterable[Problem] = (),
 ) -> ControlSettings:
     """The settings that *value* means.
 
     :param value: a mapping with :data:`KEYS`, ``None`` for the defaults, or ``False`` to turn control off.
     :param aliases: which BROADCAST may name; with their settings, whether it may name them is looked at as well.
     :param secret: whether the framework has a secret: without one, BROADCAST needs a KEY.
+    :param beside: what is wrong with other settings, to be told together.
     :raises SettingsError: with every problem.
     """
-    if value is None or value is True:
-        return ControlSettings()
-    if value is False:
-        return ControlSettings(enabled=False)
+    problems = list(beside)
+    if value is None or value is True or value is False:
+        if problems:
+            raise SettingsError(problems, name)
+        return ControlSettings(enabled=value is not False)
     if not isinstance(value, Mapping):
-        whole = f"expected a dict, or False to turn control off, got {describe(value)}"
-        raise SettingsError([Problem(None, None, whole, f"known: {', '.join(KEYS)}")], name)
-    problems: list[Problem] = []
+        expected = "a dict, or False to turn control off"
+        whole = f"expected {expected}, got {describe(value)}"
+        hint = text_hint(value, expected) or f"known: {', '.join(KEYS)}"
+        raise SettingsError([*problems, Problem(None, None, whole, hint)], name)
     for key in value:
         if key not in KEYS:
             problems.append(_unknown(key))

@@ -14,7 +14,16 @@ from kombu import compression, serialization
 
 from ..masking import describe, split_urls
 from .nested import copy_options, is_deeper
-from .problems import Problem, Report, SettingsError, collect, nearest, refuse
+from .problems import (
+    Problem,
+    Report,
+    SettingsError,
+    collect,
+    did_you_mean,
+    nearest,
+    refuse,
+    text_hint,
+)
 from .tls import tls_problems
 from .url_checks import EXAMPLE, url_problems
 from .urls import family_of, implementation_of, transport_of
@@ -121,7 +130,9 @@ def _flag(value: Any, report: Report) -> bool:
 
 def _mandatory(value: Any, report: Report) -> bool | str:
     if not isinstance(value, bool) and value != DEFAULT_EXCHANGE:
-        refuse(report, value, f"True, False or {DEFAULT_EXCHANGE!r}")
+        expected = f"True, False or {DEFAULT_EXCHANGE!r}"
+        hint = text_hint(value, expected) or did_you_mean(value, [DEFAULT_EXCHANGE])
+        refuse(report, value, expected, hint)
     return value  # type: ignore[no-any-return]  # one of these, or not used
 
 
@@ -174,7 +185,8 @@ def _transport_options(value: Any, report: Report) -> dict[str, Any]:
 def _options(value: Any, report: Report, expected: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         # Its type alone: what it says may be a secret.
-        report(f"expected {expected}, got a value of type {type(value).__name__}", "")
+        kind = type(value).__name__
+        report(f"expected {expected}, got a value of type {kind}", text_hint(value, expected))
         return {}
     options = dict(value)
     names = [name for name in options if not isinstance(name, str)]
@@ -218,10 +230,11 @@ def _registered(
 ) -> str | None:
     if value is None or (isinstance(value, str) and value in known):
         return value
-    hint = ""
-    if isinstance(value, str):
+    expected = f"the name of a {what} that kombu knows, or None"
+    hint = text_hint(value, expected) if value else ""
+    if isinstance(value, str) and not hint:
         hint = f'pip install "{extras[value]}"' if value in extras else nearest(value, known)
-    refuse(report, value, f"the name of a {what} that kombu knows, or None", hint)
+    refuse(report, value, expected, hint)
     return None
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
@@ -26,7 +26,7 @@ from .parser import (
     read_keys,
     use_global_limit,
 )
-from .problems import Problem, SettingsError
+from .problems import Problem, SettingsError, text_hint
 
 __all__ = [
     "PoolSettings",
@@ -37,6 +37,8 @@ __all__ = [
     "parse_settings",
     "use_global_limit",
 ]
+
+_EXAMPLE = '{"default": {"URL": "amqp://localhost//"}}'
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -253,22 +255,35 @@ class PoolSettings:
         return f"PoolSettings({', '.join(parts)})"
 
 
-def parse_settings(value: object, *, name: str = "KOMBU_POOLS") -> dict[str, PoolSettings]:
+def parse_settings(
+    value: object, *, name: str = "KOMBU_POOLS", beside: Iterable[Problem] = ()
+) -> dict[str, PoolSettings]:
     """The pools' settings by alias; opens and imports nothing.
 
     :param value: a dict of aliases, each with a dict of settings, with their names in upper or in lower case; a URL
         alone stands for ``{"URL": …}``, and :class:`PoolSettings` for themselves.
     :param name: what *value* is called where it was written, for the error's text.
+    :param beside: what is wrong with other settings, to be told together.
     :raises SettingsError: with everything that is wrong, in all aliases.
     """
-    if not isinstance(value, Mapping):
-        expected = 'a dict of aliases, such as {"default": {"URL": "amqp://localhost//"}}'
-        raise SettingsError(
-            [Problem(None, None, f"expected {expected}, got {describe(value)}")], name
-        )
+    problems = list(beside)
     pools: dict[str, PoolSettings] = {}
-    problems: list[Problem] = []
+    if not isinstance(value, Mapping):
+        expected = f"a dict of aliases, such as {_EXAMPLE}"
+        hint = text_hint(value, expected)
+        problems.append(Problem(None, None, f"expected {expected}, got {describe(value)}", hint))
+        raise SettingsError(problems, name)
+    if not value:
+        problems.append(Problem(None, None, "the dict of aliases is empty", f"write {_EXAMPLE}"))
+    misplaced = [key for key, given in value.items() if _lacks_its_alias(key, given)]
+    if misplaced:
+        shown = f"{', '.join(map(repr, misplaced))} {'is a setting' if len(misplaced) == 1 else 'are settings'}"
+        message = f"{shown} of a pool, and not the name of one"
+        hint = f'write {{"default": {{{misplaced[0]!r}: …}}}}'
+        problems.append(Problem(None, None, message, hint))
     for alias, given in value.items():
+        if alias in misplaced:
+            continue
         is_name = isinstance(alias, str) and alias and not ("://" in alias or "@" in alias)
         # What is no name may be a URL by mistake, with a password in it.
         shown = alias if is_name else describe(alias).strip("'\"")
@@ -292,6 +307,17 @@ def parse_settings(value: object, *, name: str = "KOMBU_POOLS") -> dict[str, Poo
     if problems:
         raise SettingsError(problems, name)
     return pools
+
+
+def _lacks_its_alias(key: object, given: object) -> bool:
+    """Whether *key*, which stands where an alias belongs, is a setting and its value *given* no pool's."""
+    if not isinstance(key, str) or key.lower() not in CHECKS or isinstance(given, PoolSettings):
+        return False
+    if isinstance(given, str) and "://" in given:
+        # A pool may be called "retry", and have no more than a URL.
+        return key.lower() == "url"
+    pool = isinstance(given, Mapping) and any(str(name).lower() in CHECKS for name in given)
+    return not pool
 
 
 def _read(given: Mapping[Any, Any], alias: str | None, upper: bool = False) -> PoolSettings:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from ..masking import describe
 
-__all__ = ["Problem", "Report", "SettingsError", "collect", "did_you_mean", "nearest", "refuse"]
+__all__ = [
+    "Problem",
+    "Report",
+    "SettingsError",
+    "closest",
+    "collect",
+    "did_you_mean",
+    "nearest",
+    "refuse",
+    "text_hint",
+]
 
 #: Takes a message and a hint.
 Report = Callable[[str, str], None]
@@ -58,20 +69,57 @@ class SettingsError(ValueError):
         return type(self), (self.problems, self.name)
 
 
+#: What a text is told that may stand for a value of another type.
+_CONVERT = "text, of an environment variable for instance, must be converted first"
+_TRUE = ("true", "yes", "on", "1")
+_FALSE = ("false", "no", "off", "0")
+_NONE = ("none", "null", "")
+
+
 def refuse(report: Report, value: object, expected: str, hint: str = "") -> None:
     """Report that *expected* was, and *value* was given."""
-    if isinstance(value, str) and not hint and "number" in expected:
-        hint = "text, of an environment variable for instance, must be converted first"
-    report(f"expected {expected}, got {describe(value)}", hint)
+    report(f"expected {expected}, got {describe(value)}", hint or text_hint(value, expected))
+
+
+def text_hint(value: object, expected: str) -> str:
+    """A hint for a text that stands for a value of another type, as texts of the environment do; empty for all else.
+
+    :param expected: the words for what is right, which name the values and types that may be meant.
+    """
+    if not isinstance(value, str):
+        return ""
+    word = value.strip().lower()
+    meant = ""
+    if "True" in expected and word in _TRUE:
+        meant = "True"
+    elif "False" in expected and word in _FALSE:
+        meant = "False"
+    elif "None" in expected and word in _NONE:
+        meant = "None"
+    elif "number" in expected and re.fullmatch(r"\d{1,12}(\.\d{1,12})?", word, re.ASCII):
+        meant = word
+    if meant:
+        return f"did you mean {meant}? {_CONVERT}"
+    if "dict" in expected and word.startswith("{"):
+        return f"{_CONVERT}: json.loads() makes a dict of it"
+    return _CONVERT if "number" in expected else ""
+
+
+def closest(word: str, known: Iterable[str], alike: float = 0.6) -> str:
+    """The one of *known* most like *word*; empty if none is.
+
+    :param alike: how much at least, from 0 to 1, as :mod:`difflib` has it.
+    """
+    # Loaded with the first mistake: an import has none.
+    from difflib import get_close_matches
+
+    return next(iter(get_close_matches(word, known, n=1, cutoff=alike)), "")
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:
     """A hint that names the one of *known* most like *word*; empty if none is."""
-    # Loaded with the first mistake: an import has none.
-    from difflib import get_close_matches
-
-    near = get_close_matches(word, known, n=1) if isinstance(word, str) else ()
-    return f"did you mean {near[0]!r}?" if near else ""
+    near = closest(word, known) if isinstance(word, str) else ""
+    return f"did you mean {near!r}?" if near else ""
 
 
 def nearest(word: object, known: Iterable[str], show: Callable[[str], str] = str) -> str:

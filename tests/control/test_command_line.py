@@ -306,7 +306,7 @@ def test_nobody_is_there(terminal: Terminal, broadcast: str | None) -> None:
 
 def test_no_pools_are_configured(terminal: Terminal) -> None:
     for command in ("status", "ping"):
-        assert terminal.run(command, Scripted(), Pools({})) == 0
+        assert terminal.run(command, Scripted(), Pools()) == 0
     assert terminal.out == ["no pools are configured"] * 2
 
 

@@ -1,0 +1,20 @@
+"""Where the documentation is read: the pages that messages point to, each named here and nowhere else."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+__all__ = ["BASE", "Page"]
+
+#: Where the documentation of the newest release is.
+BASE = "https://kombu-pools-ext.readthedocs.io/en/stable/"
+
+
+class Page(StrEnum):
+    """The address of a page, or of a section of one."""
+
+    SETTINGS = f"{BASE}reference/settings.html"
+    CONTROL = f"{BASE}reference/control.html"
+    MEMORY = f"{BASE}reference/settings.html#memory"
+    SIZE_A_POOL = f"{BASE}howto/size-a-pool.html"
+    TLS = f"{BASE}howto/tls.html"
