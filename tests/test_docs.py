@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
 from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import kombu_pools_ext
-from kombu_pools_ext import control, errors, events, pools, settings, stats
+from kombu_pools_ext import control, documentation, errors, events, pools, settings, stats
 from kombu_pools_ext.control import command_line, local, options
 from kombu_pools_ext.control.answer import Answer, Answers, Process
 from kombu_pools_ext.control.request import Request
@@ -125,3 +128,67 @@ def test_each_check_and_each_defect_names_tests_that_exist() -> None:
                 assert not name or name in _tests_in(path), f"{path}::{name}"
                 named += bool(name)
     assert named > 70
+
+
+def _sections_of(address: str) -> set[str] | None:
+    """The names of the sections of a page, as they are in the pages that are built; `None` if there is no page."""
+    name = address.removeprefix(documentation.BASE) or "index.html"
+    source = ROOT / "docs" / Path(name).with_suffix(".md")
+    if not name.endswith(".html") or not source.is_file():
+        return None
+    titles = re.findall(r"^#+ (.+)$", source.read_text(), re.MULTILINE)
+    return {re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") for title in titles}
+
+
+def _is_there(address: str) -> bool:
+    page, hash, section = address.partition("#")
+    sections = _sections_of(page)
+    return sections is not None and (not hash or section in sections)
+
+
+def test_each_page_that_a_message_points_to_is_there() -> None:
+    """`make docs` looks for them among the pages that it has built, too."""
+    assert [page for page in documentation.Page if not _is_there(page)] == []
+    assert not _is_there(f"{documentation.BASE}reference/no-such-page.html")
+    assert not _is_there(f"{documentation.Page.SETTINGS}#no-such-section")
+
+
+def test_each_page_that_the_readme_points_to_is_there_for_those_who_have_no_repository() -> None:
+    text = (ROOT / "README.md").read_text()
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    pages = [link for link in links if link.startswith(documentation.BASE)]
+    assert len(pages) >= 5
+    assert [page for page in pages if not _is_there(page)] == []
+    assert [link for link in links if link.startswith("docs/")] == []
+
+
+def _texts(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and value of each text in a module, without the docstrings."""
+    tree = ast.parse(path.read_text())
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and isinstance(node.body[0] if node.body else None, ast.Expr)
+    }
+    for node in ast.walk(tree):
+        text = node.value if isinstance(node, ast.Constant) else None
+        if isinstance(text, str) and id(node) not in docstrings:
+            yield node.lineno, text
+
+
+def test_no_message_names_a_file_of_the_repository_or_an_address_of_its_own() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{line}: {text}"
+        for package in ("kombu_pools_ext", "django_app", "flask_ext")
+        for path in (ROOT / package).rglob("*.py")
+        if path.name != "documentation.py"
+        for line, text in _texts(path)
+        if re.search(r"docs/|\.md\b|readthedocs", text)
+    ]
+    assert found == []
+
+
+def test_what_is_shipped_tells_where_the_documentation_is() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["urls"]["Documentation"] == documentation.BASE
