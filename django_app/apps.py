@@ -15,9 +15,13 @@ class KombuPoolsConfig(AppConfig):
     verbose_name = "Broker connection pools"
 
     def ready(self) -> None:
-        """Register checks and signals, and listen for commands once a pool is used; opens nothing, reads no setting."""
+        """Register checks and signals, log wrong settings, and listen for commands once a pool is used.
+
+        Nothing is opened, and the settings are read anew when a pool is first used.
+        """
         from kombu_pools_ext import events
 
-        from . import checks, conf, signals  # noqa: F401  # importing them registers them
+        from . import checks, conf, signals, start  # noqa: F401  # importing them registers them
 
         events.demand.connect(conf.listen)
+        start.report_problems()

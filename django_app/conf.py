@@ -33,6 +33,7 @@ __all__ = [
     "pools",
     "producers",
     "read_settings",
+    "say_unreachable",
     "strays",
 ]
 
@@ -178,7 +179,7 @@ def listen(**what: Any) -> None:
     try:
         made = control()
     except ImproperlyConfigured as error:
-        _say_once(str(error))
+        say_unreachable(str(error), logging.WARNING)
     else:
         server_of(made.project).begin()
 
@@ -186,10 +187,11 @@ def listen(**what: Any) -> None:
 _said: set[str] = set()
 
 
-def _say_once(why: str) -> None:
+def say_unreachable(why: str, level: int) -> None:
+    """Log that commands cannot reach this process, at most once for each reason."""
     if why not in _said:
         _said.add(why)
-        logger.warning("control: this process cannot be reached by commands: %s", why)
+        logger.log(level, "control: this process cannot be reached by commands: %s", why)
 
 
 def _reload(*, setting: str, **kwargs: Any) -> None:

@@ -20,7 +20,11 @@ BACKLOG = 60
 
 @contextmanager
 def gunicorn(
-    environment: dict[str, str], folder: Path, *options: str, within: Sequence[str] = ()
+    environment: dict[str, str],
+    folder: Path,
+    *options: str,
+    within: Sequence[str] = (),
+    application: str = "served:application",
 ) -> Iterator[Served]:
     """:param within: what the command is run by."""
     with socket.create_server(("127.0.0.1", 0), backlog=BACKLOG) as listener:
@@ -28,7 +32,7 @@ def gunicorn(
             *within,
             *(sys.executable, "-m", "gunicorn", "--bind", f"fd://{listener.fileno()}"),
             *("--workers", str(WORKERS), "--no-control-socket", "--graceful-timeout", "8"),
-            *(*options, "served:application"),
+            *(*options, application),
         ]
         port = listener.getsockname()[1]
         served = Served(command, environment, folder, port, (listener.fileno(),))

@@ -1,0 +1,61 @@
+"""What the start of a server tells of wrong settings; else the first use of the pools, at night, would tell it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from types import FrameType
+
+from django.core.exceptions import ImproperlyConfigured
+
+from kombu_pools_ext.documentation import Page
+from kombu_pools_ext.errors import SettingsError
+
+from . import conf
+
+__all__ = ["report_problems"]
+
+logger = logging.getLogger("kombu_pools_ext.django")
+
+
+def report_problems() -> None:
+    """Log what is wrong with the settings, at ERROR; never raises, and opens nothing.
+
+    A start goes on: it may be that of a process that never uses a pool. Where Django's own command line is at work, its
+    system checks tell the same.
+    """
+    if _is_management_command():
+        return
+    try:
+        for message in _problems():
+            logger.error("%s", message)
+    except Exception:
+        # A setting may be an object of anybody's, which is asked for what it holds.
+        logger.exception("%s cannot be read; each use of the pools will fail", conf.NAME)
+
+
+def _is_management_command() -> bool:
+    """Whether Django is being set up by `manage.py` or `django-admin`, whatever they are called."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "django.core.management":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _problems() -> Iterator[str]:
+    try:
+        settings = conf.read_settings()
+    except SettingsError as error:
+        yield f"each use of the pools will fail, because the settings are wrong (see {Page.SETTINGS}):\n{error}"
+        return
+    for alias, one in settings.items():
+        missing = one.missing_driver()
+        if missing:
+            yield f"each use of the pool {alias!r} will fail: {missing}"
+    try:
+        conf.control_settings(settings)
+    except ImproperlyConfigured as error:
+        conf.say_unreachable(str(error), logging.ERROR)
