@@ -17,11 +17,14 @@ class KombuPoolsConfig(AppConfig):
     def ready(self) -> None:
         """Register checks and signals, log wrong settings, and listen for commands once a pool is used.
 
-        Nothing is opened, and the settings are read anew when a pool is first used.
+        Where one was used already, at an import or in the ``ready()`` of an application that comes before, it listens
+        from now on. Nothing else is opened, and the settings are read anew when a pool is first used.
         """
         from kombu_pools_ext import events
 
         from . import checks, conf, signals, start  # noqa: F401  # importing them registers them
 
         events.demand.connect(conf.listen)
+        if events.demand.was_sent:
+            conf.listen()
         start.report_problems()

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 from flask import current_app
-from flask.cli import AppGroup
+from flask.cli import AppGroup, FlaskGroup
 
 from kombu_pools_ext.control.command_line import (
     COMMANDS,
@@ -68,8 +68,11 @@ def _add(command: str) -> None:
             draw=_drawing(err=False),
             hint=_drawing(err=True),
         )
-        code = run(command, lambda: state.control, state, screen, **given)
-        click.get_current_context().exit(code)
+        context = click.get_current_context()
+        # Not where a test, or a view, invokes the application's own group.
+        is_program = isinstance(context.find_root().command, FlaskGroup)
+        code = run(command, lambda: state.control, state, screen, is_program=is_program, **given)
+        context.exit(code)
 
     for option in reversed(OPTIONS):
         if option.suits(command):

@@ -7,6 +7,7 @@ maintenance thread's, or, for a fork, the child's only one. Its exceptions are l
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -50,6 +51,24 @@ class Event:
         return f"<Event {self.name}: {len(self._listeners)} listeners>"
 
 
+class _Demand(Event):
+    """An event that whoever comes too late for it can ask for."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._process: int | None = None
+
+    def send(self, **what: Any) -> None:
+        """Tell every listener."""
+        self._process = os.getpid()
+        super().send(**what)
+
+    @property
+    def was_sent(self) -> bool:
+        """Whether it was sent in this process; a forked child has not used the pools that it inherited."""
+        return self._process == os.getpid()
+
+
 #: A pool opened a connection. Sent with ``pool``, the :class:`~kombu_pools_ext.ConnectionPool`.
 connection_opened = Event("connection_opened")
 
@@ -65,4 +84,4 @@ pools_reset = Event("pools_reset")
 
 # Not for applications, and in no list of signals: a pool is about to open a connection, or somebody asked one that is
 # suspended. Sent with ``pool``; a process whose pools nobody has used never sends it. Control begins to listen with it.
-demand = Event("demand")
+demand = _Demand("demand")

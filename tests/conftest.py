@@ -30,6 +30,7 @@ import kombu
 import pytest
 from kombu.utils.url import parse_url
 
+from kombu_pools_ext import events
 from tests.brokers import PrivateRabbitMQ, PrivateRedis, Unavailable
 from tests.wanted import without
 
@@ -204,6 +205,12 @@ def private_redis(_module_redis: PrivateRedis) -> PrivateRedis:
 
 
 # -- what a test leaves behind -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _unused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What other tests have used begins nothing where a test attaches control."""
+    monkeypatch.setattr(events.demand, "_process", None)
 
 
 @pytest.fixture(autouse=True)

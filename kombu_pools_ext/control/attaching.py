@@ -1,4 +1,7 @@
-"""Which pools belong to which project, and when a process begins to listen: at the first use of any of them."""
+"""Which pools belong to which project, and when a process begins to listen: at the first use of any pool.
+
+Where a pool was used before there was a project, the process begins as soon as there is one.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,10 @@ def attach(
 
 
 def attach_to(project: Project, pools: Pools) -> None:
-    """Let commands of *project* reach *pools*, and of no other project from now on. Reads and opens nothing."""
+    """Let commands of *project* reach *pools*, and of no other project from now on.
+
+    Reads and opens nothing, unless this process has used a pool before: then it begins to listen, in the background.
+    """
     server = server_of(project)
     if _servers.get(pools) is server:
         return
@@ -66,6 +72,9 @@ def attach_to(project: Project, pools: Pools) -> None:
     _servers[pools] = server
     weakref.finalize(pools, _gone, weakref.ref(server)).atexit = False
     events.demand.connect(_demanded)
+    # After that: what is used in this moment is noticed by one of the two.
+    if events.demand.was_sent:
+        server.begin()
 
 
 def detach(pools: Pools) -> None:

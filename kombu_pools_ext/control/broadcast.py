@@ -43,6 +43,8 @@ GOODBYE = 0.25
 FAREWELL = 1.0
 #: Seconds before another try to connect: at random below a bound that doubles from the one to the other.
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
+#: Seconds to wait at the most where nothing can end it.
+UNWAKABLE = 1.0
 #: Seconds that a connection has to last to end an outage.
 LASTS = 30.0
 #: Seconds between two lines of the log that say the same.
@@ -101,7 +103,8 @@ def seal_of(project: Project, place: str, clock: Callable[[], float]) -> Seal:
 def listen(project: Project) -> Listener:
     """Listen for the commands to *project*'s processes, in a thread of its own, until ``stop()``.
 
-    Neither a broker that is down nor one that refuses us is an error: it is logged, and tried again.
+    Neither a broker that is down nor one that refuses us is an error: it is logged, and tried again. Where no thread
+    can be started, ``has_ended`` is true at once.
     """
     listener = Listener(project)
     listener.start()
@@ -134,8 +137,8 @@ class Listener:
         self._mailbox: Mailbox | None = None
         # Answers by other threads, and what wakes the one that sends them: a mailbox is one thread's.
         self._outbox: deque[tuple[str, bytes]] = deque()
-        self._wakes, self._waker = socket.socketpair()
-        self._waker.setblocking(False)
+        self._wakes: socket.socket | None = None
+        self._waker: socket.socket | None = None
         self._under_way = threading.BoundedSemaphore(MOST_AT_ONCE)
         self._stopping = False
         self._ended = threading.Event()
@@ -147,6 +150,11 @@ class Listener:
         """Begin."""
         if not spawn_thread(self._run, "kombu-pools-broadcast"):
             self._end()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing listens any more."""
+        return self._ended.is_set()
 
     def stop(self, seconds: float = FAREWELL) -> None:
         """End, with a goodbye to the broker.
@@ -166,8 +174,7 @@ class Listener:
         self._ended.set()
         # It closes its own descriptors.
         self._mailbox = None
-        self._wakes.close()
-        self._waker.close()
+        self._close_bell()
 
     # -- its thread ------------------------------------------------------------------------------------
 
@@ -197,6 +204,9 @@ class Listener:
     def _attend(self) -> None:
         """Join, and answer, until the end; raises whatever ends the connection."""
         project = self._project
+        if self._wakes is None:
+            self._wakes, self._waker = socket.socketpair()
+            self._waker.setblocking(False)
         mailbox = self._mailbox = open_mailbox(settings_of(project), project.name)
         self._seal = seal_of(project, mailbox.place, self._clock)
         mailbox.join()
@@ -204,7 +214,7 @@ class Listener:
         while not self._stopping:
             for data in mailbox.receive(time.monotonic() + NAP, self._wakes):
                 self._take(self._seal, data)
-            self._rest()
+            self._rest(self._wakes)
             while self._outbox:
                 mailbox.send(*self._outbox.popleft())
         mailbox.close(GOODBYE)
@@ -217,8 +227,7 @@ class Listener:
 
     def _end(self) -> None:
         self._stopping = True
-        self._wakes.close()
-        self._waker.close()
+        self._close_bell()
         self._ended.set()
 
     def _tell(self, error: Exception) -> None:
@@ -241,16 +250,26 @@ class Listener:
     def _wake(self) -> None:
         # Full: it will wake anyway. Closed: it has ended.
         with contextlib.suppress(OSError):
-            self._waker.send(b"\0")
+            if self._waker is not None:
+                self._waker.send(b"\0")
 
-    def _rest(self) -> None:
+    def _close_bell(self) -> None:
+        for one in (self._wakes, self._waker):
+            if one is not None:
+                one.close()
+
+    def _rest(self, wakes: socket.socket) -> None:
         """Read what woke us."""
-        self._wakes.setblocking(False)
+        wakes.setblocking(False)
         with contextlib.suppress(BlockingIOError):
-            while self._wakes.recv(4096):
+            while wakes.recv(4096):
                 pass
 
     def _nap(self, seconds: float) -> None:
+        if self._wakes is None:
+            # Nothing can end it, for want of descriptors.
+            time.sleep(min(seconds, UNWAKABLE))
+            return
         self._wakes.settimeout(max(seconds, 0.001))
         with contextlib.suppress(TimeoutError):
             self._wakes.recv(4096)

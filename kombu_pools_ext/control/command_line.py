@@ -25,6 +25,7 @@ from .progress import Progress
 from .reach import Control
 from .rendering import Line, answered, as_json, failures, printable, would_be_told
 from .request import COMMANDS, HIGHEST_LIMIT, MODES, Request
+from .server import leave
 
 __all__ = ["COMMANDS", "DESCRIPTION", "LIMIT", "OPTIONS", "Option", "Screen", "is_terminal", "run"]
 
@@ -143,6 +144,7 @@ def run(
     watch: bool = False,
     mode: str = MODES[0],
     pause: Callable[[float], Any] = time.sleep,
+    is_program: bool = False,
 ) -> int:
     """Have the project's processes carry out a command, and print what came of it.
 
@@ -153,8 +155,12 @@ def run(
     :param using: aliases; all if there are none. So with *process* and *host*.
     :param timeout: in seconds.
     :param pause: waits for so many seconds, between two looks.
+    :param is_program: whether this process was started for the command alone: it is none of those that are asked then,
+        even where what it has imported uses a pool.
     :returns: the exit code.
     """
+    if is_program:
+        leave()
     try:
         request = Request(
             command=command,

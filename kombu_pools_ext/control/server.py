@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import queue
+import random
 import socket
 import threading
 import time
@@ -24,7 +27,7 @@ from .process import random_part
 from .project import Project
 from .wire import Stranger, Stream, check_peer, prove
 
-__all__ = ["Server", "forget", "server_of", "stop_all"]
+__all__ = ["Server", "forget", "leave", "server_of", "stop_all"]
 
 logger = logging.getLogger("kombu_pools_ext.control")
 
@@ -35,8 +38,10 @@ MOST_UNPROVEN, MOST_CALLERS = 16, 64
 PROOF_TIMEOUT = 5.0
 #: Connections that the system keeps for us until they are accepted.
 BACKLOG = 128
-#: Seconds between two log lines about strangers, and between two attempts to listen.
+#: Seconds between two log lines about strangers.
 SELDOM = 60.0
+#: Seconds between two attempts to listen, the first and the longest pause, and between two log lines that say the same.
+FIRST_AGAIN, LONGEST_AGAIN, SAID_AGAIN = 1.0, 60.0, 3600.0
 #: Attempts to put a socket into a directory that others remove.
 ATTEMPTS = 10
 #: Seconds to let pass when there are no descriptors for a caller.
@@ -76,6 +81,59 @@ class _Bound:
         self.place.remove()
 
 
+class _Turn:
+    """One time of listening, from the first attempt to begin until the end.
+
+    :param in_background: whether it begins in a thread of its own, which tries for as long as it takes.
+    """
+
+    def __init__(self, *, in_background: bool) -> None:
+        self.in_background = in_background
+        # The one queue whose put() may interrupt itself: a finalizer may end it.
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._said: tuple[str, float] | None = None
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it could not begin so far."""
+        return self._said is not None
+
+    def failed(self, error: Exception) -> None:
+        """Log that it could not begin, unless that was said before: it is tried for as long as it takes."""
+        words, now = f"{type(error).__name__}: {error}", time.monotonic()
+        said, at = self._said or ("", 0.0)
+        if said == words and now - at < SAID_AGAIN:
+            return
+        self._said = words, now
+        if isinstance(error, ControlError):
+            logger.warning(
+                "control: this process cannot be reached by commands: %s; it is tried again", error
+            )
+        else:
+            logger.error(
+                "control: this process cannot be reached by commands; it is tried again",
+                exc_info=error,
+            )
+
+    def succeeded(self) -> None:
+        """Log that it listens, if it was said that it could not."""
+        if self._said is not None:
+            self._said = None
+            logger.warning("control: this process can be reached by commands again")
+
+    def nap(self, seconds: float) -> bool:
+        """Wait for so long, or for the end; whether it has come."""
+        try:
+            self._bell.get(timeout=seconds)
+        except queue.Empty:
+            return False
+        return True
+
+    def end(self) -> None:
+        """End a nap, or the next one. Never waits; safe in finalizers and signal handlers."""
+        self._bell.put(None)
+
+
 class Server:
     """This process's ear for the commands of a project: at most one socket, and a thread that waits at it.
 
@@ -90,7 +148,7 @@ class Server:
     def _reset(self) -> None:
         self._lock = threading.RLock()
         #: Of who begins to listen, or does: whoever ends it takes it away, and what has begun meanwhile goes.
-        self._turn: object | None = None
+        self._turn: _Turn | None = None
         self._listener: socket.socket | None = None
         self._bound: _Bound | None = None
         #: What listens for other machines, if anything does; a child forgets it by itself.
@@ -100,7 +158,6 @@ class Server:
         self._callers = 0
         self._unproven = 0
         self._said_at = float("-inf")
-        self._again_at = float("-inf")
 
     @property
     def listens(self) -> bool:
@@ -110,38 +167,47 @@ class Server:
     # -- begin and end -------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Begin to listen in the background, unless it does already, or has just failed. Never waits for anything."""
-        if self._turn is not None or not self.project.settings.enabled or os.getpid() in _over:
+        """Begin to listen in the background, unless it does already, or tries to. Never waits for anything."""
+        if not self.project.settings.enabled or os.getpid() in _over:
             return
-        if time.monotonic() < self._again_at:
+        turn = self._turn
+        if turn is not None:
+            # There may have been no thread for it.
+            self._listen_elsewhere(turn)
             return
-        turn = self._claim()
+        turn = self._claim(in_background=True)
         if turn is not None and not spawn_thread(partial(self._begin_and_listen, turn), THREAD):
             self._turn = None
 
-    def _claim(self) -> object | None:
+    def _claim(self, *, in_background: bool = False) -> _Turn | None:
         # Closes the race of two first uses.
         with self._lock:
             if self._turn is not None:
                 return None
-            self._turn = turn = object()
+            self._turn = turn = _Turn(in_background=in_background)
         return turn
 
-    def _begin_and_listen(self, turn: object) -> None:
-        # First, and whatever becomes of the socket: a full disk is no matter to other machines.
-        self._listen_elsewhere(turn)
-        try:
-            listener = self._open(turn)
-        except ControlError as error:
-            self._again_at = time.monotonic() + SELDOM
-            self._turn = None
-            logger.warning("control: this process cannot be reached by commands: %s", error)
-        except Exception:
-            self._turn = None
-            logger.exception("control: this process cannot be reached by commands")
-        else:
-            if listener is not None:
-                self._listen(listener)
+    def _begin_and_listen(self, turn: _Turn) -> None:
+        pid = os.getpid()
+        wait = FIRST_AGAIN
+        while self._turn is turn:
+            # First, and whatever becomes of the socket: a full disk is no matter to other machines.
+            self._listen_elsewhere(turn)
+            try:
+                listener = self._open(turn)
+            except Exception as error:
+                turn.failed(error)
+            else:
+                if listener is not None:
+                    turn.succeeded()
+                    self._listen(listener)
+                return
+            ends = turn.nap(random.uniform(wait / 2, wait))
+            if os.getpid() != pid:
+                _wait_in_child()
+            if ends:
+                return
+            wait = min(2 * wait, LONGEST_AGAIN)
 
     def serve(self) -> bool:
         """Begin to listen now.
@@ -152,6 +218,10 @@ class Server:
         if not self.project.settings.enabled:
             return False
         fork.child_begins()
+        turn = self._turn
+        if turn is not None and turn.in_background and not self.listens:
+            # The caller wants to know what comes of it.
+            self.stop()
         turn = self._claim()
         if turn is None:
             return True
@@ -168,15 +238,17 @@ class Server:
             self._close(listener)
         return False
 
-    def _listen_elsewhere(self, turn: object) -> None:
-        if self.project.settings.broadcast is None:
+    def _listen_elsewhere(self, turn: _Turn) -> None:
+        if self.project.settings.broadcast is None or self._elsewhere is not None:
             return
         # Closes the race with an end that comes just now. Nothing is opened here: that is the other thread's.
         with self._lock:
             if self._turn is turn and self._elsewhere is None:
-                self._elsewhere = listen(self.project)
+                listener = listen(self.project)
+                # Where there is no thread for it now, there may be one later.
+                self._elsewhere = None if listener.has_ended else listener
 
-    def _open(self, turn: object) -> socket.socket | None:
+    def _open(self, turn: _Turn) -> socket.socket | None:
         """The socket, visible and listening; ``None`` if *turn* is over.
 
         :raises ControlError: if there is no place for it.
@@ -190,7 +262,7 @@ class Server:
                 refusals.append(str(error))
         raise ControlError("; ".join(refusals))
 
-    def _settle(self, place: Place, turn: object) -> socket.socket | None:
+    def _settle(self, place: Place, turn: _Turn) -> socket.socket | None:
         for _ in range(ATTEMPTS):
             try:
                 place.make()
@@ -201,12 +273,15 @@ class Server:
                 continue
         raise ControlError(f"the directory {place.path} is gone time and again")
 
-    def _bind(self, place: Place, turn: object) -> socket.socket | None:
+    def _bind(self, place: Place, turn: _Turn) -> socket.socket | None:
         name = place.name_for(os.getpid(), random_part())
-        hidden = replace(name, file=f".{name.file}")
-        listener = socket.socket(socket.AF_UNIX)
-        self._sockets.add(listener)
+        # Another one for each attempt: one that is given up takes its own away, and no other one's.
+        other = place.name_for(os.getpid(), os.urandom(4).hex())
+        hidden = replace(other, file=f".{other.file}")
+        listener = None
         try:
+            listener = socket.socket(socket.AF_UNIX)
+            self._sockets.add(listener)
             listener.bind(hidden.path)
             listener.listen(BACKLOG)
             found = os.lstat(hidden.path)
@@ -218,13 +293,16 @@ class Server:
                     self._listener, self._bound = listener, _Bound(place, name.path, found)
                     return listener
         except OSError as error:
-            self._close(listener)
+            if listener is not None:
+                self._close(listener)
             hidden.remove()
             if isinstance(error, FileNotFoundError):
                 raise
+            remedy = "make room, or set DIRECTORY to another"
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                remedy = "raise the limit of open files (ulimit -n)"
             raise ControlError(
-                f"cannot make a socket in {place.path}: {error.strerror or error}; make room, or set DIRECTORY to "
-                "another"
+                f"cannot make a socket in {place.path}: {error.strerror or error}; {remedy}"
             ) from error
         self._close(listener)
         hidden.remove()
@@ -237,7 +315,9 @@ class Server:
             listener, self._listener = self._listener, None
             bound, self._bound = self._bound, None
             elsewhere, self._elsewhere = self._elsewhere, None
-            self._turn = None
+            turn, self._turn = self._turn, None
+        if turn is not None:
+            turn.end()
         if elsewhere is not None:
             elsewhere.stop(0.0)
         rung = bound is not None and bound.ring()
@@ -276,8 +356,7 @@ class Server:
                 caller, _ = listener.accept()
             except OSError as error:
                 if os.getpid() != pid:
-                    # A greenlet goes on in a forked child, where threading does not know it and complains of its end.
-                    threading.Event().wait()
+                    _wait_in_child()
                 if self._listener is not listener:
                     return
                 self._say("cannot accept a caller: %s", error)
@@ -352,9 +431,14 @@ class Server:
             logger.warning(f"control: {words}", what)  # noqa: G004  # the words are ours
 
 
+def _wait_in_child() -> None:
+    """A greenlet goes on in a forked child, where threading does not know it and complains of its end."""
+    threading.Event().wait()
+
+
 #: By name of the project and directory: two applications of one project share a socket.
 _servers: dict[tuple[str, str | None], Server] = {}
-#: The process that is at its end, by number: what still opens something there is not to be reached any more.
+#: The process that has left, by number: what still opens something there is not to be reached any more.
 _over: set[int] = set()
 
 
@@ -380,7 +464,8 @@ def stop_all() -> None:
         server.stop()
 
 
-def _at_the_end() -> None:
+def leave() -> None:
+    """Have no command reach this process any more: it is at its end, or it is a command's own program."""
     # What a forked child inherited is not its own: after this, it knows nothing of it.
     fork.child_begins()
     _over.add(os.getpid())
@@ -395,4 +480,4 @@ def _at_the_end() -> None:
 
 
 fork.on_fork(_over.clear)
-ways_out.at_exit(_at_the_end)
+ways_out.at_exit(leave)

@@ -270,8 +270,9 @@ class Pool(Returns[T]):
             )
         if now >= self.overdue_at:
             self.overdue_at = now + upkeep.OVERDUE
-            # It may be able to run by now.
+            # It may be able to run by now, and so may whoever listens for commands.
             self.keeper.watch(self)
+            self.tell("wanted")
             upkeep.tend(self)
         # Closes the race of a borrower and somebody who begins to wait.
         with self.lock:

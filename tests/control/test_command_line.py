@@ -565,7 +565,7 @@ def test_every_option_is_described_and_no_key_is_new_to_run() -> None:
     assert [name for name in command_line.COMMANDS if options["mode"].suits(name)] == ["suspend"]
     known = command_line.run.__kwdefaults__
     assert known is not None
-    assert set(options) | {"limit", "pause"} == set(known)
+    assert set(options) | {"limit", "pause", "is_program"} == set(known)
 
 
 class _Stream:

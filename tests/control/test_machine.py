@@ -360,7 +360,7 @@ def test_a_parent_that_is_killed_leaves_nothing_in_its_childs_hands(base: Base) 
 @pytest.mark.threads
 def test_the_end_of_a_child_leaves_the_parents_socket(base: Base) -> None:
     _pools, control = base.serve()
-    child = multiprocessing.get_context("fork").Process(target=server._at_the_end)
+    child = multiprocessing.get_context("fork").Process(target=server.leave)
     child.start()
     child.join(PATIENCE)
     assert child.exitcode == 0

@@ -280,7 +280,10 @@ APP = """
 import os, sys
 from flask import Flask
 from flask_ext import KombuPools, pools_reset
+from kombu_pools_ext import Pools
 
+if os.environ["FIRST_USE"] == "before init_app":
+    Pools(default="memory://").publish({}, "anywhere")
 app = Flask(__name__)
 app.config.update(SECRET_KEY=os.environ["PROJECT"], KOMBU_POOLS_URL="memory://")
 pools = KombuPools(app)
@@ -290,19 +293,22 @@ def tell(app, *, reason, **what):
 
 if __name__ == "__main__":
     pools_reset.connect(tell)
-    app.extensions["kombu_pools"].publish({}, "anywhere")
+    if os.environ["FIRST_USE"] == "after init_app":
+        app.extensions["kombu_pools"].publish({}, "anywhere")
     print("ready", flush=True)
     sys.stdin.read()
 """
 
 
-def test_a_running_process_is_reset(tmp_path: Path) -> None:
+@pytest.mark.parametrize("first_use", ["after init_app", "before init_app"])
+def test_a_running_process_is_reset(tmp_path: Path, first_use: str) -> None:
     (tmp_path / "shop.py").write_text(APP, encoding="utf-8")
     paths = [str(tmp_path), os.environ.get("PYTHONPATH", "")]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         "PROJECT": f"{uuid.uuid4()}",
+        "FIRST_USE": first_use,
     }
 
     def run(*arguments: str) -> str:
@@ -331,6 +337,8 @@ def test_a_running_process_is_reset(tmp_path: Path) -> None:
             eventually(lambda: f":{worker.pid} " in run("status"), PATIENCE)
             told = run("reset", "--process", str(worker.pid))
             assert told.endswith("  default  closed 1 idle connection\n")
+            # The command's own program has used a pool as well, and is none of those that it is for.
+            assert len(told.splitlines()) == 1
             assert worker.stdout.readline() == "command\n"
         finally:
             worker.stdin.close()

@@ -18,6 +18,12 @@ class Command(BaseCommand):
     help = command_line.DESCRIPTION
     # It tells what is wrong with the settings itself, and must work where another application's are.
     requires_system_checks = ()
+    _is_program = False
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        """Run it as a program, and not by ``call_command()`` in a process with other work."""
+        self._is_program = True
+        super().run_from_argv(argv)
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare command and options."""
@@ -56,6 +62,7 @@ class Command(BaseCommand):
                 hint=_drawing(self.stderr),
             ),
             limit=options["limit"],
+            is_program=self._is_program,
             **{option.key: options[option.key] for option in command_line.OPTIONS},
         )
         if code:
