@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import kombu
 
-from . import events
+from . import events, renewing
 from .broker import groups
 from .broker.arguments import checked
 from .broker.confirms import new_message_id
@@ -23,6 +23,7 @@ from .broker.own_errors import raised_by_carrier
 from .broker.pool_group import Finder
 from .broker.validate import valid_seconds
 from .engine.counters import Drained
+from .errors import ConnectionsKept
 from .settings import PoolSettings, SettingsError, parse_settings
 
 __all__ = ["AliasedPools", "Pools", "configure"]
@@ -244,18 +245,43 @@ class Pools:
         return {alias: self.connections[alias] for alias in (using or self.settings)}
 
     def reset(
-        self, using: Sequence[str] | None = None, *, reason: str = "api"
+        self,
+        using: Sequence[str] | None = None,
+        *,
+        reason: str = "api",
+        timeout: float = renewing.TIMEOUT,
+        force: bool = False,
     ) -> dict[str, Drained]:
         """Close and rebuild the pools of these aliases, or of all: what is idle now, what is lent as it comes back.
 
-        :returns: by alias, how many connections were closed and how many are still lent.
+        Each pool that has connections opens a new one first, beside its limit; where that fails, it keeps what it has.
+        A suspended pool opens none, and closes what is idle.
+
+        :param timeout: seconds for the new connections of all pools together.
+        :param force: close them without opening one first.
+        :returns: by alias, how many connections were closed and how many are still lent; of aliases that share a pool
+            the first has its numbers.
+        :raises ConnectionsKept: if a pool keeps what it has; the others were reset.
+        :raises UnknownAlias: for an alias that is not configured; nothing has happened then.
         """
-        done = {
-            alias: pool.force_close_all(close_pool=False)
-            for alias, pool in self.pools_of(using).items()
-        }
+        timeout = valid_seconds(timeout)
+        pools = self.pools_of(using)
+        done = renewing.renew(pools.values(), timeout, force=force)
         events.pools_reset.send(reason=reason)
-        return done
+        kept: dict[str, renewing.Kept] = {}
+        drained: dict[str, Drained] = {}
+        for alias, pool in pools.items():
+            outcome = done[pool]
+            if isinstance(outcome, Exception):
+                raise outcome
+            if isinstance(outcome, renewing.Kept):
+                kept[alias] = outcome
+            else:
+                drained[alias] = outcome
+                done[pool] = Drained(0, outcome.lent)
+        if kept:
+            raise _kept(kept)
+        return drained
 
     def suspend(
         self, using: Sequence[str] | None = None, mode: Literal["fail", "wait"] = "wait"
@@ -322,6 +348,14 @@ class Pools:
             return f"<{type(self).__name__}: {', '.join(self.settings)}>"
         except SettingsError as error:
             return f"<{type(self).__name__}: {len(error.problems)} problems in {self.name}>"
+
+
+def _kept(kept: Mapping[str, renewing.Kept]) -> ConnectionsKept:
+    words = "; ".join(f"alias {alias!r} {one.told()}" for alias, one in kept.items())
+    errors = {alias: one.error for alias, one in kept.items()}
+    error = ConnectionsKept(f"{words}; force=True gives them up all the same", errors)
+    error.__cause__ = next(iter(errors.values()))
+    return error
 
 
 def configure(settings: Mapping[str, Any] | None = None, /, **aliases: Any) -> Pools:

@@ -23,6 +23,7 @@ __all__ = [
     "BrokerBlocked",
     "BrokerUnreachable",
     "ConnectTimeout",
+    "ConnectionsKept",
     "ControlError",
     "LeaseError",
     "Outcome",
@@ -74,6 +75,19 @@ class PoolSuspended(PoolError, engine.PoolSuspended, ConnectionLimitExceeded):
 
 class ConnectTimeout(PoolTimeout, BrokerUnreachable, engine.ConnectTimeout):
     """The caller's ``timeout`` came while a connection was being made: the broker is slow, or not there."""
+
+
+class ConnectionsKept(PoolError, OperationalError):
+    """A reset, or a reload, opened no new connection first, so what was open still is; ``__cause__`` says why.
+
+    :param words: what was kept.
+    :param failures: by alias, what the new connection failed of.
+    """
+
+    def __init__(self, words: str, failures: Mapping[str, Exception] | None = None) -> None:
+        super().__init__(words)
+        #: By alias, what the new connection failed of. A reset has done what it was told for the others.
+        self.failures = dict(failures or {})
 
 
 class PoolClosed(PoolError, engine.PoolClosed, RuntimeError):

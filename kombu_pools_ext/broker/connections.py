@@ -13,6 +13,7 @@ from kombu.connection import ConnectionPool as KombuConnectionPool
 from .. import events
 from ..engine import Gate, Pool, PoolOptions
 from ..engine.counters import Drained, PoolStats
+from ..engine.trial import Trial
 from ..errors import LeaseError
 from ..masking import mask_url
 from .driver import ConnectionDriver, KombuErrors, OpenConnection
@@ -306,6 +307,46 @@ class ConnectionPool(PoolFace, KombuConnectionPool):
         view._pool = self
         view.__dict__ = view._entry.item.__dict__  # type: ignore[union-attr]  # it has just been lent
         return view
+
+    # -- new connections before the old ones go ------------------------------------------------------------
+
+    @property
+    def was_used(self) -> bool:
+        """Whether it has opened a connection in this process."""
+        engine = MadeOnce.of(self, "engine")
+        return engine is not None and bool(engine.ledger.counters.opened)
+
+    def try_opening(self, timeout: float) -> Trial[OpenConnection]:
+        """Begin to open a connection beside the pool, in a thread of its own.
+
+        :param timeout: seconds for it.
+        """
+        return Trial(self.engine, timeout)
+
+    @property
+    def can_renew(self) -> bool:
+        """Whether connections are open that a reset would give up, and others may be opened: it is not suspended."""
+        engine = MadeOnce.of(self, "engine")
+        return engine is not None and engine.can_renew
+
+    def renew(self, item: OpenConnection) -> Drained:
+        """Go on with *item*, which :meth:`try_opening` has opened, and close all others: those that are lent later.
+
+        :returns: how many were closed, and how many are still lent.
+        """
+        return self.engine.renew(item)
+
+    def take_in(self, item: OpenConnection) -> None:
+        """Have *item*, which :meth:`try_opening` has opened, be one of the pool's."""
+        self.engine.take_in(item)
+
+    def replace_by_another(self) -> Drained:
+        """Another pool takes its place: close what is idle, and the rest as it comes back and nobody waits for it.
+
+        :returns: how many were closed, and how many are still lent.
+        """
+        engine = MadeOnce.of(self, "engine")
+        return Drained(0, 0) if engine is None else engine.replace()
 
     def publishing_blocked(self, item: OpenConnection, reason: str) -> None:
         """The broker has told *item* that it takes no messages: lend no producers for now. From any thread."""

@@ -24,7 +24,7 @@ from .options import NAME
 from .progress import Progress
 from .reach import Control
 from .rendering import Line, answered, as_json, failures, printable, would_be_told
-from .request import COMMANDS, HIGHEST_LIMIT, MODES, Request
+from .request import COMMANDS, FORCED, HIGHEST_LIMIT, MODES, Request
 from .server import leave
 
 __all__ = ["COMMANDS", "DESCRIPTION", "LIMIT", "OPTIONS", "Option", "Screen", "is_terminal", "run"]
@@ -60,8 +60,8 @@ class Option:
     many: bool = False
     choices: tuple[str, ...] = ()
     default: Any = None
-    #: The one command that takes it; ``None`` if all do.
-    only: str | None = None
+    #: The commands that take it; none if all do.
+    only: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -70,7 +70,7 @@ class Option:
 
     def suits(self, command: str) -> bool:
         """Whether *command* takes it."""
-        return self.only in (None, command)
+        return not self.only or command in self.only
 
 
 #: All of them, in the order of the help.
@@ -87,14 +87,19 @@ OPTIONS: Sequence[Option] = (
     ),
     Option("format", "table, or json for one JSON document", "FORMAT", choices=FORMATS, default="table"),
     Option("dry-run", "name the processes that would be told, and tell them nothing"),
-    Option("watch", "for status: look again each second, until Ctrl-C", only="status"),
+    Option("watch", "for status: look again each second, until Ctrl-C", only=("status",)),
+    Option(
+        "force",
+        f"for {' and '.join(FORCED)}: give up working connections without opening a new one first",
+        only=FORCED,
+    ),
     Option(
         "mode",
         "for suspend: whoever asks waits for the end (default), or fails at once",
         "MODE",
         choices=MODES,
         default=MODES[0],
-        only="suspend",
+        only=("suspend",),
     ),
 )  # fmt: skip
 
@@ -143,6 +148,7 @@ def run(
     dry_run: bool = False,
     watch: bool = False,
     mode: str = MODES[0],
+    force: bool = False,
     pause: Callable[[float], Any] = time.sleep,
     is_program: bool = False,
 ) -> int:
@@ -167,6 +173,7 @@ def run(
             using=tuple(dict.fromkeys(using)),
             limit=limit,
             mode=mode,
+            force=force,
             processes=tuple(dict.fromkeys(process)),
             hosts=tuple(dict.fromkeys(host)),
             timeout=timeout,
@@ -192,9 +199,9 @@ def _check(request: Request, format: str, dry_run: bool, watch: bool) -> None:
     problems = []
     if format not in FORMATS:
         problems.append(f"unknown format {format!r}: expected one of {', '.join(FORMATS)}")
-    given = {"watch": watch, "mode": request.mode != MODES[0]}
+    given = {"watch": watch, "mode": request.mode != MODES[0], "force": request.force}
     problems += [
-        f"--{option.name} goes with {option.only} alone"
+        f"--{option.name} goes with {' and '.join(option.only)} alone"
         for option in OPTIONS
         if given.get(option.key) and not option.suits(request.command)
     ]

@@ -17,9 +17,10 @@ from urllib.parse import quote
 
 from kombu.utils.url import parse_url
 
-from .. import events
+from .. import events, renewing
 from ..aliases import Pools
 from ..broker.connections import ConnectionPool
+from ..engine.counters import Drained
 from ..masking import MASK
 from ..settings import PoolSettings, Problem, SettingsError
 from .roundtrip import RoundTrip
@@ -180,25 +181,39 @@ def status(pools: Pools, using: Sequence[str] | None = None) -> list[StatusRow]:
 
 
 def reset(
-    pools: Pools, using: Sequence[str] | None = None, reason: str = "command"
+    pools: Pools,
+    using: Sequence[str] | None = None,
+    reason: str = "command",
+    *,
+    timeout: float = renewing.TIMEOUT,
+    force: bool = False,
 ) -> list[ResetRow]:
     """Close what is idle now, and what is lent when it comes back; the pools go on with new connections.
 
+    Each pool that has connections opens a new one first; where that fails, it keeps what it has, and its row says so.
     One that fails does not save the others. Aliases that share a pool are all named; the first one closes.
 
     :param reason: sent with :data:`kombu_pools_ext.events.pools_reset`.
+    :param timeout: seconds for the new connections of all pools together.
+    :param force: close them without opening one first.
     :raises UnknownAlias: for an alias that is not configured; nothing has happened then.
     :raises SettingsError: if the settings are wrong, or a transport's driver is not installed.
     """
     rows = []
-    for alias, pool in _pools_of(pools, using).items():
-        try:
-            done = pool.force_close_all(close_pool=False)
-        except Exception as error:
-            text = tell(error, pools.settings[alias])
-            rows.append(ResetRow(*_whose(pools, alias), ok=False, closed=0, lent=0, error=text))
+    chosen = _pools_of(pools, using)
+    done = renewing.renew(chosen.values(), timeout, force=force)
+    for alias, pool in chosen.items():
+        outcome, error = done[pool], None
+        if isinstance(outcome, renewing.Kept):
+            error = outcome.told(tell(outcome.error, pools.settings[alias]))
+        elif isinstance(outcome, Exception):
+            error = tell(outcome, pools.settings[alias])
         else:
-            rows.append(ResetRow(*_whose(pools, alias), True, done.closed, done.lent, None))
+            rows.append(ResetRow(*_whose(pools, alias), True, outcome.closed, outcome.lent, None))
+            # Of those that share the pool the first has closed it.
+            done[pool] = Drained(0, outcome.lent)
+        if error is not None:
+            rows.append(ResetRow(*_whose(pools, alias), False, 0, pool.lent, error))
     events.pools_reset.send(reason=reason)
     return rows
 

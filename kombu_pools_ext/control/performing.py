@@ -90,7 +90,9 @@ def _do(
         case "status":
             return local.status(pools, using)
         case "reset":
-            return local.reset(pools, using, reason="command")
+            return local.reset(
+                pools, using, reason="command", timeout=_left(request, elapsed), force=request.force
+            )
         case "limit":
             return local.limit(pools, cast("int", request.limit), using)
         case "suspend":
@@ -98,5 +100,10 @@ def _do(
         case "resume":
             return local.resume(pools, using)
         case _:
-            reserve = min(request.timeout * RESERVE, MOST_RESERVED)
-            return local.ping(pools, using, max(0.001, request.timeout - reserve - elapsed))
+            return local.ping(pools, using, _left(request, elapsed))
+
+
+def _left(request: Request, elapsed: float) -> float:
+    """Seconds for something that may last until the time-out."""
+    reserve = min(request.timeout * RESERVE, MOST_RESERVED)
+    return max(0.001, request.timeout - reserve - elapsed)

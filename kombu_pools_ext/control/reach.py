@@ -43,6 +43,7 @@ class Control:
         timeout: float = 5.0,
         limit: int | None = None,
         mode: str = "wait",
+        force: bool = False,
         known: Callable[[list[Process]], object] | None = None,
         heard: Callable[[Answer], object] | None = None,
     ) -> Answers:
@@ -55,6 +56,7 @@ class Control:
         :param timeout: seconds after which a process that has not answered counts as silent.
         :param limit: of each pool, for ``limit``.
         :param mode: ``"wait"`` or ``"fail"``, for ``suspend``.
+        :param force: for ``reset``: close the old connections without opening a new one first.
         :param known: is called with those who were asked, before they are waited for; with more as they are found.
         :param heard: is called with each answer as it comes.
         :raises ValueError: with everything that is wrong in the arguments.
@@ -67,6 +69,7 @@ class Control:
             timeout=timeout,
             limit=limit,
             mode=mode,
+            force=force,
         )
         return _Asking(self.project, request, known, heard).run()
 

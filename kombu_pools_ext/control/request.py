@@ -9,17 +9,20 @@ from typing import Any
 
 from ..masking import describe
 
-__all__ = ["COMMANDS", "HIGHEST_LIMIT", "LONGEST_TIMEOUT", "MODES", "Request"]
+__all__ = ["COMMANDS", "FORCED", "HIGHEST_LIMIT", "LONGEST_TIMEOUT", "MODES", "Request"]
 
 #: What can be done, each with its description.
 COMMANDS: Mapping[str, str] = {
     "status": "show each process's pools: connections and totals; connects to no broker",
-    "reset": "close and rebuild the pools: idle connections now, lent ones when they come back",
+    "reset": "close and rebuild the pools, once each has opened one new connection: idle ones now, lent ones when they "
+    "come back",
     "ping": "have each process make a round trip to each broker",
     "limit": "set the most connections that a pool of each process opens",
     "suspend": "lend and open nothing, until resume; what is lent comes back as ever",
     "resume": "end suspend: those who waited meanwhile come first",
 }
+#: Those that may be forced.
+FORCED = ("reset",)
 #: Whoever asks a suspended pool is to wait for its end, or to fail at once.
 MODES = ("wait", "fail")
 #: Of one pool in one process: RabbitMQ gives a connection 100 KiB, and a process has 1,024 descriptors by default.
@@ -45,6 +48,8 @@ class Request:
     limit: int | None = None
     #: One of :data:`MODES`, for ``suspend``.
     mode: str = "wait"
+    #: For ``reset``: close the old connections without opening a new one first.
+    force: bool = False
     #: Processes, by number (``"4711"``) or name; none means all.
     processes: tuple[str, ...] = ()
     #: Machines, by name; none means all.
@@ -86,6 +91,10 @@ class Request:
                 )
         elif self.limit is not None:
             problems.append(f"limit: {describe(self.command)} takes none")
+        if self.force not in (True, False):
+            problems.append(f"force: expected true or false, got {describe(self.force)}")
+        elif self.force and self.command in tuple(COMMANDS) and self.command not in FORCED:
+            problems.append(f"force: goes with {' and '.join(FORCED)} alone")
         if self.mode not in MODES:
             problems.append(f"mode: expected {' or '.join(MODES)}, got {describe(self.mode)}")
         timeout = self.timeout

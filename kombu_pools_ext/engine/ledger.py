@@ -261,6 +261,27 @@ class Ledger(Loans[T]):
         self.keep = False
         return self.drain()
 
+    def replace(self) -> list[Entry[T]]:
+        """Another pool takes the place of this one: keep nothing any more; return the idle entries, to be closed."""
+        self.replaced = True
+        return self.retire()
+
+    def take_in(self, item: T, keep_every: float | None) -> tuple[Entry[T], str | None]:
+        """Take in what was opened beside the pool; see :meth:`opened`."""
+        now = self.clock()
+        self.breaker.succeeded(now)
+        ticket = Ticket(self.generation, now)
+        self.openings.take_up(ticket)
+        entry, reason = self.opened(ticket, item, keep_every)
+        if (
+            reason is None
+            and self.limit is not None
+            and self.size - len(self.closing) > self.limit
+            and self.retire_idle([entry])
+        ):
+            reason = "limit"
+        return entry, reason
+
     def recall(self) -> list[Entry[T]]:
         """End every loan; return what was lent, to be closed."""
         self.disturb()

@@ -66,6 +66,9 @@ class Loans(State[T]):
             reason = self.reason_to_close(entry)
             if reason is None and not self.keep:
                 reason = "not kept"
+            if reason in ("drained", "not kept") and self.replaced and self.waiters.next():
+                # It works, which nobody knows of one that would be opened here.
+                reason = None
         if reason is None:
             entry.used_at = self.clock()
             # Until here, an entry that dies with its lease comes home.

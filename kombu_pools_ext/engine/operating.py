@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypeVar
 
-from . import aging, fork
+from . import aging, fork, upkeep
 from .borrowing import LOOK_AGAIN, wait_for_lease
 from .counters import Drained
 from .lease import Gate, Lease, Share
@@ -14,6 +15,7 @@ from .refusals import refusal
 from .waiting import Waiter, Watcher
 
 if TYPE_CHECKING:
+    from .driver import Driver
     from .errors import ErrorFamily
     from .lease import Entry
     from .ledger import Ledger
@@ -42,6 +44,10 @@ class Operations(Generic[T]):
         lock: Any
         ledger: Ledger[T]
         keeper: Upkeep | NoUpkeep
+        driver: Driver[T]
+        overdue_at: float
+
+        def tell(self, event: str, *args: Any) -> None: ...
 
         def start_openings(self, count: int) -> None: ...
 
@@ -207,6 +213,59 @@ class Operations(Generic[T]):
             return Drained(len(entries) + lent - left, left)
 
         return finish
+
+    @property
+    def can_renew(self) -> bool:
+        """Whether there is something to lose: items are open, and the pool may open others."""
+        ledger = self.ledger
+        return not ledger.shut and len(ledger.held) > len(ledger.closing)
+
+    def renew(self, item: T) -> Drained:
+        """:meth:`drain`, and go on with *item*, which was opened beside the pool and has shown that it can be done.
+
+        :returns: how many were closed, and how many are still lent.
+        """
+        return self._take_in(item, drain=True)
+
+    def take_in(self, item: T) -> None:
+        """Have *item*, which was opened beside the pool, be one of its own; closed at once where there is no room."""
+        self._take_in(item, drain=False)
+
+    def _take_in(self, item: T, *, drain: bool) -> Drained:
+        fork.child_begins()
+        keep_every = self.driver.keep_alive_every(item)
+        with self.lock:
+            entries = self.ledger.drain() if drain else []
+            lent = self.ledger.older_than(self.ledger.generation) - len(entries)
+            entry, reason = self.ledger.take_in(item, keep_every)
+            openings = self.ledger.pump()
+            self.overdue_at = min(self.overdue_at, self.clock() + upkeep.OVERDUE)
+        self.start_openings(openings)
+        self.keeper.watch(self)  # type: ignore[arg-type]  # this is a Pool
+        self.tell("opened")
+        if reason is not None:
+            self.close_entry(entry, reason)
+        self._close_drained(entries)
+        return Drained(len(entries), lent)
+
+    def replace(self) -> Drained:
+        """Another pool takes the place of this one: close what is idle, and what is lent when nobody waits for it.
+
+        Whoever comes all the same is served, with an item of its own.
+
+        :returns: how many were closed, and how many are still lent.
+        """
+        fork.child_begins()
+        with self.lock:
+            entries = self.ledger.replace()
+            lent = self.ledger.lent_count
+        self._close_drained(entries)
+        return Drained(len(entries), lent)
+
+    def _close_drained(self, entries: list[Entry[T]]) -> None:
+        """Close all of them, in no longer than one goodbye may take: their peer may be the reason for it."""
+        closing: list[Any] = [(self, entry, "drained") for entry in entries]
+        upkeep.close_together(closing, time.monotonic() + upkeep.TOGETHER)
 
     def await_returns(
         self, generation: int, deadline: float, clock: Callable[[], float] | None = None

@@ -91,6 +91,7 @@ class Pool(Returns[T]):
         *,
         closed: bool = False,
         suspended: Literal["fail", "wait"] | None = None,
+        replaced: bool = False,
     ) -> None:
         """A fresh lock and an empty ledger: in the beginning, and in a forked child."""
         self.renew_lock()
@@ -106,6 +107,8 @@ class Pool(Returns[T]):
         self.ledger.closed = closed
         self.ledger.suspended = suspended
         self.ledger.shut = closed or suspended is not None
+        if replaced:
+            self.ledger.replace()
         if ways_out.is_uwsgi_master():
             self.ledger.retire()
         #: When borrowers begin to do the maintenance thread's work.
@@ -297,6 +300,10 @@ class Pool(Returns[T]):
             if not self.spawn_opener():
                 open_all(self, deadline if interpreter_ends() else None)
 
+    def spawn(self, work: Callable[[], None], name: str) -> bool:
+        """Run *work* in a thread; ``False`` where none can be started."""
+        return self._spawn(work, name)
+
     def spawn_opener(self) -> bool:
         """Start a thread that carries out planned openings; ``False`` where none can be started."""
         return self._spawn(lambda: open_all(self), THREAD)
@@ -355,7 +362,12 @@ class Pool(Returns[T]):
         """Own nothing of what the parent opened: a new lock, empty containers, the same configuration."""
         inherited = self.ledger.held.alive()
         ledger = self.ledger
-        self._begin(ledger.limit, closed=ledger.closed, suspended=ledger.suspended)
+        self._begin(
+            ledger.limit,
+            closed=ledger.closed,
+            suspended=ledger.suspended,
+            replaced=ledger.replaced,
+        )
         for gate in ledger.shut_gates:
             # The parent's connections are told of its end.
             gate.open_for_all()

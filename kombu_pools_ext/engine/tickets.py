@@ -51,6 +51,10 @@ class Openings:
         self.under_way.keep(ticket)
         self._unclaimed.append(ticket)
 
+    def take_up(self, ticket: Ticket) -> None:
+        """Note an opening that its thread has carried out already."""
+        self.under_way.keep(ticket)
+
     def cancel_unclaimed(self) -> None:
         """Forget what was planned and not begun; what was begun ends by itself."""
         while self._unclaimed:

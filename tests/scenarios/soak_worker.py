@@ -57,6 +57,7 @@ class Mixed(Contender):
         self.connection_types = (kombu.Connection, amqp.Connection, AbstractConnection)
         self.reset = kombu_pools_ext.reset
         self.batch_failed = kombu_pools_ext.errors.BatchFailed
+        self.connections_kept = kombu_pools_ext.errors.ConnectionsKept
         #: What a caller has to expect while brokers fail. Anything else is a mistake of ours.
         self.expected = (
             OperationalError,
@@ -230,7 +231,9 @@ class Worker(Process):
         self.stopping.wait(dice.uniform(0.5, 3.0))
 
     def reset_all(self, number: int, dice: random.Random) -> None:
-        self.contender.pools.reset([dice.choice((RABBITMQ, REDIS))])
+        # In an outage it keeps what there is.
+        with suppress(self.contender.connections_kept):
+            self.contender.pools.reset([dice.choice((RABBITMQ, REDIS))], force=dice.random() < 0.3)
 
     def drain(self, number: int, dice: random.Random) -> None:
         self.contender.pools.connections[RABBITMQ].drain(timeout=dice.uniform(0.0, 1.0))
@@ -283,7 +286,7 @@ class Worker(Process):
         """Use all that is ever used, and put it down: what is held then is held for good."""
         for pool in self.contender.pools.pools_of().values():
             pool.wait_ready(READY)
-        self.contender.pools.reset()
+        self.contender.pools.reset(force=True)
         gc.collect()
         settles(lambda: self.rests() and threading.active_count() == 1)
         self.sample("baseline", *self.objects())

@@ -110,7 +110,7 @@ def test_reset(flask: Flasks, two: Flask, listening: AppPools) -> None:
     assert audit.endswith("  audit    closed 0 idle connections")
     assert result.exit_code == 0
     assert heard == [{"reason": "command"}]
-    assert listening.connections["default"].stats().size == 0
+    assert listening.connections["default"].stats().size == 1
     listening.publish({}, "queue")
 
 

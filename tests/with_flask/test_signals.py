@@ -162,7 +162,7 @@ def test_a_receiver_that_raises_breaks_nothing(
         eventually(lambda: named(heard, "connection-opened"))
         app.extensions["kombu_pools"].reset()
         eventually(lambda: named(heard, "pools-reset"))
-        eventually(lambda: len(errors(caplog)) == 3)
+        eventually(lambda: len(errors(caplog)) == 4)
     publish(app)
     assert all(f"app {app.name!r}: a receiver of" in text for text in errors(caplog))
 

@@ -1,0 +1,97 @@
+"""Opening one item before a pool gives up those that it has."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from .log_handlers import busy_opening
+
+if TYPE_CHECKING:
+    from .pool import Pool
+
+__all__ = ["Trial"]
+
+T = TypeVar("T")
+
+logger = logging.getLogger("kombu_pools_ext")
+
+THREAD = "kombu-pools-try"
+
+
+class Trial(Generic[T]):
+    """An opening beside a pool, which begins at once, in a thread of its own: the pool counts it when it is taken in.
+
+    What it fails of is no matter of the pool's, which goes on with what it has.
+
+    :param pool: whose driver opens.
+    :param timeout: seconds for it.
+    """
+
+    def __init__(self, pool: Pool[T], timeout: float) -> None:
+        self._pool = pool
+        self._timeout = timeout
+        # By the real clock: it bounds a wait.
+        self._deadline = time.monotonic() + timeout
+        # Looked up now: gevent or eventlet may have replaced them.
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._item: T | None = None
+        self._error: BaseException | None = None
+        self._given_up = False
+        if not pool.spawn(self._run, THREAD):
+            self._run()
+
+    def _run(self) -> None:
+        pool = self._pool
+        try:
+            with busy_opening(pool):
+                item = pool.driver.open_within(max(0.0, self._deadline - time.monotonic()))
+        except BaseException as error:
+            self._error = error
+        else:
+            # Closes the race with whoever gives up just now.
+            with self._lock:
+                given_up = self._given_up
+                if not given_up:
+                    self._item = item
+            if given_up:
+                self._close(item)
+        finally:
+            self._ended.set()
+
+    def result(self) -> T:
+        """Wait for the item, which is the caller's from then on.
+
+        :raises TimeoutError: if it is not there in time.
+        :raises Exception: what the opening failed of.
+        """
+        self._ended.wait(max(0.0, self._deadline - time.monotonic()))
+        item = self._take()
+        if self._error is not None:
+            error, self._error = self._error, None
+            if isinstance(error, Exception):
+                raise error
+        if item is None:
+            raise TimeoutError(f"no connection within {self._timeout:.3g} s")
+        return item
+
+    def give_up(self) -> None:
+        """Close what was opened, or will be."""
+        item = self._take()
+        if item is not None:
+            self._close(item)
+
+    def _take(self) -> T | None:
+        with self._lock:
+            self._given_up = True
+            item, self._item = self._item, None
+        return item
+
+    def _close(self, item: T) -> None:
+        try:
+            self._pool.driver.close(item, broken=False)
+        except Exception as error:
+            logger.debug("pool %r: closing failed: %r", self._pool.name, error)
