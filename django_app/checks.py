@@ -19,7 +19,7 @@ from kombu_pools_ext.documentation import Page
 from kombu_pools_ext.errors import Problem, SettingsError
 
 from . import conf, servers
-from .decorators import used_aliases
+from .decorators import decorated_in, used_aliases
 
 __all__ = [
     "TAG",
@@ -107,11 +107,13 @@ def check_aliases(**kwargs: Any) -> list[CheckMessage]:
     known = _valid()
     if not known:
         return []
-    _load_views()
+    # First, because a decorator tells what it asks for when its view is imported. Of method_decorator the class knows.
+    of_classes = _decorated_views()
     return [
         Error(
             f"with_producer() asks for an alias that {conf.NAME} does not have.",
-            hint=f"Configure {alias!r}, or correct {', '.join(views) or 'the view'}; configured: "
+            hint=f"Configure {alias!r}, or correct "
+            f"{', '.join(dict.fromkeys([*views, *of_classes.get(alias, ())])) or 'the view'}; configured: "
             f"{', '.join(map(repr, known))}.",
             id="kombu_pools.E003",
         )
@@ -120,17 +122,22 @@ def check_aliases(**kwargs: Any) -> list[CheckMessage]:
     ]
 
 
-def _load_views() -> None:
-    """Import the views of the URLconf, as Django's own check of it does: decorators tell what they ask for."""
+def _decorated_views() -> dict[str, list[str]]:
+    """The names of decorated views in the URLconf, by alias; imports them all, as Django's own check of it does."""
     from django.urls import get_resolver
 
+    found: dict[str, list[str]] = {}
     if not getattr(django_settings, "ROOT_URLCONF", None):
-        return
+        return found
     # What is wrong with the URLconf, Django's check reports.
     with contextlib.suppress(Exception):
         waiting: list[Any] = [get_resolver()]
         while waiting:
-            waiting += getattr(waiting.pop(), "url_patterns", ())
+            one = waiting.pop()
+            waiting += getattr(one, "url_patterns", ())
+            for alias, name in decorated_in(getattr(one, "callback", None)):
+                found.setdefault(alias, []).append(name)
+    return found
 
 
 @register(TAG)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from functools import wraps
+from collections.abc import Callable, Iterator
+from functools import partial, wraps
+from types import FunctionType
 from typing import Any, TypeVar, overload
 
 from asgiref.sync import iscoroutinefunction, sync_to_async
@@ -13,12 +14,15 @@ from kombu_pools_ext.broker.guarded import guarded
 
 from .conf import pools
 
-__all__ = ["used_aliases", "with_producer"]
+__all__ = ["decorated_in", "used_aliases", "with_producer"]
 
 View = TypeVar("View", bound=Callable[..., Any])
 
 #: The aliases that decorated views ask for, each with the names of those views; for the system checks.
 used_aliases: dict[str, list[str]] = {}
+
+#: The attribute of a decorated view that holds its alias; what wraps the view with ``functools.wraps`` has it, too.
+_ALIAS = "kombu_pools_using"
 
 
 @overload
@@ -46,13 +50,53 @@ def with_producer(using: Any = "default") -> Any:
 
     def decorate(view: Any) -> Any:
         _note(using, view)
-        return _async_view(view, using) if iscoroutinefunction(view) else _sync_view(view, using)
+        make = _async_view if iscoroutinefunction(view) else _sync_view
+        decorated = make(view, using)
+        setattr(decorated, _ALIAS, using)
+        return decorated
 
     return decorate
 
 
+def decorated_in(view: Any) -> Iterator[tuple[str, str]]:
+    """Alias and name of what is decorated in *view*, as a URLconf has it: itself, or methods of its class."""
+    while isinstance(view, partial):
+        view = view.func
+    kind = _class_of(view)
+    if kind is None:
+        if _is_decorated(view):
+            yield vars(view)[_ALIAS], _name_of(view)
+        return
+    for name in dir(kind):
+        owner = next((one for one in kind.__mro__ if name in vars(one)), kind)
+        method = vars(owner).get(name)
+        if _is_decorated(method):
+            # Not by its own name: method_decorator may have put another class's method into this one.
+            yield vars(method)[_ALIAS], f"{owner.__module__}.{owner.__qualname__}.{name}"
+
+
+def _is_decorated(view: Any) -> bool:
+    return isinstance(view, FunctionType) and _ALIAS in vars(view)
+
+
+def _class_of(view: Any) -> type | None:
+    """The class that `as_view()` made *view* of: Django's, or a viewset's of Django REST framework."""
+    kind = getattr(view, "view_class", None) or getattr(view, "cls", None)
+    return kind if isinstance(kind, type) else None
+
+
+def _name_of(view: Any) -> str:
+    while (kind := _class_of(view)) is None:
+        inner = view.func if isinstance(view, partial) else getattr(view, "__wrapped__", None)
+        if inner is None:
+            break
+        view = inner
+    view = kind or view
+    return f"{view.__module__}.{getattr(view, '__qualname__', type(view).__qualname__)}"
+
+
 def _note(alias: str, view: Any) -> None:
-    name = f"{view.__module__}.{getattr(view, '__qualname__', type(view).__qualname__)}"
+    name = _name_of(view)
     views = used_aliases.setdefault(alias, [])
     # method_decorator decorates anew at every call, and at first something of its own.
     if name not in views and not name.startswith("django."):

@@ -195,6 +195,36 @@ def test_views_are_looked_for_in_the_urlconf() -> None:
     clear_url_caches()
 
 
+NAMED = {
+    "nope-function": "function",
+    "nope-async": "asynchronous",
+    "nope-wrapped": "wrapped",
+    "nope-partial": "plain",
+    "nope-method": "Methods.get",
+    "nope-direct": "Methods.post",
+    "nope-async-method": "Async.get",
+    "nope-named": "Named.get",
+    "nope-dispatch": "Dispatched.dispatch",
+    "nope-whole": "Whole",
+    "nope-called": "Called",
+}
+
+
+def test_the_views_name_is_told_however_it_was_decorated() -> None:
+    urlconf = "tests.with_django.urls_of_many_typos"
+    sys.modules.pop(urlconf, None)
+    try:
+        with override_settings(ROOT_URLCONF=urlconf):
+            clear_url_caches()
+            hints = [message.hint or "" for message in found()["E003"]]
+    finally:
+        clear_url_caches()
+        for alias in NAMED:
+            decorators.used_aliases.pop(alias, None)
+    told = {hint.split("'")[1]: hint.split("or correct ")[1].split(";")[0] for hint in hints}
+    assert told == {alias: f"{urlconf}.{name}" for alias, name in NAMED.items()}
+
+
 def test_a_driver_that_is_not_installed(
     configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
