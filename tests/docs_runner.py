@@ -1,16 +1,22 @@
-"""Runs the examples of one page, each as a script of its own, in a forked child: `python docs_runner.py PAGE`.
+"""Runs the examples of one page, each as a script of its own, in a forked child: `python docs_runner.py PAGE BROKER`.
 
-Prints a line for each that failed, and leaves with their number. Brokers are replaced by the one in memory, so that
-the examples can show URLs that readers have.
+Prints a line for each that failed, and leaves with their number. BROKER is the URL of a RabbitMQ that ends with `/`: an
+example's AMQP URLs are replaced by its virtual host :func:`vhost_of`, which is empty, as a reader's broker is. Redis
+and TLS are replaced by the broker in memory. What an example defines and does not call itself is called as its reader
+does: each view is asked once, and each test is run.
 """
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import os
 import re
 import sys
 import traceback
+import unittest
 from pathlib import Path
+from typing import Any
 
 # Imported once, not in every child.
 import django
@@ -21,7 +27,8 @@ import kombu_pools_ext
 
 PRELOADED = (django, flask, kombu, kombu_pools_ext)
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-BROKERS = re.compile(r"(?:amqps?|rediss?)://[^\"'\s]*")
+AMQP = re.compile(r"amqp://[^\"'\s]*")
+OTHERS = re.compile(r"(?:amqps|rediss?)://[^\"'\s]*")
 
 
 def examples(page: Path) -> list[tuple[int, str]]:
@@ -32,7 +39,12 @@ def examples(page: Path) -> list[tuple[int, str]]:
     ]
 
 
-def run(page: Path, line: int, code: str) -> int:
+def vhost_of(page: Path, line: int) -> str:
+    """The virtual host of the example that begins at *line*."""
+    return f"{page.parent.name}-{page.stem}-{line}"
+
+
+def run(page: Path, line: int, code: str, broker: str) -> int:
     """Run one example in a child; its exit code."""
     child = os.fork()
     if child:
@@ -40,8 +52,14 @@ def run(page: Path, line: int, code: str) -> int:
     status = 1
     try:
         # The line numbers of the page, for the traceback.
-        source = "\n" * (line - 1) + BROKERS.sub("memory://", code)
-        exec(compile(source, str(page), "exec"), {"__name__": "__main__"})
+        code = AMQP.sub(f"{broker}{vhost_of(page, line)}", code)
+        source = "\n" * (line - 1) + OTHERS.sub("memory://", code)
+        namespace: dict[str, Any] = {"__name__": "__main__"}
+        exec(compile(source, str(page), "exec"), namespace)
+        if "django_app" in code:
+            use_django(namespace, f"{broker}{vhost_of(page, line)}")
+        if "flask_ext" in code:
+            use_flask(namespace)
         status = 0
     except BaseException:
         traceback.print_exc()
@@ -51,9 +69,54 @@ def run(page: Path, line: int, code: str) -> int:
         os._exit(status)
 
 
+def use_django(namespace: dict[str, Any], url: str) -> None:
+    """Ask each view that an example defines, and run its tests, in a project if it has none of its own."""
+    from django.conf import settings
+
+    if not settings.configured:
+        settings.configure(
+            INSTALLED_APPS=["django_app"],
+            DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+            KOMBU_POOLS={"default": url},
+        )
+        django.setup()
+    from django.test import RequestFactory
+
+    own = [one for one in namespace.values() if getattr(one, "__module__", "") == "__main__"]
+    for one in own:
+        if inspect.isfunction(one):
+            asked_for = list(inspect.signature(one).parameters)
+            if asked_for[:1] == ["request"]:
+                others = [name for name in asked_for[1:] if name != "producer"]
+                response = one(RequestFactory().post("/"), **dict.fromkeys(others, 3))
+                if inspect.iscoroutine(response):
+                    response = asyncio.run(response)
+                assert response.status_code < 400, response
+        elif isinstance(one, type) and issubclass(one, unittest.TestCase):
+            result = unittest.TestResult()
+            unittest.defaultTestLoader.loadTestsFromTestCase(one).run(result)
+            assert result.wasSuccessful(), result.errors + result.failures
+            assert result.testsRun
+
+
+def use_flask(namespace: dict[str, Any]) -> None:
+    """Ask each view of each application that an example makes, or has a function for that takes nothing."""
+    apps = [one for one in namespace.values() if isinstance(one, flask.Flask)]
+    make = namespace.get("create_app")
+    if make is not None and not inspect.signature(make).parameters:
+        apps.append(make())
+    for app in apps:
+        for rule in app.url_map.iter_rules():
+            if rule.endpoint != "static":
+                path = re.sub(r"<[^>]*>", "3", rule.rule)
+                method = "POST" if "POST" in rule.methods else "GET"
+                response = app.test_client().open(path, method=method)
+                assert response.status_code < 400, (path, response.text)
+
+
 def main() -> int:
-    page = Path(sys.argv[1])
-    failed = [line for line, code in examples(page) if run(page, line, code)]
+    page, broker = Path(sys.argv[1]), sys.argv[2]
+    failed = [line for line, code in examples(page) if run(page, line, code, broker)]
     for line in failed:
         print(f"{page.name}:{line}: this example failed", file=sys.stderr)
     return len(failed)

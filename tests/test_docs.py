@@ -19,6 +19,8 @@ from kombu_pools_ext import control, documentation, errors, events, pools, setti
 from kombu_pools_ext.control import command_line, local, options
 from kombu_pools_ext.control.answer import Answer, Answers, Process
 from kombu_pools_ext.control.request import Request
+from tests.brokers import PrivateRabbitMQ
+from tests.docs_runner import examples, vhost_of
 
 ROOT = Path(__file__).parent.parent
 RUNNER = ROOT / "tests" / "docs_runner.py"
@@ -32,10 +34,22 @@ REFERENCE = ROOT / "docs" / "reference"
 DEADLINE = 100
 
 
+@pytest.fixture(scope="module")
+def broker(_module_rabbitmq: PrivateRabbitMQ) -> PrivateRabbitMQ:
+    """A RabbitMQ with an empty virtual host for each example."""
+    _module_rabbitmq.add_vhosts(
+        [vhost_of(page, line) for page in PAGES for line, _ in examples(page)]
+    )
+    return _module_rabbitmq
+
+
+@pytest.mark.broker
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT / "docs")))
-def test_every_example_of_the_page_runs(page: Path, tmp_path: Path) -> None:
+def test_every_example_of_the_page_runs_as_copied_on_an_empty_broker(
+    page: Path, broker: PrivateRabbitMQ, tmp_path: Path
+) -> None:
     done = subprocess.run(
-        [sys.executable, "-P", RUNNER, page],
+        [sys.executable, "-P", RUNNER, page, broker.url_of(vhost="")],
         cwd=tmp_path,
         capture_output=True,
         text=True,

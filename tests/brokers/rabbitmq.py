@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -226,6 +226,16 @@ class PrivateRabbitMQ(Server):
     def no_alarm(self) -> None:
         """Enough memory again."""
         self.ctl("set_vm_memory_high_watermark", "0.4")
+
+    def add_vhosts(self, names: Sequence[str]) -> None:
+        """Empty virtual hosts for ``guest``, all by one command: each by its own would take a second."""
+        listed = ", ".join(f'<<"{name}">>' for name in names)
+        every = '<<".*">>'
+        self.ctl(
+            "eval",
+            'lists:foreach(fun(V) -> rabbit_vhost:add(V, <<"guest">>), rabbit_auth_backend_internal:set_permissions('
+            f'<<"guest">>, V, {every}, {every}, {every}, <<"guest">>) end, [{listed}]).',
+        )
 
     def add_user(self, name: str, password: str, *, write: str = "", read: str = "") -> None:
         """Somebody who may do only so much in the virtual host ``/``: patterns of names of queues and exchanges."""
