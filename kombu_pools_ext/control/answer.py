@@ -140,8 +140,9 @@ class Answers:
 
     @property
     def ok(self) -> bool:
-        """Whether all of them did all that they were told."""
-        return not self.problems and all(answer.ok for answer in self.answers)
+        """Whether all of them did all that they were told; what changes something has to be done by one at least."""
+        done = all(answer.ok for answer in self.answers)
+        return not self.problems and done and (bool(self.answers) or not self.request.changes)
 
     def as_dict(self) -> dict[str, Any]:
         """As plain data, for JSON."""

@@ -1,6 +1,7 @@
 """The command lines' one implementation: the frameworks parse arguments as told here, and this does the rest.
 
-Exit codes: 0 all did it, 1 one failed or is silent, 2 it could not be understood, and nothing was done.
+Exit codes: 0 all did it, 1 one failed or is silent, 2 it could not be understood, and nothing was done, 3 nobody was
+there to do it, 4 fewer were there than were expected.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ DESCRIPTION = (
 
 #: Of the argument that ``limit`` takes.
 LIMIT = f"for limit: the most connections that a pool opens, 1 to {HIGHEST_LIMIT}"
+
+#: The exit codes; docs/reference/commands.md tells what they mean.
+DONE, FAILED, MISUSED, NOBODY, FEWER = range(5)
 
 FORMATS = ("table", "json")
 
@@ -86,6 +90,8 @@ OPTIONS: Sequence[Option] = (
         default=DEFAULT_TIMEOUT,
     ),
     Option("format", "table, or json for one JSON document", "FORMAT", choices=FORMATS, default="table"),
+    Option("expect", "an error (code 4) if fewer processes answer, or none (code 3)", "N", kind=int),
+    Option("allow-none", "no error if no process is there at all, as before the first start"),
     Option("dry-run", "name the processes that would be told, and tell them nothing"),
     Option("watch", "for status: look again each second, until Ctrl-C", only=("status",)),
     Option(
@@ -107,6 +113,9 @@ _NOBODY = "no process of this project is running here (pools that were never use
 _NOBODY_ANYWHERE = (
     "no process of this project is running (pools that were never used do not listen)"
 )
+#: Processes that may be expected.
+MOST_EXPECTED = 1_000_000
+
 _NO_POOLS = "no pools are configured"
 _TURNED_OFF = f"control is turned off in {NAME}, so no process listens"
 _OWN = "; these are pings of this command's own process"
@@ -145,6 +154,8 @@ def run(
     host: Sequence[str] = (),
     timeout: float = DEFAULT_TIMEOUT,
     format: str = "table",
+    expect: int | None = None,
+    allow_none: bool = False,
     dry_run: bool = False,
     watch: bool = False,
     mode: str = MODES[0],
@@ -160,6 +171,8 @@ def run(
     :param limit: for ``limit``.
     :param using: aliases; all if there are none. So with *process* and *host*.
     :param timeout: in seconds.
+    :param expect: how many processes have to answer at least.
+    :param allow_none: whether it is no error if none is there.
     :param pause: waits for so many seconds, between two looks.
     :param is_program: whether this process was started for the command alone: it is none of those that are asked then,
         even where what it has imported uses a pool.
@@ -178,24 +191,24 @@ def run(
             hosts=tuple(dict.fromkeys(host)),
             timeout=timeout,
         )
-        _check(request, format, dry_run, watch)
+        _check(request, format, expect, dry_run, watch)
         # What is wrong with the settings is told before anybody is asked.
         for alias in request.using or pools.settings:
             pools.settings_of(alias)
-        call = _Call(request, control(), pools, screen, format)
+        call = _Call(request, control(), pools, screen, format, expect, allow_none)
         if dry_run:
             return call.dry_run()
         return call.watch(pause) if watch else call.once()
     except (UnknownAlias, SettingsError, TypeError, ValueError) as error:
         for line in str(error).splitlines():
             screen.complain(printable(line))
-        return 2
+        return MISUSED
     except KeyboardInterrupt:
         screen.complain(f"interrupted: some processes may {command} yet")
-        return 1
+        return FAILED
 
 
-def _check(request: Request, format: str, dry_run: bool, watch: bool) -> None:
+def _check(request: Request, format: str, expect: int | None, dry_run: bool, watch: bool) -> None:
     problems = []
     if format not in FORMATS:
         problems.append(f"unknown format {format!r}: expected one of {', '.join(FORMATS)}")
@@ -205,8 +218,15 @@ def _check(request: Request, format: str, dry_run: bool, watch: bool) -> None:
         for option in OPTIONS
         if given.get(option.key) and not option.suits(request.command)
     ]
-    if watch and dry_run:
-        problems.append("--watch and --dry-run exclude each other")
+    if expect is not None and not 1 <= expect <= MOST_EXPECTED:
+        problems.append(
+            f"--expect takes a number of processes, 1 to {MOST_EXPECTED}, not {expect}; --allow-none is for none"
+        )
+    problems += [
+        f"--watch and {name} exclude each other"
+        for name, is_given in (("--dry-run", dry_run), ("--expect", expect is not None))
+        if watch and is_given
+    ]
     if problems:
         raise ValueError("\n".join(problems))
 
@@ -220,15 +240,23 @@ class _Call:
     pools: Pools
     screen: Screen
     format: str
+    expect: int | None
+    allow_none: bool
 
     def once(self) -> int:
         with Progress(self.screen.hint) as progress:
-            answers, note = self._ask(progress.known, progress.heard)
+            answers, notes = self._ask(progress.known, progress.heard)
+        answered_by = [one for one in answers.answers if one.outcome != "silent"]
+        # Those who are silent are there.
+        code, complaints = self._judged(
+            failures(answers), 0 if notes else len(answered_by), is_nobody_there=bool(notes)
+        )
         if self.format == "json":
-            self.screen.write(as_json({**answers.as_dict(), "note": note}))
+            document = {**answers.as_dict(), "ok": code == DONE, "note": _noted(notes)}
+            self.screen.write(as_json(document))
         else:
-            self._print(answered(answers), note)
-        return self._end(answers)
+            self._print(answered(answers), () if code == NOBODY else notes)
+        return self._end(code, [*notes, *complaints] if code == NOBODY else complaints)
 
     def dry_run(self) -> int:
         problems: list[str] = []
@@ -243,15 +271,38 @@ class _Call:
                 problem=problems.append,
             )
             problems += _missing(self.request, processes)
+        notes = [] if processes or problems else self._nobody()
+        code, complaints = self._judged(
+            [printable(one) for one in problems], len(processes), is_nobody_there=bool(notes)
+        )
         if self.format == "json":
-            told = {"action": self.request.command, "dry_run": True, "ok": not problems}
+            told = {"action": self.request.command, "dry_run": True, "ok": code == DONE}
             found = {"processes": [asdict(one) for one in processes], "problems": problems}
-            self.screen.write(as_json(told | found))
+            self.screen.write(as_json({**told, **found, "note": _noted(notes)}))
         elif processes:
-            self._print(would_be_told(processes), self._would())
-        elif not problems:
-            self._print([], self._nobody())
-        return self._end(Answers(self.request, problems=tuple(problems)))
+            self._print(would_be_told(processes), [self._would()])
+        elif code != NOBODY:
+            self._print([], notes)
+        return self._end(code, [*notes, *complaints] if code == NOBODY else complaints)
+
+    def _judged(
+        self, complaints: list[str], found: int, *, is_nobody_there: bool
+    ) -> tuple[int, list[str]]:
+        """The exit code, and what there is to complain of."""
+        code = FAILED if complaints else DONE
+        if is_nobody_there:
+            if not self.allow_none and (self.request.changes or self.expect is not None):
+                # What has failed meanwhile is the command's own ping.
+                code = NOBODY
+        elif self.expect is not None and found < self.expect:
+            are = "process was" if self.expect == 1 else "processes were"
+            complaints = [
+                *complaints,
+                f"{self.expect} {are} expected, and {found} answered",
+                *map(printable, self.control.likely_reasons()),
+            ]
+            code = code or FEWER
+        return code, complaints
 
     def watch(self, pause: Callable[[float], Any]) -> int:
         draw = self.screen.draw if self.format == "table" else None
@@ -260,23 +311,24 @@ class _Call:
         try:
             while True:
                 began = time.monotonic()
-                answers, note = self._ask()
+                answers, notes = self._ask()
                 if self.format == "json":
-                    self.screen.write(as_json({**answers.as_dict(), "note": note}, in_a_line=True))
+                    document = {**answers.as_dict(), "note": _noted(notes)}
+                    self.screen.write(as_json(document, in_a_line=True))
                 else:
                     lines = [*answered(answers), *(("bad", line) for line in failures(answers))]
                     if draw is None:
-                        self._print([*lines, ("plain", "")], note)
+                        self._print([*lines, ("plain", "")], notes)
                     else:
-                        draw(before + self._frame(lines or [("plain", note or "")]))
+                        draw(before + self._frame(lines or [("plain", note) for note in notes]))
                         before = ""
                 pause(max(0.0, PERIOD - (time.monotonic() - began)))
         except KeyboardInterrupt:
-            return 0
+            return DONE
         except BrokenPipeError:
             # Whoever read it has seen enough: `--watch | head`.
             _write_no_more()
-            return 0
+            return DONE
 
     def _frame(self, lines: list[Line]) -> str:
         """What takes the place of the whole screen: as many lines as go onto it, a long one over several rows."""
@@ -297,13 +349,13 @@ class _Call:
         self,
         known: Callable[[list[Process]], None] | None = None,
         heard: Callable[[Answer], None] | None = None,
-    ) -> tuple[Answers, str | None]:
-        """What they answered, and what is to be said if nobody was asked."""
+    ) -> tuple[Answers, list[str]]:
+        """What they answered, and what is to be said if nobody was asked, in a line or a few."""
         request = self.request
         if self._turned_off():
             if request.command == "ping":
-                return self._own_ping(), _TURNED_OFF + _OWN
-            return Answers(request, problems=(_TURNED_OFF,)), None
+                return self._own_ping(), [_TURNED_OFF + _OWN]
+            return Answers(request, problems=(_TURNED_OFF,)), []
         try:
             answers = self.control.ask(
                 request.command,
@@ -317,12 +369,13 @@ class _Call:
                 heard=heard,
             )
         except ControlError as error:
-            return Answers(request, problems=(str(error),)), None
+            return Answers(request, problems=(str(error),)), []
         if answers.answers or answers.problems:
-            return answers, None
+            return answers, []
+        notes = self._nobody()
         if request.command == "ping" and self.pools.settings:
-            return self._own_ping(), self._nobody() + _OWN
-        return answers, self._nobody()
+            return self._own_ping(), [notes[0] + _OWN, *notes[1:]]
+        return answers, notes
 
     def _own_ping(self) -> Answers:
         began = time.monotonic()
@@ -339,25 +392,33 @@ class _Call:
     def _turned_off(self) -> bool:
         return not self.control.project.settings.enabled
 
-    def _nobody(self) -> str:
+    def _nobody(self) -> list[str]:
+        """That nobody is there, and why that may be."""
         if not self.pools.settings:
-            return _NO_POOLS
-        return _NOBODY if self.control.project.settings.broadcast is None else _NOBODY_ANYWHERE
+            return [_NO_POOLS]
+        here = self.control.project.settings.broadcast is None
+        reasons = map(printable, self.control.likely_reasons())
+        return [_NOBODY if here else _NOBODY_ANYWHERE, *reasons]
 
     def _would(self) -> str:
         pools = ", ".join(map(printable, self.request.using)) or "all pools"
         return f"would be told: {self.request.command}, {pools}"
 
-    def _print(self, lines: Sequence[Line], note: str | None = None) -> None:
-        if note is not None:
+    def _print(self, lines: Sequence[Line], notes: Sequence[str] = ()) -> None:
+        for note in notes:
             self.screen.write(note)
         for kind, line in lines:
             self.screen.write(self.screen.paint(kind, line))
 
-    def _end(self, answers: Answers) -> int:
-        for line in failures(answers):
+    def _end(self, code: int, complaints: Sequence[str]) -> int:
+        for line in complaints:
             self.screen.complain(line)
-        return 0 if answers.ok else 1
+        return code
+
+
+def _noted(notes: Sequence[str]) -> str | None:
+    """All of them, for a program."""
+    return "; ".join(notes) or None
 
 
 def _write_no_more() -> None:

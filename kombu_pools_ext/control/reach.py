@@ -16,6 +16,7 @@ from .asking import Machine
 from .elsewhere import Elsewhere
 from .project import Project, Way
 from .request import Request
+from .unreached import likely_reasons
 
 __all__ = ["Control", "ways_for"]
 
@@ -104,6 +105,13 @@ class Control:
         elif problems and not found:
             raise ControlError("; ".join(problems))
         return sorted(found.values(), key=attrgetter("place"))
+
+    def likely_reasons(self) -> list[str]:
+        """Why processes of this machine may have been missed, each in a line; for when fewer are found than there are.
+
+        They are other users', use another key, or listen in another directory. None of them is asked.
+        """
+        return likely_reasons(self.project)
 
 
 def ways_for(

@@ -23,6 +23,8 @@ COMMANDS: Mapping[str, str] = {
 }
 #: Those that may be forced.
 FORCED = ("reset",)
+#: Those that change nothing: it is no error if nobody is there for them.
+LOOKING = ("status", "ping")
 #: Whoever asks a suspended pool is to wait for its end, or to fail at once.
 MODES = ("wait", "fail")
 #: Of one pool in one process: RabbitMQ gives a connection 100 KiB, and a process has 1,024 descriptors by default.
@@ -56,6 +58,11 @@ class Request:
     hosts: tuple[str, ...] = ()
     #: Seconds from asking until a process that has not answered counts as silent.
     timeout: float = 5.0
+
+    @property
+    def changes(self) -> bool:
+        """Whether it is a command that changes something, and so is in vain where nobody is there."""
+        return self.command not in LOOKING
 
     def __post_init__(self) -> None:
         problems = [*self._of_names(), *self._of_command()]

@@ -21,7 +21,22 @@ import pytest
 from kombu_pools_ext import Pools
 from kombu_pools_ext.control import Control, ControlSettings, Project, attach, detach, serve
 
-__all__ = ["PATIENCE", "SECRET", "Base", "Child", "memory", "until"]
+__all__ = [
+    "CHILD",
+    "NOBODY",
+    "PATIENCE",
+    "SECRET",
+    "WAIT",
+    "Base",
+    "Child",
+    "memory",
+    "needs_root",
+    "until",
+]
+
+#: The number of a user who has nothing to do with this.
+NOBODY = 65534
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user")
 
 #: Seconds that a test waits for what must come, on a busy machine.
 PATIENCE = 60.0

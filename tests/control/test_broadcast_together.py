@@ -10,11 +10,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kombu_pools_ext import Pools
-from kombu_pools_ext.control import Control, attach, detach, serve
+from kombu_pools_ext.control import Control, attach, command_line, detach, serve
 from kombu_pools_ext.control.broadcast import Listener
 from kombu_pools_ext.control.process import here
 from kombu_pools_ext.control.server import server_of
@@ -209,6 +210,30 @@ def test_a_child_begins_anew(both: Both) -> None:
     assert len(found) == 2
     assert here().pid in found
     eventually(lambda: both.pids() == [here().pid])
+
+
+def test_exit_codes_across_machines(both: Both) -> None:
+    said: list[str] = []
+    screen = command_line.Screen(write=said.append, complain=said.append)
+
+    def run(command: str, **options: Any) -> int:
+        said.clear()
+        return command_line.run(
+            command, lambda: both.control, both.pools, screen, timeout=PATIENCE, **options
+        )
+
+    assert run("reset") == 3
+    assert said[0].startswith("no process of this project is running (")
+    assert run("reset", allow_none=True) == 0
+    assert run("reset", expect=1, dry_run=True) == 3
+    both.child(both.base.path)
+    far = both.child(both.base.path / "elsewhere")
+    eventually(lambda: len(both.pids()) == 2)
+    assert run("suspend", expect=2) == 0
+    assert run("resume", expect=3) == 4
+    assert said[2] == "3 processes were expected, and 2 answered"
+    # One is reached by way of the broker alone.
+    assert run("status", expect=1, process=[f"{far.pid}"]) == 0
 
 
 def test_a_broker_that_is_down_is_a_problem_and_no_more(

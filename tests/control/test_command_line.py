@@ -17,7 +17,7 @@ from kombu_pools_ext.control import command_line, local
 from kombu_pools_ext.control.answer import Answer, Answers, Process
 from kombu_pools_ext.control.options import ControlSettings
 from kombu_pools_ext.control.project import Project
-from kombu_pools_ext.control.request import Request
+from kombu_pools_ext.control.request import LOOKING, Request
 from kombu_pools_ext.errors import ControlError
 
 SECRET = "s3cr3t-word"
@@ -36,6 +36,10 @@ class Scripted:
         self.problems = tuple(problems)
         self.asked: list[Request] = []
         self.error: ControlError | None = None
+        self.reasons: list[str] = []
+
+    def likely_reasons(self) -> list[str]:
+        return self.reasons
 
     def ask(
         self,
@@ -289,19 +293,91 @@ def test_arguments_are_passed_on(terminal: Terminal) -> None:
     ]  # fmt: skip
 
 
+CHANGING = [command for command in command_line.COMMANDS if command not in LOOKING]
+
+
+def arguments(command: str) -> dict[str, Any]:
+    return {"limit": 3} if command == "limit" else {}
+
+
 @pytest.mark.parametrize("broadcast", [None, "default"])
-def test_nobody_is_there(terminal: Terminal, broadcast: str | None) -> None:
+def test_nobody_is_there_to_be_looked_at(terminal: Terminal, broadcast: str | None) -> None:
     control = Scripted(broadcast=broadcast)
+    control.reasons = ["3 processes of user 'www-data' are there: run it as that user"]
     said = NOBODY if broadcast is None else NOBODY.replace(" here", "")
-    for command in ("status", "reset", "suspend", "resume"):
-        assert terminal.run(command, control) == 0
-    assert terminal.run("limit", control, limit=3) == 0
-    assert terminal.run("reset", control, dry_run=True) == 0
-    assert terminal.out == [said] * 6
+    assert terminal.run("status", control) == 0
+    assert terminal.run("status", control, dry_run=True) == 0
+    assert (terminal.out, terminal.err) == ([said, *control.reasons] * 2, [])
     terminal.out.clear()
     assert terminal.run("status", control, format="json") == 0
     document = json.loads(terminal.out[0])
-    assert (document["processes"], document["note"]) == ([], said)
+    assert (document["ok"], document["processes"]) == (True, [])
+    assert document["note"] == f"{said}; {control.reasons[0]}"
+
+
+@pytest.mark.parametrize("command", CHANGING)
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_nobody_is_there_to_do_it(terminal: Terminal, command: str, dry_run: bool) -> None:
+    control = Scripted()
+    control.reasons = ["2 processes use another key: is the secret the same here?"]
+    given = {**arguments(command), "dry_run": dry_run}
+    assert terminal.run(command, control, **given) == 3
+    assert (terminal.out, terminal.err) == ([], [NOBODY, *control.reasons])
+    terminal.err.clear()
+    assert terminal.run(command, control, format="json", **given) == 3
+    document = json.loads(terminal.out[0])
+    assert (document["ok"], document["note"]) == (False, "; ".join(terminal.err))
+    terminal.err.clear()
+    terminal.out.clear()
+
+    assert terminal.run(command, control, allow_none=True, **given) == 0
+    assert terminal.run(command, control, allow_none=True, expect=2, **given) == 0
+    assert (terminal.out, terminal.err) == ([NOBODY, *control.reasons] * 2, [])
+    terminal.out.clear()
+    assert terminal.run(command, control, allow_none=True, format="json", **given) == 0
+    assert json.loads(terminal.out[0])["ok"] is True
+
+
+def test_a_command_that_reached_nobody_is_not_ok_from_python_either() -> None:
+    for command in CHANGING:
+        assert not Answers(Request(command=command, **arguments(command))).ok
+    for command in LOOKING:
+        assert Answers(Request(command=command)).ok
+
+
+@pytest.mark.parametrize("command", command_line.COMMANDS)
+def test_fewer_than_expected(terminal: Terminal, command: str) -> None:
+    row = {"alias": "default", "ok": True, "seconds": 0.001}
+    control = Scripted(done(WORKER, row), done(OTHER, row))
+    given = arguments(command)
+    assert terminal.run(command, control, expect=2, **given) == 0
+    assert terminal.run(command, control, expect=1, **given) == 0
+    assert terminal.err == []
+    control.reasons = ["1 process listens in /run/shop: set DIRECTORY to it"]
+    for options in ({}, {"allow_none": True}, {"dry_run": True}, {"format": "json"}):
+        terminal.out.clear()
+        assert terminal.run(command, control, expect=3, **options, **given) == 4
+        assert terminal.err == ["3 processes were expected, and 2 answered", *control.reasons]
+        terminal.err.clear()
+    assert json.loads(terminal.out[0])["ok"] is False
+
+
+def test_who_is_silent_has_not_answered(terminal: Terminal) -> None:
+    control = Scripted(done(WORKER), Answer(OTHER, "silent"))
+    assert terminal.run("reset", control, expect=2) == 1
+    assert terminal.err == [
+        "1 of 2 processes did not answer within 5 s: web2:4712",
+        "2 processes were expected, and 1 answered",
+    ]
+
+
+def test_somebody_is_expected_to_be_looked_at(terminal: Terminal) -> None:
+    for command in LOOKING:
+        assert terminal.run(command, Scripted(), expect=1) == 3
+    # A ping of the command's own process is no answer of any other one.
+    assert terminal.err[-1] == f"{NOBODY}; these are pings of this command's own process"
+    [line] = terminal.out
+    assert " ok in " in line
 
 
 def test_no_pools_are_configured(terminal: Terminal) -> None:
@@ -471,7 +547,7 @@ def test_progress_is_told_on_a_terminal_and_leaves_nothing(terminal: Terminal) -
         "\r\x1b[K",
     ]
     terminal.hints.clear()
-    assert terminal.run("reset", Scripted()) == 0
+    assert terminal.run("reset", Scripted()) == 3
     assert "".join(terminal.hints) == ""
 
 
@@ -512,6 +588,8 @@ def test_ctrl_c_while_it_waits(terminal: Terminal) -> None:
 @pytest.mark.parametrize(
     "command, options, complaints",
     [
+        ("reset", {"expect": 0}, ["--expect takes a number of processes, 1 to 1000000, not 0; --allow-none is for"]),
+        ("status", {"expect": 2, "watch": True}, ["--watch and --expect exclude each other"]),
         (
             "explode",
             {},

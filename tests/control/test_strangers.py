@@ -25,10 +25,16 @@ from kombu_pools_ext import Pools
 from kombu_pools_ext.control import Control, answering, attach, place, serve, server, wire
 from kombu_pools_ext.control.place import Place, Socket
 from kombu_pools_ext.errors import ControlError
-from tests.control.rig import PATIENCE, SECRET, Base, Child, memory, until
-
-NOBODY = 65534
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user")
+from tests.control.rig import (
+    NOBODY,
+    PATIENCE,
+    SECRET,
+    Base,
+    Child,
+    memory,
+    needs_root,
+    until,
+)
 
 
 @pytest.fixture(autouse=True)

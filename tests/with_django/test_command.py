@@ -125,7 +125,8 @@ def test_ping_of_the_real_brokers(
 def test_a_process_listens_once_it_has_used_a_pool(configure: Callable[..., None]) -> None:
     configure()
     assert command("status").startswith("no process of this project is running here")
-    assert command("reset", "--dry-run").startswith("no process of this project is running here")
+    with pytest.raises(CommandError, match=r"^no process of this project is running here"):
+        command("reset", "--dry-run")
     with connections["default"].acquire():
         until(lambda: f":{os.getpid()} " in command("status"))
     assert f":{os.getpid()} " in command("reset", "--dry-run")
@@ -289,6 +290,10 @@ def run(project: dict[str, str], *arguments: str) -> subprocess.CompletedProcess
             "CommandError: ping failed in 1 of 1 process: ",
         ),
         (["status"], 0, "no process of this project is running here", ""),
+        (["status", "--expect", "1"], 3, "", "no process of this project is running here"),
+        (["reset"], 3, "", "CommandError: no process of this project is running here"),
+        (["reset", "--allow-none"], 0, "no process of this project is running here", ""),
+        (["resume", "--dry-run"], 3, "", "no process of this project is running here"),
         (["reset", "--process", "4711"], 1, "", "no process of this project is there as process '4711'"),
         (["reset", "--using", "god"], 2, "", "did you mean 'good'"),
         (["explode"], 2, "", "invalid choice"),
@@ -374,6 +379,10 @@ def test_a_running_process_is_reset(project: dict[str, str]) -> None:
         try:
             assert worker.stdout.readline() == "ready\n"
             until(lambda: f":{worker.pid} " in run(project, "status").stdout, PATIENCE)
+            short = run(project, "suspend", "--expect", "2")
+            assert (short.returncode, short.stdout.count("\n")) == (4, 2)
+            assert "2 processes were expected, and 1 answered" in short.stderr
+            assert run(project, "resume", "--expect", "1").returncode == 0
             done = run(project, "reset", "--using", "good", "--process", str(worker.pid))
             assert done.returncode == 0
             assert done.stdout.endswith("  good  closed 1 idle connection\n")

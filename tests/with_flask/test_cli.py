@@ -157,6 +157,19 @@ def test_an_app_listens_once_it_has_used_a_pool(flask: Flasks, state: AppPools) 
     assert f":{os.getpid()} " in flask("reset", "--dry-run").stdout
 
 
+def test_nobody_or_fewer_than_expected_is_an_error(flask: Flasks, state: AppPools) -> None:
+    result = flask("reset")
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert result.stderr.startswith("no process of this project is running here")
+    result = flask("reset", "--allow-none")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert serve(state.control.project)
+    assert flask("reset", "--expect", "1").exit_code == 0
+    result = flask("reset", "--expect", "2")
+    assert result.exit_code == 4
+    assert "2 processes were expected, and 1 answered" in result.stderr
+
+
 def test_apps_with_one_secret_are_steered_together(
     make_app: MakeApp, flask: Flasks, two: Flask, listening: AppPools, memory_url: str
 ) -> None:

@@ -1,0 +1,151 @@
+"""Whoever finds nobody is told where the processes are that there are: another user's, another key's, elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from kombu_pools_ext.control import Control, ControlSettings, Project, unreached
+from tests.control.rig import CHILD, NOBODY, SECRET, WAIT, Base, Child, memory, needs_root, until
+
+Reasons = Callable[..., list[str]]
+
+
+@pytest.fixture(params=["the kernel's list", "directories"])
+def reasons(
+    request: pytest.FixtureRequest, base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Reasons:
+    """What is said of the processes of this test: others run on the same machine."""
+    table = tmp_path / "unix"
+    monkeypatch.setattr(unreached, "_TABLE", table)
+
+    def found(secret: str = SECRET, directory: Path | None = None) -> list[str]:
+        if request.param == "the kernel's list":
+            head, *lines = Path("/proc/net/unix").read_text("utf-8").splitlines()
+            table.write_text("\n".join([head, *(one for one in lines if str(base.path) in one)]))
+        settings = ControlSettings(directory=str(directory or base.path))
+        return Control(Project(settings, secret, "test")).likely_reasons()
+
+    found.by = request.param  # type: ignore[attr-defined]
+    return found
+
+
+def test_whom_a_command_finds_it_does_not_miss(base: Base, reasons: Reasons) -> None:
+    assert reasons() == []
+    with Child(base.path):
+        assert reasons() == []
+
+
+def test_processes_with_another_key(base: Base, reasons: Reasons) -> None:
+    with Child(base.path, SECRET + "!"):
+        assert reasons() == ["1 process uses another key: is the secret the same here?"]
+        with Child(base.path, SECRET + "?"):
+            assert reasons() == ["2 processes use another key: is the secret the same here?"]
+            # Where some of one's own are found, the others are not the reason for those that are missing.
+            assert reasons(SECRET + "!") == [
+                "1 process uses another key: is the secret the same here?"
+            ]
+    assert reasons() == []
+
+
+@needs_root
+def test_processes_of_another_user(base: Base, reasons: Reasons) -> None:
+    base.path.chmod(0o1777)
+    with _of_nobody(base.path, SECRET), _of_nobody(base.path, SECRET), Child(base.path, "x" * 20):
+        assert reasons() == ["2 processes of user 'nobody' are there: run it as that user"]
+        assert reasons(SECRET + "!") == [
+            "1 process uses another key: is the secret the same here?",
+            "2 processes of user 'nobody' are there, with another key: run it as that user, with the same secret",
+        ]
+
+
+@contextlib.contextmanager
+def _of_nobody(base: Path, secret: str) -> Iterator[None]:
+    # What root has installed may be in a directory that it keeps to itself.
+    loaded = "import codecs, os\ncodecs.lookup('ascii'), codecs.lookup('idna')\n"
+    demoted = loaded + CHILD.replace("directory,", f"os.setuid({NOBODY}); directory,", 1) + WAIT
+    with subprocess.Popen(
+        [sys.executable, "-c", demoted, str(base), secret, memory()],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            yield
+        finally:
+            process.kill()
+
+
+def test_processes_that_listen_in_another_directory(base: Base, reasons: Reasons) -> None:
+    elsewhere = base.path / "e"
+    elsewhere.mkdir(0o700)
+    with Child(elsewhere):
+        found = reasons()
+        if reasons.by == "directories":  # type: ignore[attr-defined]
+            # Nobody knows where to look.
+            assert found == []
+        else:
+            assert found == [f"1 process listens in {elsewhere}: set DIRECTORY to it"]
+
+
+def test_processes_for_which_the_same_path_is_another_directory(
+    base: Base, reasons: Reasons
+) -> None:
+    """As for a service with PrivateTmp."""
+    shared = base.path / "s"
+    shared.mkdir(0o700)
+    with Child(shared):
+        shared.rename(base.path / "hidden")
+        shared.mkdir(0o700)
+        found = reasons(directory=shared)
+        if reasons.by == "directories":  # type: ignore[attr-defined]
+            assert found == []
+        else:
+            [reason] = found
+            assert re.match(
+                f"1 process listens in another {shared} than this one .*PrivateTmp", reason
+            )
+
+
+def test_a_process_that_was_killed_is_none(base: Base, reasons: Reasons) -> None:
+    with Child(base.path, SECRET + "!") as child:
+        child.kill()
+    assert base.sockets() != []
+    assert reasons() == []
+
+
+def test_what_is_no_socket_of_ours_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = tmp_path / "unix"
+    monkeypatch.setattr(unreached, "_TABLE", table)
+    ours = f"/x/kombu-pools-1/{'a' * 16}/.4711-{'b' * 6}-{'c' * 6}-{'d' * 8}"
+    flags = "0000000000000000: 00000002 00000000"
+    lines = [
+        "Num       RefCount Protocol Flags    Type St Inode Path",
+        f"{flags} 00010000 0001 01 4242 {ours}",
+        f"{flags} 00000000 0001 03 4243 {ours.replace('4711', '4712')}",
+        f"{flags} 00010000 0001 01 4244 {ours.replace('kombu', 'kumbo')}",
+        f"{flags} 00010000 0001 01 4245 {ours.replace('.4711', 'key')}",
+        f"{flags} 00010000 0001 01 4246 @abstract",
+        f"{flags} 00010000 0001 01 4247",
+        "garbage",
+        "",
+    ]
+    table.write_text("\n".join(lines))
+    found = unreached._listed()
+    assert found is not None
+    assert [(one.base, one.user, one.process[0]) for one in found] == [("/x", 1, 4711)]
+
+
+def test_a_whole_command_says_so(base: Base) -> None:
+    """Without a filter: the kernel's real list, whatever else is there."""
+    with Child(base.path, SECRET + "!"):
+        found = until(lambda: base.control().likely_reasons())
+    assert any("another key" in one for one in found)
