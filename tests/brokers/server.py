@@ -119,6 +119,7 @@ class Server:
 
     def launch(self) -> None:
         """Start the server, and don't wait for it."""
+        assert self.folder != Path(), "its folder is made by `with`; else this one would be filled"
         with (self.folder / "output.log").open("ab") as log:
             self.process = subprocess.Popen(
                 self.command(),
