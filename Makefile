@@ -16,15 +16,13 @@ export PYTHONDONTWRITEBYTECODE :=
 WHEEL := .venv/wheel/.built
 TEST := .venv/test/bin/python
 COVERED := $(TEST) -P -m coverage run -m pytest
-# Tests that mostly wait: for other processes, and for time to pass.
-WAITING := tests/control tests/integration
 GREENLET_TESTS ?= $(wildcard tests/engine tests/broker)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .SECONDARY:
-.PHONY: help demo serve test test-greenlets lint ruff types format matrix bench instructions reliability soak docs lock clean
+.PHONY: help demo serve test test-greenlets lint ruff types format matrix brokers pythons bench instructions reliability soak docs lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,21 +40,19 @@ test: .venv/test/.installed ## the tests, on the installed wheel, with coverage 
 ifneq ($(strip $(ARGS)),)
 	$(COVERED) $(ARGS)
 else
-	@echo "$(WAITING), beside all others; what they say comes after those"
-	@$(COVERED) $(WAITING) -m "not timing" >.venv/coverage/waiting.log 2>&1 & waiting=$$!; \
-	$(COVERED) $(addprefix --ignore=,$(WAITING)) -m "not timing"; others=$$?; \
-	wait $$waiting; waiting=$$?; cat .venv/coverage/waiting.log; \
-	echo "those that measure time, alone"; \
-	$(COVERED) -m timing; timing=$$?; \
-	test "$$others $$waiting $$timing" = "0 0 0"
+	@$(TEST) -P tests/side_by_side.py tests
 	@$(TEST) -m coverage combine -q
 	@$(TEST) -m coverage report
 endif
 
 test-greenlets: export EXPECT_INSTALLED := 1
 test-greenlets: .venv/test/.installed ## the engine's and the broker's tests, on gevent and on eventlet
+ifneq ($(strip $(ARGS)),)
 	$(TEST) -P tests/under_greenlets.py gevent $(GREENLET_TESTS) $(ARGS)
 	$(TEST) -P tests/under_greenlets.py eventlet $(GREENLET_TESTS) $(ARGS)
+else
+	@$(TEST) -P tests/side_by_side.py greenlets $(GREENLET_TESTS)
+endif
 
 lint: ruff types ## ruff, mypy and pyright
 
@@ -73,8 +69,12 @@ format: .venv/lint/.locked ## put the code into ruff's form
 	.venv/lint/bin/ruff format .
 
 matrix: export AFTER_TESTS := $(AFTER_TESTS)
-matrix: $(WHEEL) ## the tests on every Python, Django, Flask and kombu that is supported
-	@.venv/build/bin/python tests/matrix.py $(ARGS)
+matrix: $(WHEEL) brokers pythons ## the tests on every Python, Django, Flask, kombu and RabbitMQ that is supported
+	@.venv/build/bin/python -m tests.matrix $(ARGS)
+
+brokers: .venv/rabbitmq/.fetched ## RabbitMQ 4 from Debian's archive, into .venv/rabbitmq/ (make test ARGS=… RABBITMQ=4.0 runs on it)
+
+pythons: .venv/python/.fetched ## Python 3.14 from Debian's archive, where the machine has none
 
 bench: .venv/bench/.locked ## what it costs beside what else there is (ONLY=acquire, PYTHONS="3.12 3.13", SHORT=1; COMMIT=1 keeps the run)
 	@.venv/bench/bin/python -m tests.benchmarks --only "$(ONLY)" --pythons "$(PYTHONS)" \
@@ -97,7 +97,7 @@ docs: .venv/docs/.installed ## the documentation, into docs/_build/html
 
 lock: .venv/lock/.locked ## resolve the dependency groups anew, with hashes, into .requirements/
 	@mkdir -p .requirements
-	@$(PYTHON) tests/matrix.py --floors >.venv/lock/floors.txt
+	@$(PYTHON) -m tests.matrix --floors >.venv/lock/floors.txt
 	@for name in build test lowest lint docs bench demo lock; do \
 		group=$$name; extras='pyproject.toml --all-extras'; \
 		case $$name in build|lock) extras= ;; lowest) group=test; extras="$$extras -c .venv/lock/floors.txt" ;; esac; \
@@ -128,6 +128,13 @@ $(WHEEL): $(SOURCES) .venv/build/.locked
 	@rm -rf $(@D)
 	@.venv/build/bin/python -m hatchling build -t wheel -d $(@D)
 	@touch $@
+
+# The script writes the stamp itself: where nothing can be had it says so, and is asked again the next time.
+.venv/rabbitmq/.fetched: tests/from_debian.py .venv/build/.locked
+	@.venv/build/bin/python -m tests.from_debian brokers
+
+.venv/python/.fetched: tests/from_debian.py .venv/build/.locked
+	@.venv/build/bin/python -m tests.from_debian pythons
 
 .venv/%/.installed: .venv/%/.locked $(WHEEL)
 	@$(@D)/bin/python $(PIP) --no-deps --no-index --force-reinstall .venv/wheel/*.whl

@@ -3,7 +3,8 @@
 `amqp_url` and `redis_url` are URLs of running brokers: what AMQP_URL and REDIS_URL name (localhost when unset), else a
 private server where its programs are installed. Without either the test is skipped, and with REQUIRE_BROKERS=1 it
 fails. The session's closing lines say what was skipped, and for want of what. `private_rabbitmq` and `private_redis`
-are servers for tests that kill them.
+are servers for tests that kill them. With RABBITMQ=4.0 every RabbitMQ is of that release, which `make brokers` has
+fetched, and `amqp_url` is a node that the tests start.
 
 Every test runs in a temporary folder, so that its child processes find the installed packages and not the sources.
 """
@@ -31,7 +32,7 @@ import pytest
 from kombu.utils.url import parse_url
 
 from kombu_pools_ext import events
-from tests.brokers import PrivateRabbitMQ, PrivateRedis, Unavailable
+from tests.brokers import PrivateRabbitMQ, PrivateRedis, Unavailable, asked_for
 from tests.wanted import without
 
 ROOT = Path(__file__).parent.parent
@@ -112,6 +113,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for broker, version in sorted(_spoken_to):
+        terminalreporter.write_line(f"on {broker} {version}")
     skipped: dict[str, list[str]] = {}
     others: Counter[str] = Counter()
     for report in terminalreporter.stats.get("skipped", ()):
@@ -133,6 +136,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 # -- brokers -----------------------------------------------------------------------------------------------------------
 
 
+#: The brokers of this session, and their versions.
+_spoken_to: set[tuple[str, str]] = set()
+
+
 def _answers(url: str) -> str | None:
     """Why a broker cannot be used, told without the URL's secrets; None when it can."""
     parts = parse_url(url)
@@ -142,7 +149,10 @@ def _answers(url: str) -> str | None:
             connection.connect()
             channel = connection.channel()
             if parts["transport"].startswith("redis"):
-                channel.client.ping()
+                _spoken_to.add(("Redis", channel.client.info("server")["redis_version"]))
+            else:
+                told = connection.connection.server_properties
+                _spoken_to.add((told["product"], told["version"]))
     except ImportError as exc:
         return f"{exc.name} is not installed"
     except Exception as exc:
@@ -156,6 +166,7 @@ def _private(server: type[Server], broker: str, trouble: str = "") -> Iterator[S
             started = stack.enter_context(server())
         except Unavailable as exc:
             without(broker, f"{trouble}{exc}")
+        _answers(started.url)
         yield started
 
 
@@ -171,6 +182,9 @@ def _url(variable: str, default: str, broker: str, server: type[Server]) -> Iter
 @pytest.fixture(scope="session")
 def amqp_url() -> Iterator[str]:
     """The URL of a RabbitMQ that others may use as well: give queues names of your own."""
+    if asked_for() and "AMQP_URL" not in os.environ:
+        yield from (node.url for node in _private(PrivateRabbitMQ, "RabbitMQ"))
+        return
     yield from _url("AMQP_URL", "amqp://guest:guest@localhost:5672//", "RabbitMQ", PrivateRabbitMQ)
 
 

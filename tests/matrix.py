@@ -1,17 +1,24 @@
-"""Runs the tests on every supported combination: `make matrix`.
+"""Runs the tests on what is supported: `make matrix`.
 
-Python 3.11, 3.12 and 3.13 (those that are found) × Django 5.2 and newest × lowest and newest kombu and Flask. Lowest is
-the floor in pyproject.toml, with a lock file of its own; newest is the lock file's that `make test` installs.
-`--floors` prints those floors, for `make lock`. Where a Python's newest Django is 5.2, one run stands for both.
-Environments stay under .venv/matrix/ and are made anew when what belongs in them changes.
+Supported are Python 3.11 to 3.14, Django 5.2 and newest, kombu and Flask from their floors in pyproject.toml to the
+newest, and RabbitMQ 3.10 to 4.3. Each of these values is in a cell of `CELLS` that runs what it can break; not all of
+them with all others, which would be 48 cells.
 
-The oldest and the newest Python run all tests with both, the ones between with the newest alone: what an old kombu
-breaks on them, it breaks on a neighbour. What another Django changes is all that runs on it: the tests of the Django
-app and of the documentation, whose examples use it; once for each Python.
+- Whole suites: the lowest kombu, Flask and Django on the lowest Python and RabbitMQ 3.10; the newest of all on the
+  newest Python and RabbitMQ; and between them Python 3.13 with Django 5.2 on RabbitMQ 4.0.
+- Python 3.12, which lies between, runs with the newest Django and the lowest kombu all but what depends on the broker's
+  side and on other machines (tests/control, tests/integration, tests/scenarios, tests/benchmarks).
+- Left out altogether: the lowest kombu on Python 3.13 and 3.14 (what it breaks there, it breaks on 3.12), and each
+  Django on each Python: Django 5.2 runs on 3.11 and 3.13, the newest on 3.12 and 3.14.
 
-With AFTER_TESTS=1 the run that `make test` has just been is left out: this Python, and the lock file.
+Lowest is the floor in pyproject.toml, with a lock file of its own (`--floors` prints those floors, for `make lock`);
+newest is the lock file's that `make test` installs. Where a Python is not found, its cell runs on the newest that is,
+for what else it varies; where no RabbitMQ 4 has been fetched (`make brokers`), on the one that is installed. Either is
+told, and counted as skipped. Environments stay under .venv/matrix/ and are made anew when what belongs in them changes.
 
-Arguments are passed to pytest. Tests marked `slow` or `timing` are left out: the first for time, the second because two
+With AFTER_TESTS=1 a cell that `make test` has just been is left out: this Python, the lock file, and RabbitMQ 3.10.
+
+Arguments are passed to pytest. Tests marked `slow` or `timing` are left out: the first for time, the second because
 suites share the machine. The last line counts, and names what failed or was skipped.
 """
 
@@ -27,26 +34,28 @@ import sys
 import threading
 import time
 import tomllib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.from_debian import fetched
+from tests.interpreters import PYTHONS, find_python
+
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".venv" / "matrix"
-PYTHONS = ("3.11", "3.12", "3.13")
 DJANGO_LTS = "5.2"
-AT_ONCE = 2
+AT_ONCE = 3
 LEFT_OUT = "not slow and not timing"
-#: The tests that another Django may change.
-OF_DJANGO = ("tests/with_django", "tests/test_docs.py")
 #: The lock file of each stack: of kombu and Flask.
 LOCKS = {"newest": "test.txt", "lowest": "lowest.txt"}
 #: What the lowest stack has at its floor.
 AT_FLOOR = ("kombu", "flask")
 #: Whose versions the table tells.
-TOLD = ("django", "flask", "kombu", "amqp", "celery")
+TOLD = ("django", "flask", "kombu", "amqp", "redis", "celery")
 #: Seconds for one run: several minutes for a whole suite, and more on a busy machine.
 LIMIT = 1800
+
+#: How a run tells which brokers it spoke to: conftest.py.
+BROKER = re.compile(r"^on (RabbitMQ|Redis) ([\d.]+)$", re.MULTILINE)
 
 _print = threading.Lock()
 
@@ -57,40 +66,6 @@ def say(text: str) -> None:
 
 
 # -- what is to be run -------------------------------------------------------------------------------------------------
-
-
-def candidates(version: str) -> Iterator[list[str]]:
-    """Commands that may start this Python, likeliest first."""
-    yield [f"python{version}"]
-    roots = [os.environ.get("PYENV_ROOT"), "~/.pyenv"]
-    if shutil.which("pyenv"):
-        roots.insert(
-            0, subprocess.run(["pyenv", "root"], capture_output=True, text=True).stdout.strip()
-        )
-    for root in filter(None, roots):
-        for path in sorted(
-            Path(root).expanduser().glob(f"versions/{version}*/bin/python"), reverse=True
-        ):
-            yield [str(path)]
-    if shutil.which("py"):
-        yield ["py", f"-{version}"]
-    yield [sys.executable]
-
-
-def find_python(version: str) -> str | None:
-    """The path of an interpreter of this version with venv, or None. A shim that starts another does not count."""
-    wanted = tuple(map(int, version.split(".")))
-    check = f"import sys, venv; assert sys.version_info[:2] == {wanted}; print(sys.executable)"
-    for command in candidates(version):
-        try:
-            done = subprocess.run(
-                [*command, "-c", check], capture_output=True, text=True, timeout=30
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            continue
-        if done.returncode == 0:
-            return done.stdout.strip()
-    return None
 
 
 def floors() -> dict[str, str]:
@@ -135,60 +110,96 @@ def newest_django(version: str) -> str:
     return newest
 
 
+@dataclass(frozen=True)
+class Cell:
+    """What one run varies; *stack* is of kombu and Flask."""
+
+    python: str
+    django: str
+    stack: str
+    rabbitmq: str
+    tests: tuple[str, ...] = ()  # everything
+
+
+NEWEST, LTS, LOWEST = "newest", "lts", "lowest"
+INSTALLED, FIRST, LAST = "installed", "the first RabbitMQ 4", "the newest RabbitMQ 4"
+#: What a Python, a Django and a kombu change, and a broker or another machine do not.
+OF_PYTHON = (
+    *("tests/engine", "tests/broker", "tests/with_django", "tests/with_flask"),
+    *("tests/test_settings.py", "tests/test_settings_fuzz.py", "tests/test_docs.py"),
+)
+#: The long ones first.
+CELLS = (
+    Cell("3.14", NEWEST, NEWEST, LAST),
+    Cell("3.13", LTS, NEWEST, FIRST),
+    Cell("3.11", LTS, LOWEST, INSTALLED),
+    Cell("3.12", NEWEST, LOWEST, INSTALLED, OF_PYTHON),
+)
+
+
 @dataclass
 class Run:
     python: str
     interpreter: str
     django: str
-    stack: str  # "lowest" or "newest": of kombu and Flask
+    stack: str
+    rabbitmq: str | None  # None is the one that is installed
+    tests: tuple[str, ...]
     outcome: str = "not run"
     seconds: float = 0.0
     versions: dict[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        return f"py{self.python}-django{'.'.join(self.django.split('.')[:2])}-{self.stack}"
+        django = ".".join(self.django.split(".")[:2])
+        broker = f"-rabbitmq{self.rabbitmq}" if self.rabbitmq else ""
+        return f"py{self.python}-django{django}-{self.stack}{broker}"
 
     @property
     def folder(self) -> Path:
         return HOME / self.name
 
-    def tests(self) -> tuple[str, ...]:
-        """What is run: everything, or what another Django may change."""
-        return () if self.django == newest_django(self.python) else OF_DJANGO
-
     def was_make_test(self) -> bool:
         """Whether `make test` has just run the same."""
         mine = ".".join(map(str, sys.version_info[:2]))
-        just_ran = os.environ.get("AFTER_TESTS") == "1"
-        return just_ran and self.python == mine and self.stack == "newest" and not self.tests()
+        return os.environ.get("AFTER_TESTS") == "1" and (
+            self.python,
+            self.stack,
+            self.django,
+            self.rabbitmq,
+        ) == (mine, NEWEST, newest_django(mine), None)
 
     def requirements(self) -> list[str]:
         """What pip is asked for: the lock file of the stack; another Django without its marker."""
         wanted = locked(self.stack)
-        if self.tests():
-            lts = next(v for v in djangos(self.stack) if v.startswith(f"{DJANGO_LTS}."))
-            without_marker = re.sub(" *;.*?(?= --hash)", "", djangos(self.stack)[lts])
+        if self.django != newest_django(self.python):
+            without_marker = re.sub(" *;.*?(?= --hash)", "", djangos(self.stack)[self.django])
             wanted = [line for line in wanted if name_of(line) != "django"] + [without_marker]
         return wanted
 
 
 def plan() -> tuple[list[Run], list[str]]:
+    """The runs, and what of the supported is not to be had here."""
+    interpreters = {version: find_python(version) for version in PYTHONS}
+    missing = [f"Python {version}" for version, found in interpreters.items() if found is None]
+    there = [version for version, found in interpreters.items() if found is not None]
+    brokers = fetched()
+    if not brokers:
+        missing.append("RabbitMQ 4")
+    lts = next(version for version in djangos() if version.startswith(f"{DJANGO_LTS}."))
     runs: list[Run] = []
-    missing = []
-    for version in PYTHONS:
-        interpreter = find_python(version)
-        if interpreter is None:
-            missing.append(f"Python {version}")
-            continue
-        newest = newest_django(version)
-        at_an_end = version in (PYTHONS[0], PYTHONS[-1])
-        stacks = ("lowest", "newest") if at_an_end else ("newest",)
-        runs += [Run(version, interpreter, newest, stack) for stack in stacks]
-        if not newest.startswith(f"{DJANGO_LTS}."):
-            runs.append(Run(version, interpreter, DJANGO_LTS, "newest" if at_an_end else "lowest"))
-    # The long ones first.
-    runs.sort(key=lambda run: bool(run.tests()))
+    for cell in CELLS:
+        version = cell.python if cell.python in there else there[-1]
+        run = Run(
+            version,
+            interpreters[version] or "",
+            lts if cell.django == LTS else newest_django(version),
+            cell.stack,
+            {FIRST: brokers[0], LAST: brokers[-1]}.get(cell.rabbitmq) if brokers else None,
+            cell.tests,
+        )
+        if run.name not in {other.name for other in runs}:
+            runs.append(run)
     return [run for run in runs if not run.was_make_test()], missing
 
 
@@ -249,19 +260,24 @@ def carry_out(run: Run, wheel: Path, arguments: list[str]) -> None:
             "no:cacheprovider",
             "-m",
             LEFT_OUT,
-            *(arguments or run.tests()),
+            *(arguments or run.tests),
         ]
         with log.open("ab") as out:
             done = subprocess.run(
                 command,
                 cwd=ROOT,
-                env={**os.environ, "EXPECT_INSTALLED": "1"},
+                env={**os.environ, "EXPECT_INSTALLED": "1", "RABBITMQ": run.rabbitmq or ""},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 timeout=LIMIT,
             )
+        brokers = BROKER.findall(log.read_text(errors="replace"))
+        run.versions |= dict(brokers)
         run.outcome = "passed" if done.returncode == 0 else "failed"
+        for broker, version in brokers:
+            if broker == "RabbitMQ" and not f"{version}.".startswith(f"{run.rabbitmq or version}."):
+                raise OSError(f"this was {broker} {version}, and not {run.rabbitmq}")
     except (OSError, subprocess.SubprocessError) as exc:
         run.outcome = "failed"
         with log.open("a") as out:
@@ -287,9 +303,12 @@ def main(arguments: list[str]) -> int:
         for future in [executor.submit(carry_out, run, wheel, arguments) for run in runs]:
             future.result()
 
-    say(f"\n{'Python':8}{'Django':9}{'Flask':9}{'kombu':9}{'py-amqp':9}{'Celery':9}{'':8}seconds")
+    names = ("Django", "Flask", "kombu", "py-amqp", "redis-py", "Celery", "RabbitMQ", "Redis")
+    say(f"\n{'Python':8}{''.join(f'{name:10}' for name in names)}{'':8}seconds")
     for run in runs:
-        columns = "".join(f"{run.versions.get(name, '?'):9}" for name in TOLD)
+        columns = "".join(
+            f"{run.versions.get(name, '?'):10}" for name in (*TOLD, "RabbitMQ", "Redis")
+        )
         say(f"{run.python:8}{columns}{run.outcome:8}{run.seconds:7.0f}")
     failed = [run.name for run in runs if run.outcome != "passed"]
     names = f" ({', '.join([*failed, *missing])})" if failed or missing else ""

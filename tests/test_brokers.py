@@ -204,6 +204,7 @@ def test_a_port_that_was_given_away_is_nobody_elses(private_redis: PrivateRedis)
 
 
 def test_a_missing_program_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("RABBITMQ", raising=False)
     monkeypatch.setattr(rabbitmq, "RABBITMQ_SCRIPTS", ())
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(Unavailable, match="rabbitmq-server is not installed"), PrivateRabbitMQ():

@@ -131,9 +131,10 @@ def test_each_check_and_each_defect_names_tests_that_exist() -> None:
     text = (ROOT / "docs" / "explanation" / "acceptance.md").read_text()
     checks, defects = text.split("## The 20 defects")
     named = 0
-    for part, count in ((checks, 30), (defects, 20)):
+    # Those of the publisher, 31 to 33, have an issue of their own.
+    for part, numbers in ((checks, [*range(1, 31), 34, 35]), (defects, [*range(1, 21)])):
         rows = re.findall(r"^\| (\d+) \| .+ \| (.+) \|$", part, re.MULTILINE)
-        assert [int(number) for number, _ in rows] == list(range(1, count + 1))
+        assert [int(number) for number, _ in rows] == numbers
         for number, shown in rows:
             found = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", shown)
             assert found, f"{number} names none"

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import side_by_side
+
 TESTS = Path(__file__).parent
 #: Those that wait, hand over, and find that the library has replaced the threads: else they skip.
 SAME = ("test_waiting.py", "test_greenlets.py")
@@ -50,8 +52,8 @@ def test_the_same_tests_pass_on_greenlets(library: str) -> None:
 def test_the_whole_suite_is_run_by_make_and_by_the_checks() -> None:
     makefile = (TESTS.parent / "Makefile").read_text()
     assert "$(wildcard tests/engine tests/broker)" in makefile
-    for library in ("gevent", "eventlet"):
-        assert f"under_greenlets.py {library} $(GREENLET_TESTS)" in makefile
+    assert "side_by_side.py greenlets $(GREENLET_TESTS)" in makefile
+    assert side_by_side.LIBRARIES == ("gevent", "eventlet")
     checks = TESTS.parent / ".ci" / "run"
     if checks.exists():  # the source distribution is without
         assert "make test-greenlets" in checks.read_text()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
-from tests.matrix import PYTHONS, find_python
+from tests.interpreters import PYTHONS, find_python
 
 __all__ = ["ROOT", "environment", "in_each", "versions"]
 
@@ -38,8 +39,10 @@ def environment(version: str) -> Path | None:
     if not stamp.exists() or stamp.read_text() != mark:
         print(f"setting up {folder.relative_to(ROOT)}", flush=True)
         shutil.rmtree(folder, ignore_errors=True)
-        subprocess.run([found, "-m", "venv", str(folder)], check=True)
-        pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "-qq"]
+        # A Python of Debian's has no pip of its own.
+        subprocess.run([found, "-m", "venv", "--without-pip", str(folder)], check=True)
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python)]
+        pip += ["install", "-qq"]
         subprocess.run([*pip, "--require-hashes", "-r", str(LOCK)], check=True)
         stamp.write_text(mark)
     return python

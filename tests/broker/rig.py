@@ -201,7 +201,8 @@ class Node(PrivateRabbitMQ):
     def log(self, port: int) -> str:
         """What the node has logged so far of the connection that comes from *port*."""
         lines = (self.folder / "output.log").read_text(errors="replace").splitlines()
-        names = re.compile(rf"accepting AMQP connection (<\S+>) \(127\.0\.0\.1:{port} ")
+        # RabbitMQ 3 names the process a second time, and in brackets who comes.
+        names = re.compile(rf"(<\S+>) accepting AMQP connection (?:<\S+> \()?127\.0\.0\.1:{port} ")
         found = [match[1] for line in lines if (match := names.search(line))]
         # A port may come again; the last one is meant.
         return "\n".join(line for line in lines if found and found[-1] in line)

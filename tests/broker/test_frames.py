@@ -28,7 +28,7 @@ octets = st.integers(0, 255)
 values = st.recursive(
     st.one_of(
         *(st.none(), st.booleans(), st.integers(-(1 << 63), (1 << 63) - 1), texts),
-        *(st.floats(allow_nan=False), st.binary(max_size=40)),
+        *(st.floats(allow_nan=False, allow_infinity=False), st.binary(max_size=40)),
         st.integers(0, 1 << 31).map(lambda digits: Decimal(digits) / 1000),
         st.datetimes(datetime.datetime(1970, 1, 2)),
     ),

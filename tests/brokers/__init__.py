@@ -7,8 +7,15 @@ context manager, leaves nothing behind, and raises `Unavailable` where its progr
 from __future__ import annotations
 
 from .cluster import PrivateCluster
-from .rabbitmq import PrivateRabbitMQ
+from .rabbitmq import PrivateRabbitMQ, asked_for
 from .redis import PrivateRedis
 from .server import Unavailable, free_port
 
-__all__ = ["PrivateCluster", "PrivateRabbitMQ", "PrivateRedis", "Unavailable", "free_port"]
+__all__ = [
+    "PrivateCluster",
+    "PrivateRabbitMQ",
+    "PrivateRedis",
+    "Unavailable",
+    "asked_for",
+    "free_port",
+]

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..from_debian import RABBITMQS
 from .server import Server, Unavailable, free_port, program
 
 __all__ = ["PortMapper", "PrivateRabbitMQ"]
@@ -28,17 +29,26 @@ RABBITMQ_START = 90.0
 _numbers = itertools.count(1)
 
 
-class PortMapper:
-    """An epmd, which tells nodes where the others are; ours, so that it ends with us: a node leaves its own behind."""
+def asked_for() -> str | None:
+    """The release that the tests are to run on (RABBITMQ=4.0), or None for the one that is installed."""
+    return os.environ.get("RABBITMQ") or None
 
-    def __init__(self) -> None:
+
+class PortMapper:
+    """An epmd, which tells nodes where the others are; ours, so that it ends with us: a node leaves its own behind.
+
+    Any release's will do: one of another speaks the same protocol.
+    """
+
+    def __init__(self, *folders: str) -> None:
         self.port = free_port()
+        self.folders = folders
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         if self.process is None:
             self.process = subprocess.Popen(
-                [program("epmd"), "-port", str(self.port), "-address", "127.0.0.1"],
+                [program("epmd", *self.folders), "-port", str(self.port), "-address", "127.0.0.1"],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -54,7 +64,8 @@ class PrivateRabbitMQ(Server):
     """A RabbitMQ node with its own name, ports, cookie, data and port mapper.
 
     `config` goes into its rabbitmq.conf, as in ``{"heartbeat": "2"}``. Nodes of one cluster share a port mapper and a
-    cookie.
+    cookie. `release` is one that `make brokers` has fetched, as "4.0"; without it the one of the environment variable
+    RABBITMQ, and where that is unset the one that is installed.
     """
 
     name = "rabbitmq-server"
@@ -68,12 +79,14 @@ class PrivateRabbitMQ(Server):
         *,
         mapper: PortMapper | None = None,
         cookie: str | None = None,
+        release: str | None = None,
     ) -> None:
         super().__init__()
         self.config = dict(config or {})
+        self.release = release or asked_for()
         self.nodename = f"private-{os.getpid()}-{next(_numbers)}@localhost"
         self.dist_port = free_port()
-        self.mapper = mapper or PortMapper()
+        self.mapper = mapper or PortMapper(*self._erlang)
         self._shares_mapper = mapper is not None
         self._cookie = cookie
         #: Whether it starts without RabbitMQ's plugins in Erlang's path: half as long, and nobody misses them.
@@ -90,10 +103,22 @@ class PrivateRabbitMQ(Server):
     @property
     def scripts(self) -> Path:
         """Where `rabbitmq-server` and `rabbitmqctl` lie."""
-        return Path(program("rabbitmq-server", *RABBITMQ_SCRIPTS)).parent
+        if self.release is None:
+            return Path(program("rabbitmq-server", *RABBITMQ_SCRIPTS)).parent
+        scripts = RABBITMQS / self.release / "usr" / "lib" / "rabbitmq" / "bin"
+        if not scripts.is_dir():
+            raise Unavailable(f"RabbitMQ {self.release} is not there: `make brokers` fetches it")
+        return scripts
+
+    @property
+    def _erlang(self) -> list[str]:
+        """Where the Erlang of a fetched release lies; the installed one is on PATH."""
+        if self.release is None:
+            return []
+        return [str(RABBITMQS / self.release / "usr" / "lib" / "erlang" / "bin")]
 
     def command(self) -> list[str]:
-        return [program("rabbitmq-server", *RABBITMQ_SCRIPTS)]
+        return [str(self.scripts / "rabbitmq-server")]
 
     def environment(self) -> dict[str, str]:
         folder = self.folder
@@ -113,6 +138,7 @@ class PrivateRabbitMQ(Server):
             cookie.chmod(0o400)
         own = {
             "HOME": str(folder),  # the cookie lies there
+            "PATH": os.pathsep.join([*self._erlang, os.environ.get("PATH", os.defpath)]),
             "LANG": "C.UTF-8",
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_EPMD_PORT": str(self.mapper.port),

@@ -70,8 +70,9 @@ class Log:
         """All of it."""
         return self._path.read_bytes()[self._begins :].decode(errors="replace")
 
-    def _connections(self, pattern: str) -> set[str]:
-        return set(re.findall(rf"{pattern} AMQP connection (<\S+>)", self.text))
+    def _connections(self, what: str, levels: str = "info|warning|error") -> set[str]:
+        """The processes of RabbitMQ that logged that; each has one connection."""
+        return set(re.findall(rf"\[(?:{levels})\] (<\S+>) {what} AMQP connection", self.text))
 
     @property
     def accepted(self) -> set[str]:
@@ -86,7 +87,7 @@ class Log:
     @property
     def mourned(self) -> set[str]:
         """Those that ended without a goodbye: their client closed unexpectedly, or missed heartbeats."""
-        return self.accepted & self._connections(r"\[(?:warning|error)\] <\S+> closing")
+        return self.accepted & self._connections("closing", "warning|error")
 
     def assert_all_said_goodbye(self) -> None:
         """No connection is left, and none ended otherwise than by its client's goodbye."""

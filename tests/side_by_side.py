@@ -1,0 +1,127 @@
+"""Runs the tests in several processes side by side: `make test` and `make test-greenlets`.
+
+    side_by_side.py tests                # all of them, with coverage; those that measure time come last, and alone
+    side_by_side.py greenlets [FOLDER…]  # these folders on gevent and on eventlet
+
+Most tests wait: for a broker, for another process, for time to pass. A part is one pytest with the files of one line of
+`PARTS`; a file that no line names belongs to the last part. What a part says is shown when it has ended.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+#: What is run as one; those that take longest begin.
+PARTS: dict[str, tuple[str, ...]] = {
+    "control": ("tests/control/*",),
+    "integration": ("tests/integration/*",),
+    "broker, a to f": ("tests/broker/test_[a-f]*",),
+    "broker, g to z": ("tests/broker/*",),
+    "scenarios and benchmarks": ("tests/scenarios/*", "tests/benchmarks/*"),
+    "engine": ("tests/engine/*",),
+    "the rest": ("tests/*",),
+}
+AT_ONCE = 4
+#: Seconds for one part, on a busy machine.
+LIMIT = 1800
+PYTHON = (sys.executable, "-P")
+#: They share a folder.
+QUIETLY = ("-q", "-p", "no:cacheprovider")
+LIBRARIES = ("gevent", "eventlet")
+
+
+@dataclass
+class Part:
+    title: str
+    command: Sequence[str]
+    outcome: int = 1
+    text: str = ""
+    seconds: float = 0.0
+
+    def run(self) -> None:
+        began = time.monotonic()
+        with tempfile.TemporaryFile("w+", errors="replace") as out:
+            try:
+                self.outcome = subprocess.run(
+                    self.command,
+                    cwd=ROOT,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    timeout=LIMIT,
+                    check=False,
+                ).returncode
+            except subprocess.TimeoutExpired as exc:
+                out.write(f"\n{exc}\n")
+            out.seek(0)
+            self.text = out.read()
+        self.seconds = time.monotonic() - began
+
+
+def files_of(folders: Iterable[str] = ("tests",)) -> dict[str, list[str]]:
+    """The files of tests in *folders*, each in one part."""
+    found = sorted(
+        path.relative_to(ROOT).as_posix()
+        for folder in folders
+        for path in (ROOT / folder).rglob("test_*.py")
+    )
+    divided: dict[str, list[str]] = {}
+    for file in found:
+        title = next(t for t, patterns in PARTS.items() if any(fnmatch(file, p) for p in patterns))
+        divided.setdefault(title, []).append(file)
+    return {title: divided[title] for title in PARTS if title in divided}
+
+
+def side_by_side(parts: Sequence[Part]) -> bool:
+    """Run them, and tell of each when it ends; whether all passed."""
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as executor:
+        running = {executor.submit(part.run): part for part in parts}
+        for future in concurrent.futures.as_completed(running):
+            future.result()
+            part = running[future]
+            result = "passed" if part.outcome == 0 else f"FAILED ({part.outcome})"
+            print(f"--- {part.title}: {result} in {part.seconds:.0f} s\n{part.text}", flush=True)
+    return all(part.outcome == 0 for part in parts)
+
+
+def tests() -> bool:
+    counted = (*PYTHON, "-m", "coverage", "run", "-m", "pytest", *QUIETLY, "-m")
+    passed = side_by_side(
+        [Part(title, (*counted, "not timing", *files)) for title, files in files_of().items()]
+    )
+    return side_by_side([Part("what measures time, alone", (*counted, "timing"))]) and passed
+
+
+def greenlets(folders: Sequence[str]) -> bool:
+    on = ROOT / "tests" / "under_greenlets.py"
+    return side_by_side(
+        [
+            Part(f"{title}, on {library}", (*PYTHON, str(on), library, *QUIETLY, *files))
+            for title, files in files_of(folders).items()
+            for library in LIBRARIES
+        ]
+    )
+
+
+def main(what: str, *folders: str) -> int:
+    began = time.monotonic()
+    passed = greenlets(folders) if what == "greenlets" else tests()
+    print(f"{what}: {'passed' if passed else 'FAILED'} in {time.monotonic() - began:.0f} s")
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] not in (["tests"], ["greenlets"]):
+        raise SystemExit(__doc__)
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,163 @@
+"""What runs the tests: none is left out, and what is fetched for them is what was asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import kombu
+import pytest
+
+from tests import from_debian, interpreters, matrix, side_by_side
+from tests.brokers import PrivateRabbitMQ, Unavailable, asked_for
+
+ROOT = Path(__file__).parent.parent
+
+
+def every_file() -> list[str]:
+    return sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("test_*.py"))
+
+
+def test_side_by_side_each_file_is_in_one_part() -> None:
+    divided = [file for files in side_by_side.files_of().values() for file in files]
+    assert sorted(divided) == every_file()
+
+
+def test_the_greenlets_get_each_file_of_their_folders() -> None:
+    divided = side_by_side.files_of(["tests/engine", "tests/broker"]).values()
+    wanted = [file for file in every_file() if file.startswith(("tests/engine/", "tests/broker/"))]
+    assert sorted(file for files in divided for file in files) == wanted
+
+
+def test_a_part_that_fails_fails_the_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    good = side_by_side.Part("good", [*side_by_side.PYTHON, "-c", "print('3 passed')"])
+    bad = side_by_side.Part("bad", [*side_by_side.PYTHON, "-c", "raise SystemExit('1 failed')"])
+    assert side_by_side.side_by_side([good])
+    assert not side_by_side.side_by_side([good, bad])
+    told = capsys.readouterr().out
+    assert "--- good: passed in 0 s\n3 passed\n" in told
+    assert "--- bad: FAILED (1) in 0 s\n1 failed\n" in told
+
+
+# -- the matrix --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def everything_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AFTER_TESTS", raising=False)
+    monkeypatch.setattr(matrix, "find_python", lambda version: f"/usr/bin/python{version}")
+    monkeypatch.setattr(matrix, "fetched", lambda: ["4.0", "4.3"])
+
+
+@pytest.mark.usefixtures("everything_there")
+def test_each_version_that_is_supported_is_in_a_cell() -> None:
+    runs, missing = matrix.plan()
+    assert not missing
+    assert {run.python for run in runs} == set(interpreters.PYTHONS)
+    assert {run.rabbitmq for run in runs} == {None, "4.0", "4.3"}
+    assert {run.stack for run in runs} == {"lowest", "newest"}
+    assert {run.django for run in runs} == set(matrix.djangos())
+
+
+def test_each_python_that_the_project_names_is_tested_and_no_other() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    named = [line.split(" :: ")[-1] for line in text.splitlines() if ":: Python :: 3." in line]
+    assert [name.rstrip('",') for name in named] == list(interpreters.PYTHONS)
+
+
+@pytest.mark.usefixtures("everything_there")
+def test_the_folders_that_a_cell_names_are_there() -> None:
+    for cell in matrix.CELLS:
+        assert all((ROOT / name).exists() for name in cell.tests)
+
+
+@pytest.mark.usefixtures("everything_there")
+def test_the_oldest_and_the_newest_are_tested_whole() -> None:
+    runs, _ = matrix.plan()
+    whole = [run for run in runs if not run.tests]
+    ends = {(run.python, run.stack) for run in whole}
+    assert {("3.11", "lowest"), (interpreters.PYTHONS[-1], "newest")} <= ends
+    assert {run.rabbitmq for run in whole} == {None, "4.0", "4.3"}
+
+
+@pytest.mark.usefixtures("everything_there")
+def test_where_a_python_is_missing_what_else_its_cell_varies_is_tested(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = {"3.11": "/usr/bin/python3.11", "3.12": "/usr/bin/python3.12"}
+    monkeypatch.setattr(matrix, "find_python", found.get)
+    runs, missing = matrix.plan()
+    assert missing == ["Python 3.13", "Python 3.14"]
+    assert {run.rabbitmq for run in runs} == {None, "4.0", "4.3"}
+    assert {run.python for run in runs} == {"3.11", "3.12"}
+
+
+@pytest.mark.usefixtures("everything_there")
+def test_without_a_rabbitmq_4_the_matrix_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matrix, "fetched", list)
+    runs, missing = matrix.plan()
+    assert missing == ["RabbitMQ 4"]
+    assert {run.rabbitmq for run in runs} == {None}
+    assert {run.python for run in runs} == set(interpreters.PYTHONS)
+
+
+# -- what is fetched ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        (
+            "sources.list",
+            "# deb http://other.example/debian x\ndeb http://m.example/debian/ x main\n",
+        ),
+        ("sources.list", "deb [arch=amd64 signed-by=/a/b.gpg] http://m.example/debian x main\n"),
+        ("sources.list.d/d.sources", "Types: deb\nURIs: http://m.example/debian\nSuites: x\n"),
+        (
+            "sources.list.d/d.sources",
+            "URIs: http://n.example/debian-security http://m.example/debian\n",
+        ),
+    ],
+    ids=["a line", "with options", "a stanza", "two in a stanza"],
+)
+def test_the_archive_is_the_one_of_this_machine(
+    name: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(from_debian, "SOURCES", tmp_path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text)
+    assert from_debian.archive() == "http://m.example/debian"
+
+
+@pytest.mark.parametrize("what", ["brokers", "pythons"])
+def test_where_nothing_can_be_fetched_it_says_why_and_goes_on(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(from_debian, "RABBITMQS", tmp_path / "rabbitmq")
+    monkeypatch.setattr(interpreters, "FETCHED", tmp_path / "python")
+    monkeypatch.setattr(interpreters, "find_python", lambda version: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert from_debian.main(what) == 0
+    told = capsys.readouterr().err
+    assert told.startswith(f"{what}: not fetched, so nothing runs on them: there is no apt-get")
+    assert not list(tmp_path.rglob(".fetched"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("release", from_debian.fetched())
+def test_a_private_node_is_of_the_release_that_was_asked_for(release: str) -> None:
+    with PrivateRabbitMQ(release=release) as node, kombu.Connection(node.url) as connection:
+        connection.ensure_connection(max_retries=1)
+        assert connection.connection.server_properties["version"].startswith(f"{release}.")
+        assert len(node.list_connections()) == 1
+
+
+def test_the_shared_broker_is_of_the_release_that_was_asked_for(amqp_url: str) -> None:
+    with kombu.Connection(amqp_url) as connection:
+        connection.ensure_connection(max_retries=1)
+        version = connection.connection.server_properties["version"]
+    assert f"{version}.".startswith(f"{asked_for() or version}.")
+
+
+def test_a_release_that_was_not_fetched_is_told_with_the_remedy() -> None:
+    with pytest.raises(Unavailable, match=r"RabbitMQ 1\.0 is not there: `make brokers`"):
+        PrivateRabbitMQ(release="1.0").__enter__()
