@@ -108,6 +108,9 @@ class DjangoPools(Pools):
         except SettingsError as error:
             raise PoolsImproperlyConfigured(error.problems, error.name) from None
 
+    def _given(self) -> Any:
+        return configured()
+
     def _parse(self) -> dict[str, PoolSettings]:
         return read_settings()
 
@@ -199,7 +202,7 @@ def _reload(*, setting: str, **kwargs: Any) -> None:
     # DEBUG decides what holds where the setting is missing.
     stray = _STRAYS.is_one(setting)
     if setting == NAME or stray or (setting == "DEBUG" and configured() is None):
-        pools.reload()
+        pools.forget_settings()
     broadcasts = _control is not None and _control.project.settings.broadcast is not None
     if setting in (CONTROL, "SECRET_KEY") or stray or (setting == NAME and broadcasts):
         _control = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -98,6 +99,24 @@ class AppPools(Pools):
     #: What reaches all processes of the project: those with the application's secret.
     control: Control
 
+    def __init__(self, app: Flask, settings: dict[str, PoolSettings]) -> None:
+        super().__init__(lambda: None, name=POOLS)
+        # Else the application, which has these pools, would be collected only with the garbage.
+        self._app = weakref.ref(app)
+        self._settings = settings
+
+    def _configured_app(self) -> Flask:
+        app = self._app()
+        if app is None:
+            raise RuntimeError("the application of these pools is gone")
+        return app
+
+    def _given(self) -> Any:
+        return self._configured_app().config.get(POOLS)
+
+    def _parse(self) -> dict[str, PoolSettings]:
+        return settings_from(self._configured_app())
+
     @property
     def producer(self) -> Any:
         """:meth:`get_producer` of ``"default"``."""
@@ -160,7 +179,7 @@ class KombuPools:
             )
         settings = settings_from(app)
         project = project_of(app, settings)
-        pools = AppPools(settings)
+        pools = AppPools(app, settings)
         # First, for Flask refuses it once the app has served a request.
         app.teardown_appcontext(context.release_producers)
         app.cli.add_command(commands)

@@ -7,8 +7,12 @@ Django and plain code in one process share a pool where they name the same broke
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import kombu
@@ -24,12 +28,30 @@ from .broker.pool_group import Finder
 from .broker.validate import valid_seconds
 from .engine.counters import Drained
 from .errors import ConnectionsKept
+from .reloading import Change, Reloaded
 from .settings import PoolSettings, SettingsError, parse_settings
+from .settings.sources import can_change, is_function
 
 __all__ = ["AliasedPools", "Pools", "configure"]
 
 #: Stands for "as ACQUIRE_TIMEOUT says".
 _AS_CONFIGURED: Any = object()
+#: Seconds that a reload leaves to whoever is between a look-up and its acquire.
+SETTLED = 0.05
+#: Every set of this process, as long as it lives.
+_all: weakref.WeakSet[Pools] = weakref.WeakSet()
+#: The one that names the groups' aliases.
+_configured: weakref.ref[Pools] | None = None
+
+
+def _living() -> list[Pools]:
+    while True:
+        try:
+            return list(_all)
+        except RuntimeError:  # pragma: no cover - another thread has just added one
+            continue
+
+
 #: Where no alias is asked for: URLs will do. A dict that somebody wrote, and left empty, is a mistake.
 _NONE_GIVEN: dict[str, Any] = {}
 
@@ -91,26 +113,31 @@ class AliasedPools(Finder, Mapping[Any, Any]):
 class Pools:
     """A set of aliases over the shared groups.
 
-    :param settings: the dict of ``docs/reference/settings.md``, or a function that returns it, which is called at the
-        first use and after :meth:`reload`.
+    :param settings: the dict of ``docs/reference/settings.md``; or where it is found, now and at each :meth:`reload`: a
+        function that returns it, or a dotted path to one, which are asked at the first use; or a file of JSON or TOML.
     :param aliases: the same as keywords: ``Pools(default={"url": "amqp://localhost//"})``.
     :param name: what the setting is called where it comes from, for errors.
-    :raises SettingsError: with every problem, at once for a dict, at the first use for a function.
+    :raises SettingsError: with every problem, at once for a dict or a file, at the first use for a function.
     """
 
     def __init__(
         self,
-        settings: Mapping[str, Any] | Callable[[], Any] | None = None,
+        settings: Mapping[str, Any] | Callable[[], Any] | str | Path | None = None,
         /,
         *,
         name: str = "KOMBU_POOLS",
         **aliases: Any,
     ) -> None:
+        if aliases and not isinstance(settings, Mapping | None):
+            raise TypeError("aliases as keywords go with a dict of others, or with none")
         #: What the setting is called where it comes from.
         self.name = name
         self._settings: dict[str, PoolSettings] | None = None
-        if callable(settings):
-            self._source = settings
+        self._turns: dict[tuple[int, str], object] = {}
+        if settings is not None and not isinstance(settings, Mapping):
+            self._source: Callable[[], Any] = lambda: settings
+            if not is_function(settings):
+                self._settings = self._parse()
         else:
             given = {**(settings or {}), **aliases}
             self._source = lambda: given
@@ -121,6 +148,7 @@ class Pools:
         self.connections = AliasedPools(self, groups.connections)
         #: The producer pools, by alias.
         self.producers = AliasedPools(self, groups.producers)
+        _all.add(self)
 
     @property
     def settings(self) -> Mapping[str, PoolSettings]:
@@ -133,8 +161,12 @@ class Pools:
             settings = self._settings = self._parse()
         return settings
 
+    def _given(self) -> Any:
+        """What the settings are read from: a dict, a function, a path."""
+        return self._source()
+
     def _parse(self) -> dict[str, PoolSettings]:
-        value = self._source()
+        value = self._given()
         return {} if value is _NONE_GIVEN else parse_settings(value, name=self.name)
 
     def settings_of(self, alias: str) -> PoolSettings:
@@ -147,8 +179,74 @@ class Pools:
         except KeyError:
             raise groups.unknown_alias(alias, self.settings) from None
 
-    def reload(self) -> None:
-        """Read the settings anew at the next use, and drain the pools that were made by the old ones."""
+    @property
+    def can_change(self) -> bool:
+        """Whether the settings come from where a :meth:`reload` may find others: a function or a file, not a dict."""
+        return can_change(self._given())
+
+    def reload(
+        self,
+        *,
+        timeout: float = renewing.TIMEOUT,
+        force: bool = False,
+        needed: Collection[str] = (),
+    ) -> Reloaded:
+        """Read the settings anew, and go on with pools as they say; what has not changed keeps its connections.
+
+        A changed alias whose pool is in use opens a new connection first, beside its limit. Only when all of them are
+        there, the new settings are in force; then the old pools close what is idle, and what is lent when it comes
+        back. Whoever waits in an old pool is still served there.
+
+        :param timeout: seconds for the new connections of all aliases together.
+        :param force: take the new settings whether or not anything can be connected to with them.
+        :param needed: aliases that must not be gone.
+        :returns: which aliases changed, stayed, came and went.
+        :raises SettingsError: with every problem of the new settings; the old ones are still in force.
+        :raises ConnectionsKept: if a new connection cannot be opened; the old settings are still in force.
+        :raises RuntimeError: if another thread is at it.
+        :raises Exception: what the function raises that returns the settings; the old ones are still in force.
+        """
+        timeout = valid_seconds(timeout)
+        # By process: a child that is forked in the middle must not wait for a thread that it does not have.
+        turn, me = (os.getpid(), "reload"), object()
+        if self._turns.setdefault(turn, me) is not me:
+            raise RuntimeError(f"{self!r} is being reloaded by another thread")
+        try:
+            return self._reload(timeout, force, needed)
+        finally:
+            del self._turns[turn]
+
+    def _reload(self, timeout: float, force: bool, needed: Collection[str]) -> Reloaded:
+        new = self._parse()
+        change = Change(self._settings or {}, new)
+        change.check(needed, self.name)
+        kept = change.connect(timeout)
+        if kept and not force:
+            raise _kept(kept, new, " and its settings")
+        self._settings = new
+        if _configured is not None and _configured() is self:
+            groups.name_aliases(new)
+        self.connections.forget_names()
+        self.producers.forget_names()
+        if change.changed or change.gone:
+            # Whoever has just looked an old pool up is about to take a connection of it, which still works.
+            time.sleep(SETTLED)
+        done = change.retire(self._is_named)
+        if change.changed or change.gone or done.new:
+            events.pools_reset.send(reason="settings")
+        return replace(done, failures={alias: one.error for alias, one in kept.items()})
+
+    def _is_named(self, group: groups.PoolGroup, settings: PoolSettings) -> bool:
+        """Whether settings that are in force, anybody's, lead to the pool of *group* with *settings*."""
+        key = group.key(settings)
+        every = [groups.named_settings(), *(pools._settings or {} for pools in _living())]
+        return any(group.key(one) == key for named in every for one in named.values())
+
+    def forget_settings(self) -> None:
+        """Read the settings anew at the next use, and drain the pools that were made by the old ones.
+
+        A :meth:`reload` for tests that change settings: nothing is looked at before the old ones go.
+        """
         settings, self._settings = self._settings, None
         self.connections.forget_names()
         self.producers.forget_names()
@@ -280,7 +378,7 @@ class Pools:
                 drained[alias] = outcome
                 done[pool] = Drained(0, outcome.lent)
         if kept:
-            raise _kept(kept)
+            raise _kept(kept, self.settings)
         return drained
 
     def suspend(
@@ -350,15 +448,22 @@ class Pools:
             return f"<{type(self).__name__}: {len(error.problems)} problems in {self.name}>"
 
 
-def _kept(kept: Mapping[str, renewing.Kept]) -> ConnectionsKept:
-    words = "; ".join(f"alias {alias!r} {one.told()}" for alias, one in kept.items())
+def _kept(
+    kept: Mapping[str, renewing.Kept], tried: Mapping[str, PoolSettings], more: str = ""
+) -> ConnectionsKept:
+    words = "; ".join(f"alias {alias!r} {one.told(more=more)}" for alias, one in kept.items())
     errors = {alias: one.error for alias, one in kept.items()}
-    error = ConnectionsKept(f"{words}; force=True gives them up all the same", errors)
+    words = f"{words}; force=True gives them up all the same"
+    error = ConnectionsKept(words, errors, {alias: tried[alias] for alias in kept})
     error.__cause__ = next(iter(errors.values()))
     return error
 
 
-def configure(settings: Mapping[str, Any] | None = None, /, **aliases: Any) -> Pools:
+def configure(
+    settings: Mapping[str, Any] | Callable[[], Any] | str | Path | None = None,
+    /,
+    **aliases: Any,
+) -> Pools:
     """Configure this process's aliases, for plain Python: the shared groups understand them from now on.
 
     ::
@@ -369,6 +474,8 @@ def configure(settings: Mapping[str, Any] | None = None, /, **aliases: Any) -> P
     :returns: the same aliases as a :class:`Pools`.
     :raises SettingsError: with every problem; what was configured before still holds then.
     """
+    global _configured
     pools = Pools(settings, **aliases)
     groups.name_aliases(pools.settings)
+    _configured = weakref.ref(pools)
     return pools

@@ -16,7 +16,7 @@ from amqp.exceptions import MessageNacked
 from kombu.exceptions import ConnectionLimitExceeded, KombuError, OperationalError
 
 from .engine import errors as engine
-from .settings import Problem, SettingsError
+from .settings import PoolSettings, Problem, SettingsError
 
 __all__ = [
     "BatchFailed",
@@ -82,12 +82,20 @@ class ConnectionsKept(PoolError, OperationalError):
 
     :param words: what was kept.
     :param failures: by alias, what the new connection failed of.
+    :param tried: by alias, the settings that it was opened with.
     """
 
-    def __init__(self, words: str, failures: Mapping[str, Exception] | None = None) -> None:
+    def __init__(
+        self,
+        words: str,
+        failures: Mapping[str, Exception] | None = None,
+        tried: Mapping[str, PoolSettings] | None = None,
+    ) -> None:
         super().__init__(words)
         #: By alias, what the new connection failed of. A reset has done what it was told for the others.
         self.failures = dict(failures or {})
+        #: By alias, the settings that the new connection was opened with.
+        self.tried = dict(tried or {})
 
 
 class PoolClosed(PoolError, engine.PoolClosed, RuntimeError):

@@ -59,14 +59,15 @@ class Kept:
     #: What the new connection failed of.
     error: Exception
 
-    def told(self, why: str | None = None) -> str:
+    def told(self, why: str | None = None, more: str = "") -> str:
         """In words.
 
         :param why: the error in words.
+        :param more: what is kept besides.
         """
         connections = "its connection" if self.count == 1 else f"its {self.count} connections"
         why = why or str(self.error) or type(self.error).__name__
-        return f"keeps {connections}, because a new one cannot be opened: {why}"
+        return f"keeps {connections}{more}, because a new one cannot be opened: {why}"
 
 
 def renew(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, Literal
 
 import kombu
@@ -340,6 +340,11 @@ class ConnectionPool(PoolFace, KombuConnectionPool):
         """Have *item*, which :meth:`try_opening` has opened, be one of the pool's."""
         self.engine.take_in(item)
 
+    def close_untaken(self, item: OpenConnection) -> None:
+        """Close *item*, which :meth:`try_opening` has opened, and nobody has taken in."""
+        with contextlib.suppress(Exception):
+            self._driver.close(item, broken=False)
+
     def replace_by_another(self) -> Drained:
         """Another pool takes its place: close what is idle, and the rest as it comes back and nobody waits for it.
 
@@ -381,7 +386,7 @@ class ConnectionPool(PoolFace, KombuConnectionPool):
             view.__dict__ = RELEASED_STATE
             view.end("replaced")
 
-    @contextmanager
+    @contextlib.contextmanager
     def acquire_channel(
         self, block: bool = False, timeout: float | None = None
     ) -> Iterator[tuple[ConnectionView, Any]]:

@@ -29,6 +29,7 @@ __all__ = [
     "connections",
     "get_limit",
     "name_aliases",
+    "named_settings",
     "producers",
     "register_group",
     "registered_groups",
@@ -51,6 +52,11 @@ def name_aliases(settings: Mapping[str, PoolSettings]) -> None:
     for group in _groups:
         if isinstance(group, PoolGroup):
             group.forget_names()
+
+
+def named_settings() -> Mapping[str, PoolSettings]:
+    """The aliases that :func:`name_aliases` was last called with."""
+    return _aliases
 
 
 def unknown_alias(alias: str, known: Mapping[str, Any]) -> UnknownAlias:

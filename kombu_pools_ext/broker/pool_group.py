@@ -207,6 +207,13 @@ class PoolGroup(Finder, KombuPoolGroup):
         dict.pop(self, self._key_for(resource), None)
         self.forget_names()
 
+    def drop(self, resource: Any) -> None:
+        """Take one pool out of the group for good: asked for again, it is another one, whoever holds this one."""
+        key = self._key_for(resource)
+        dict.pop(self, key, None)
+        self._former.pop(key, None)
+        self.forget_names()
+
     def forget_names(self) -> None:
         """Look everything up anew: what it stands for may have changed."""
         super().forget_names()

@@ -96,7 +96,7 @@ OPTIONS: Sequence[Option] = (
     Option("watch", "for status: look again each second, until Ctrl-C", only=("status",)),
     Option(
         "force",
-        f"for {' and '.join(FORCED)}: give up working connections without opening a new one first",
+        f"for {' and '.join(FORCED)}: give up the old connections whether or not a new one can be opened",
         only=FORCED,
     ),
     Option(

@@ -7,10 +7,11 @@ that tables can hold those of several.
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 from urllib.parse import quote
@@ -21,6 +22,7 @@ from .. import events, renewing
 from ..aliases import Pools
 from ..broker.connections import ConnectionPool
 from ..engine.counters import Drained
+from ..errors import ConnectionsKept
 from ..masking import MASK
 from ..settings import PoolSettings, Problem, SettingsError
 from .roundtrip import RoundTrip
@@ -28,6 +30,7 @@ from .roundtrip import RoundTrip
 __all__ = [
     "LimitRow",
     "PingRow",
+    "ReloadRow",
     "ResetRow",
     "ResumeRow",
     "Row",
@@ -35,6 +38,7 @@ __all__ = [
     "SuspendRow",
     "limit",
     "ping",
+    "reload",
     "reset",
     "resume",
     "status",
@@ -43,6 +47,8 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+logger = logging.getLogger("kombu_pools_ext.control")
 
 #: Shorter passwords are not looked for in errors: they are parts of ordinary words.
 SHORTEST_SECRET = 4
@@ -93,6 +99,21 @@ class ResetRow(Row):
     """What a reset did to a pool."""
 
     ok: bool
+    #: Idle connections closed.
+    closed: int
+    #: Connections lent, to be closed when they come back.
+    lent: int
+    #: Why it failed; ``None`` if it did not.
+    error: str | None
+
+
+@dataclass(frozen=True)
+class ReloadRow(Row):
+    """What reading the settings anew meant for an alias; of one that is gone, ``broker`` is the former one."""
+
+    ok: bool
+    #: ``"changed"``, ``"stayed"``, ``"new"`` or ``"gone"``; ``"kept"`` if the reload failed, and nothing has changed.
+    change: str
     #: Idle connections closed.
     closed: int
     #: Connections lent, to be closed when they come back.
@@ -216,6 +237,76 @@ def reset(
             rows.append(ResetRow(*_whose(pools, alias), False, 0, pool.lent, error))
     events.pools_reset.send(reason=reason)
     return rows
+
+
+#: What a reload says where it cannot do anything.
+NOTHING_TO_READ = (
+    "nothing to read anew: the settings are a plain dict, which is the same until the process ends; give a function, a "
+    "dotted path to one, or a file"
+)
+
+
+def reload(
+    pools: Pools,
+    *,
+    timeout: float = renewing.TIMEOUT,
+    force: bool = False,
+    needed: Collection[str] = (),
+) -> list[ReloadRow]:
+    """Read the settings anew, and go on with pools as they say; what fails leaves the old ones in force.
+
+    Never raises. Settings that are wrong are a row of their own, whose alias is what the settings are called. Those
+    that are a plain dict cannot be read anew, and that is told of each alias as a failure, unless somebody has changed
+    the dict.
+
+    :param timeout: seconds for the new connections of all pools together.
+    :param force: take the new settings whether or not anything can be connected to with them.
+    :param needed: aliases that must not be gone.
+    """
+    former: dict[str, PoolSettings] = {}
+    with contextlib.suppress(Exception):
+        former = dict(pools.settings)
+    here = socket.gethostname(), os.getpid()
+
+    def row(alias: str, change: str, drained: Drained, error: str | None = None) -> ReloadRow:
+        # What a dict lacks is not configured any more.
+        known = former if change in ("gone", "kept") else pools.settings
+        broker = known[alias].uri if alias in known else ""
+        whose = (*here, alias, broker)
+        return ReloadRow(*whose, error is None, change, drained.closed, drained.lent, error)
+
+    nothing = Drained(0, 0)
+    try:
+        done = pools.reload(timeout=timeout, force=force, needed=needed)
+    except ConnectionsKept as error:
+        return [row(alias, "kept", nothing, _why_kept(error, alias)) for alias in former]
+    except SettingsError as error:
+        told = "; ".join(str(error).splitlines())
+        return [row(pools.name, "kept", nothing, f"{told}; the settings are as before")]
+    except Exception as error:
+        # Not its text: it may be anybody's.
+        logger.exception("control: %s cannot be read", pools.name)
+        told = f"{type(error).__name__}; the log of that process tells more; the settings are as before"
+        return [row(pools.name, "kept", nothing, told)]
+    same = not (done.changed or done.gone or done.new)
+    why = NOTHING_TO_READ if same and not pools.can_change else None
+    rows = {alias: row(alias, "stayed", nothing, why) for alias in done.stayed}
+    rows |= {alias: row(alias, "new", nothing) for alias in done.new}
+    for alias, drained in done.changed.items():
+        failed = done.failures.get(alias)
+        text = None
+        if failed is not None:
+            text = f"changed, as was forced; no connection: {tell(failed, pools.settings[alias])}"
+        rows[alias] = row(alias, "changed", drained, text)
+    gone = [row(alias, "gone", drained) for alias, drained in done.gone.items()]
+    return [*(rows[alias] for alias in pools.settings), *gone]
+
+
+def _why_kept(error: ConnectionsKept, alias: str) -> str:
+    if alias not in error.failures:
+        named = ", ".join(map(repr, error.failures))
+        return f"as before, because {named} cannot be connected to"
+    return f"as before: {tell(error.failures[alias], error.tried[alias])}"
 
 
 def ping(pools: Pools, using: Sequence[str] | None = None, timeout: float = 5.0) -> list[PingRow]:

@@ -36,11 +36,14 @@ def perform(request: Request, project: Project) -> Answer:
     began = time.monotonic()
     fork.child_begins()
     try:
-        parts = _parts(pools_in_order(project), request.using)
+        every = pools_in_order(project)
+        # What may be wrong with the settings of now is what a reload is for.
+        reloads = request.command == "reload"
+        parts = [(one, None) for one in every] if reloads else _parts(every, request.using)
         rows: list[dict[str, Any]] = []
         for pools, using in parts:
             elapsed = time.monotonic() - began
-            rows += [asdict(row) for row in _do(request, pools, using, elapsed)]
+            rows += [asdict(row) for row in _do(request, project, pools, using, elapsed)]
     except (UnknownAlias, SettingsError) as error:
         return Answer(process, "failed", error=" ".join(str(error).split()))
     except Exception as error:
@@ -84,7 +87,7 @@ def _parts(every: Sequence[Pools], using: Sequence[str]) -> list[tuple[Pools, li
 
 
 def _do(
-    request: Request, pools: Pools, using: list[str] | None, elapsed: float
+    request: Request, project: Project, pools: Pools, using: list[str] | None, elapsed: float
 ) -> Sequence[local.Row]:
     match request.command:
         case "status":
@@ -92,6 +95,14 @@ def _do(
         case "reset":
             return local.reset(
                 pools, using, reason="command", timeout=_left(request, elapsed), force=request.force
+            )
+        case "reload":
+            broadcast = project.settings.broadcast
+            return local.reload(
+                pools,
+                timeout=_left(request, elapsed),
+                force=request.force,
+                needed=() if broadcast is None else (broadcast,),
             )
         case "limit":
             return local.limit(pools, cast("int", request.limit), using)

@@ -57,7 +57,7 @@ class Control:
         :param timeout: seconds after which a process that has not answered counts as silent.
         :param limit: of each pool, for ``limit``.
         :param mode: ``"wait"`` or ``"fail"``, for ``suspend``.
-        :param force: for ``reset``: close the old connections without opening a new one first.
+        :param force: for ``reset`` and ``reload``: close the old connections whether or not a new one can be opened.
         :param known: is called with those who were asked, before they are waited for; with more as they are found.
         :param heard: is called with each answer as it comes.
         :raises ValueError: with everything that is wrong in the arguments.

@@ -154,6 +154,13 @@ def _reset(row: Mapping[str, Any]) -> str:
     return f"closed {closed} idle {connections}{_later(lent)}"
 
 
+def _reloaded(row: Mapping[str, Any]) -> str:
+    change, closed, lent = row.get("change"), row.get("closed", 0), row.get("lent", 0)
+    if change == "stayed":
+        return "unchanged"
+    return f"{change}: {_reset(row)}" if closed or lent else str(change)
+
+
 def _limited(row: Mapping[str, Any]) -> str:
     limit, lent = row.get("limit"), row.get("lent", 0)
     over = max(0, lent - limit) if isinstance(limit, int) else 0
@@ -169,6 +176,7 @@ def _later(lent: int) -> str:
 #: What is said of a pool with which all went well.
 _DONE: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "reset": _reset,
+    "reload": _reloaded,
     "ping": lambda row: f"ok in {row['seconds'] * 1000:.1f} ms  {row.get('broker', '')}",
     "limit": _limited,
     "suspend": lambda row: "suspended",

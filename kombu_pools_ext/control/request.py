@@ -16,13 +16,14 @@ COMMANDS: Mapping[str, str] = {
     "status": "show each process's pools: connections and totals; connects to no broker",
     "reset": "close and rebuild the pools, once each has opened one new connection: idle ones now, lent ones when they "
     "come back",
+    "reload": "read the settings anew, and replace the pools of what has changed, once each has a new connection",
     "ping": "have each process make a round trip to each broker",
     "limit": "set the most connections that a pool of each process opens",
     "suspend": "lend and open nothing, until resume; what is lent comes back as ever",
     "resume": "end suspend: those who waited meanwhile come first",
 }
 #: Those that may be forced.
-FORCED = ("reset",)
+FORCED = ("reset", "reload")
 #: Those that change nothing: it is no error if nobody is there for them.
 LOOKING = ("status", "ping")
 #: Whoever asks a suspended pool is to wait for its end, or to fail at once.
@@ -50,7 +51,7 @@ class Request:
     limit: int | None = None
     #: One of :data:`MODES`, for ``suspend``.
     mode: str = "wait"
-    #: For ``reset``: close the old connections without opening a new one first.
+    #: For ``reset`` and ``reload``: close the old connections whether or not a new one can be opened.
     force: bool = False
     #: Processes, by number (``"4711"``) or name; none means all.
     processes: tuple[str, ...] = ()
@@ -91,6 +92,8 @@ class Request:
         if self.command not in tuple(COMMANDS):  # which takes what has no hash as well
             known = ", ".join(COMMANDS)
             problems.append(f"unknown command {describe(self.command)}: expected one of {known}")
+        if self.command == "reload" and self.using:
+            problems.append("using: 'reload' takes none, for the settings are read as a whole")
         if self.command == "limit":
             if not _is_int(self.limit) or not 1 <= self.limit <= HIGHEST_LIMIT:  # type: ignore[operator]  # it is one
                 problems.append(

@@ -14,6 +14,7 @@ import kombu
 
 from ..engine.options import PoolOptions
 from ..masking import describe, mask_url, show
+from . import sources
 from . import urls as broker_urls
 from .nested import Identity, copy_options, freeze
 from .parser import (
@@ -258,15 +259,21 @@ class PoolSettings:
 def parse_settings(
     value: object, *, name: str = "KOMBU_POOLS", beside: Iterable[Problem] = ()
 ) -> dict[str, PoolSettings]:
-    """The pools' settings by alias; opens and imports nothing.
+    """The pools' settings by alias; connects to nothing, and imports no transport.
 
-    :param value: a dict of aliases, each with a dict of settings, with their names in upper or in lower case; a URL
+    :param value: a dict of aliases, or where :func:`.sources.read` finds one: a function, a dotted path to one, or a
+        file of JSON or TOML. Each alias has a dict of settings, with their names in upper or in lower case; a URL
         alone stands for ``{"URL": …}``, and :class:`PoolSettings` for themselves.
     :param name: what *value* is called where it was written, for the error's text.
     :param beside: what is wrong with other settings, to be told together.
     :raises SettingsError: with everything that is wrong, in all aliases.
+    :raises Exception: what a function raises.
     """
     problems = list(beside)
+    try:
+        value = sources.read(value)
+    except SettingsError as error:
+        raise SettingsError([*problems, *error.problems], name) from None
     pools: dict[str, PoolSettings] = {}
     if not isinstance(value, Mapping):
         expected = f"a dict of aliases, such as {_EXAMPLE}"

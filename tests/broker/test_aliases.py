@@ -244,39 +244,14 @@ def test_reset_closes_the_pools_of_the_aliases(memory_url: str) -> None:
     assert dict(pools.connections) == held
 
 
-def test_reload_reads_the_settings_anew(memory_url: str) -> None:
-    current: dict[str, Any] = {"default": {"URL": memory_url, "LIMIT": 1}}
-    pools = Pools(lambda: current)
-    before = pools.connections["default"], pools.producers["default"]
-    before[0].acquire().release()
-    current = {"default": {"URL": memory_url, "LIMIT": 2}, "more": {"URL": memory_url}}
-    assert pools.connections["default"] is before[0]
-    pools.reload()
-    assert before[0].stats().closed == {"drained": 1}
-    assert list(pools.connections) == ["default", "more"]
-    assert pools.connections["default"] is not before[0]
-    assert pools.connections["default"].limit == pools.producers["default"].limit == 2
-    # Whoever holds the old ones can go on.
-    before[1].acquire().release()
-
-
-def test_reload_without_a_change_gives_the_same_pools(memory_url: str) -> None:
-    one, two = (Pools(lambda: {"default": {"URL": memory_url, "LIMIT": 1}}) for _ in range(2))
-    pool = one.connections["default"]
-    with pool.acquire():
-        one.reload()
-        # Else the other set would open connections beyond the limit.
-        assert two.connections["default"] is one.connections["default"] is pool
-        with pytest.raises(LimitExceeded):
-            two.producers["default"].acquire()
-
-
-def test_reload_to_something_wrong_is_told_at_the_next_use(memory_url: str) -> None:
+def test_forgotten_settings_are_read_at_the_next_use(memory_url: str) -> None:
     current: Any = {"default": {"URL": memory_url}}
     pools = Pools(lambda: current)
-    assert pools.connections["default"]
+    before = pools.connections["default"]
+    before.acquire().release()
     current = {"default": {"LIMIT": -1}}
-    pools.reload()
+    pools.forget_settings()
+    assert before.stats().closed == {"drained": 1}
     with pytest.raises(SettingsError):
         pools.connections["default"]
     current = {"default": {"URL": memory_url, "LIMIT": 4}}
@@ -336,7 +311,7 @@ def test_resets_are_told_with_their_reason(memory_url: str, told: Told) -> None:
     reset(reason="command")
     pools.reset()
     pools.reset(reason="command")
-    pools.reload()
+    pools.forget_settings()
     # An opener of an earlier test's pool may have its word to say yet.
     resets = [what["reason"] for name, what in told if name == "pools_reset"]
     assert resets == ["api", "command", "api", "command", "settings"]

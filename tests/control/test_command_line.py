@@ -593,7 +593,7 @@ def test_ctrl_c_while_it_waits(terminal: Terminal) -> None:
         (
             "explode",
             {},
-            ["unknown command 'explode': expected one of status, reset, ping, limit, suspend, resume"],
+            ["unknown command 'explode': expected one of status, reset, reload, ping, limit, suspend, resume"],
         ),
         ("ping", {"format": "xml"}, ["unknown format 'xml': expected one of table, json"]),
         ("ping", {"timeout": 0}, ["timeout must be a number of seconds above 0, and at most 3600, not 0"]),

@@ -96,7 +96,7 @@ def test_a_setting_that_is_no_dict(value: Any) -> None:
 def test_a_missing_setting() -> None:
     with override_settings():
         del settings.KOMBU_POOLS
-        conf.pools.reload()
+        conf.pools.forget_settings()
         name, message = only(found())
         assert (name, message.msg) == (
             "E002",
@@ -104,7 +104,7 @@ def test_a_missing_setting() -> None:
         )
         with override_settings(DEBUG=True):
             assert found() == {}
-    conf.pools.reload()
+    conf.pools.forget_settings()
 
 
 def test_each_problem_of_the_setting_of_control(configure: Callable[..., None]) -> None:

@@ -109,7 +109,7 @@ def test_without_the_setting_debug_has_one_alias_in_memory() -> None:
     with override_settings(DEBUG=True):
         with override_settings():
             del settings.KOMBU_POOLS
-            conf.pools.reload()
+            conf.pools.forget_settings()
             assert list(connections) == ["default"]
             assert conf.pools.settings["default"].transport == "memory"
             with override_settings(DEBUG=False):
@@ -118,7 +118,7 @@ def test_without_the_setting_debug_has_one_alias_in_memory() -> None:
                 ):
                     producers["default"]
             assert producers["default"]
-    conf.pools.reload()
+    conf.pools.forget_settings()
     assert conf.pools.settings["default"].uri == "memory://with-django"
 
 

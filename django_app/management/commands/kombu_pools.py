@@ -1,4 +1,4 @@
-"""``python manage.py kombu_pools status|reset|ping|limit|suspend|resume``."""
+"""``python manage.py kombu_pools status|reset|reload|ping|limit|suspend|resume``."""
 
 from __future__ import annotations
 

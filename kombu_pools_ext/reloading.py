@@ -1,0 +1,143 @@
+"""Other settings for pools that are in use: what changes between the two, and what becomes of the connections.
+
+``docs/explanation/renewing.md`` has the states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+
+from . import renewing
+from .broker import groups
+from .broker.connections import ConnectionPool
+from .broker.driver import OpenConnection
+from .engine.counters import Drained
+from .settings import PoolSettings, Problem, SettingsError
+
+__all__ = ["Change", "Reloaded"]
+
+
+@dataclass(frozen=True)
+class Reloaded:
+    """What became of the aliases; every one of the old and the new settings is in one of the four."""
+
+    #: By alias, how many of its former connections were closed, and how many are still lent.
+    changed: Mapping[str, Drained]
+    #: The same for those that are not configured any more.
+    gone: Mapping[str, Drained]
+    #: Those that were not configured before. They connect when they are first used.
+    new: tuple[str, ...]
+    stayed: tuple[str, ...]
+    #: By alias, with ``force``: what its new connection failed of.
+    failures: Mapping[str, Exception] = field(default_factory=dict)
+
+
+class Change:
+    """The way from one set of settings to another.
+
+    :param old: by alias; none if there were none yet.
+    :param new: by alias.
+    """
+
+    def __init__(self, old: Mapping[str, PoolSettings], new: Mapping[str, PoolSettings]) -> None:
+        self.old = old
+        self.new = new
+        self.changed = [alias for alias in old if alias in new and old[alias] != new[alias]]
+        self.gone = [alias for alias in old if alias not in new]
+
+    def check(self, needed: Collection[str], name: str) -> None:
+        """Refuse what cannot be used.
+
+        :param needed: aliases that must stay.
+        :param name: what the settings are called.
+        :raises SettingsError: with everything.
+        """
+        problems = [
+            Problem(alias, None, "it is gone, and BROADCAST of KOMBU_POOLS_CONTROL names it")
+            for alias in self.gone
+            if alias in needed
+        ]
+        problems += [
+            Problem(alias, "URL", missing)
+            for alias, settings in self.new.items()
+            if self.old.get(alias) != settings and (missing := settings.missing_driver())
+        ]
+        if problems:
+            raise SettingsError(problems, name)
+
+    def connect(self, timeout: float) -> dict[str, renewing.Kept]:
+        """Open a connection for each alias that is in use and has other connections from now on.
+
+        :param timeout: seconds for all of them together.
+        :returns: by alias, those that could not be; then none of those that could has been taken in.
+        """
+        wanted: dict[ConnectionPool, list[str]] = {}
+        added: list[PoolSettings] = []
+        for alias in self.changed:
+            old, new = self.old[alias], self.new[alias]
+            former = groups.connections.get(old)
+            if old.identity == new.identity or former is None or not former.was_used:
+                continue
+            if groups.connections.get(new) is None:
+                added.append(new)
+            wanted.setdefault(groups.connections[new], []).append(alias)
+        kept: dict[str, renewing.Kept] = {}
+        opened: dict[ConnectionPool, OpenConnection] = {}
+
+        def note(pool: ConnectionPool, outcome: OpenConnection | Exception) -> None:
+            if not isinstance(outcome, Exception):
+                opened[pool] = outcome
+                return
+            for alias in wanted[pool]:
+                stats = groups.connections[self.old[alias]].stats()
+                kept[alias] = renewing.Kept(stats.idle + stats.lent, outcome)
+
+        try:
+            renewing.try_all(((pool, pool) for pool in wanted), timeout, note)
+        except BaseException:
+            self._give_up(opened, added)
+            raise
+        if kept:
+            self._give_up(opened, added)
+        else:
+            for pool, item in opened.items():
+                pool.take_in(item)
+        return kept
+
+    @staticmethod
+    def _give_up(
+        opened: Mapping[ConnectionPool, OpenConnection], added: list[PoolSettings]
+    ) -> None:
+        for pool, item in opened.items():
+            pool.close_untaken(item)
+        for settings in added:
+            groups.connections.drop(settings)
+
+    def retire(self, in_use: Callable[[groups.PoolGroup, PoolSettings], bool]) -> Reloaded:
+        """Give up the pools that nobody names any more.
+
+        :param in_use: whether settings that are in force lead to the pool of a group with the given ones.
+        """
+        done: dict[str, Drained] = {}
+        closed: set[int] = set()
+        for alias in (*self.changed, *self.gone):
+            old = self.old[alias]
+            done[alias] = Drained(0, 0)
+            for group in (groups.producers, groups.connections):
+                pool = group.get(old)
+                if pool is None or in_use(group, old):
+                    continue
+                group.drop(old)
+                if isinstance(pool, ConnectionPool) and id(pool) not in closed:
+                    # Of aliases that share it, the first has the numbers.
+                    closed.add(id(pool))
+                    done[alias] = pool.replace_by_another()
+        return Reloaded(
+            changed={alias: done[alias] for alias in self.changed},
+            gone={alias: done[alias] for alias in self.gone},
+            new=tuple(alias for alias in self.new if alias not in self.old),
+            stayed=tuple(
+                alias for alias in self.new if alias in self.old and alias not in self.changed
+            ),
+        )

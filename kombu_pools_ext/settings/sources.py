@@ -1,0 +1,154 @@
+"""Where the settings of the pools come from: a dict, a function, a dotted path to one, or a file of JSON or TOML.
+
+A dict says the same for as long as the process lives; the others are asked again by a reload. What a file holds is
+never part of an error: it may be a password.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import tomllib
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ..masking import describe
+from .problems import Problem, SettingsError, nearest
+
+__all__ = ["SUFFIXES", "can_change", "is_file", "is_function", "read"]
+
+#: What the names of files end with.
+SUFFIXES = (".json", ".toml")
+#: Bytes of a file; what is larger is another one.
+LARGEST = 1024 * 1024
+#: Of a function that returns a path, say.
+DEEPEST = 3
+
+_DOTTED = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*[.:][^\W\d]\w*")
+
+
+def is_file(value: object) -> bool:
+    """Whether *value* names a file: any :class:`~pathlib.Path`, and a text with the end of one."""
+    return isinstance(value, Path) or (
+        isinstance(value, str) and "://" not in value and value.lower().endswith(SUFFIXES)
+    )
+
+
+def is_function(value: object) -> bool:
+    """Whether *value* is a function that returns the settings, or a dotted path to one."""
+    if isinstance(value, str):
+        return not is_file(value) and _DOTTED.fullmatch(value) is not None
+    return callable(value)
+
+
+def can_change(value: object) -> bool:
+    """Whether to read *value* again may give other settings."""
+    return is_file(value) or is_function(value)
+
+
+def read(value: object) -> object:
+    """What *value* stands for: itself, what its function returns, or what its file holds.
+
+    :raises SettingsError: if the file cannot be read, or the path leads nowhere.
+    :raises Exception: what the function raises.
+    """
+    for _ in range(DEEPEST):
+        if is_file(value):
+            value = _read_file(Path(value))  # type: ignore[arg-type]  # a path, or a text
+        elif is_function(value):
+            function = _found(value) if isinstance(value, str) else value
+            value = function()  # type: ignore[operator]  # it can be called
+        else:
+            break
+    return value
+
+
+def _refused(message: str, hint: str = "") -> SettingsError:
+    return SettingsError([Problem(None, None, message, hint)])
+
+
+def _found(path: str) -> Callable[[], Any]:
+    """The function that *path* leads to."""
+    module, _, name = path.replace(":", ".").rpartition(".")
+    shown = describe(path)
+    why = ""
+    try:
+        import_module(module)
+    except Exception as error:
+        # An ImportError names modules; what else a module raises may say anything.
+        told = str(error) if isinstance(error, ImportError) else ""
+        why = f"{type(error).__name__}: {told}".rstrip(": ")
+    if why:
+        raise _refused(f"{shown}: the module {module!r} cannot be imported: {why}")
+    found = getattr(sys.modules[module], name, None)
+    if found is None:
+        known = [one for one, what in vars(sys.modules[module]).items() if callable(what)]
+        raise _refused(f"{shown}: {module!r} has no {name!r}", nearest(name, known))
+    if not callable(found):
+        kind = type(found).__name__
+        raise _refused(f"{shown} is a {kind}, and not a function", "give the dict itself")
+    function: Callable[[], Any] = found
+    return function
+
+
+def _read_file(path: Path) -> object:
+    shown = describe(str(path))
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise _refused(
+            f"{shown} is no file of settings", f"its name ends with {' or '.join(SUFFIXES)}"
+        )
+    data, why = b"", ""
+    try:
+        with path.open("rb") as file:
+            data = file.read(LARGEST + 1)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or type(error).__name__
+    if why:
+        raise _refused(f"the file {shown} cannot be read: {why}")
+    if len(data) > LARGEST:
+        raise _refused(f"the file {shown} has more than {LARGEST} bytes")
+    if not data.strip():
+        raise _refused(f"the file {shown} is empty", _WHOLE)
+    value, why = _parsed(data, suffix)
+    if why:
+        raise _refused(f"the file {shown} is no {suffix[1:].upper()}: {why}", _WHOLE)
+    return value
+
+
+_WHOLE = "is it being written? write another one, and rename it"
+
+
+def _parsed(data: bytes, suffix: str) -> tuple[object, str]:
+    """What *data* means, or why it means nothing; not a character of it is told."""
+    try:
+        text = data.decode("utf-8-sig")
+        if suffix == ".toml":
+            return tomllib.loads(text), ""
+        return json.loads(text, object_pairs_hook=_without_doubles), ""
+    except UnicodeDecodeError as error:
+        return None, f"byte {error.start} is no UTF-8"
+    except json.JSONDecodeError as error:
+        return None, f"{error.msg} at line {error.lineno}, column {error.colno}"
+    except tomllib.TOMLDecodeError as error:
+        # It quotes the character, or the key, that it stumbles over.
+        where = re.search(r"\(at (line \d+, column \d+|end of document)\)", str(error))
+        return None, f"it cannot be understood{f' at {where.group(1)}' if where else ''}"
+    except _Twice:
+        return None, "a name stands twice in it"
+    except RecursionError:
+        return None, "it is nested too deep"
+
+
+class _Twice(Exception):
+    """Of JSON, which leaves open which of the two holds."""
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise _Twice
+    return made
