@@ -11,12 +11,14 @@ import logging
 import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from amqp import spec
 from kombu.transport import pyamqp
 
 from .frames import check_properties
+from .inbound import Inbound
 from .left import Left
 from .reading import UNREADABLE, told
 
@@ -281,13 +283,22 @@ class _Connection:
 
     #: Whether it is the pool that reads: nobody else is called then.
     quiet = False
+    #: Whether it is read because something came to it that nobody has asked for.
+    idle = False
     #: The pool's own, which no borrower can put something else in the place of.
     when_blocked: Callable[[str], object] | None = None
     when_unblocked: Callable[[], object] | None = None
 
+    # Of the class behind this mix-in.
+    frame_handler_cls: Any
+
     on_blocked = _Callback()
     on_unblocked = _Callback()
     confirm_publish = _Confirming()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.frame_handler_cls = partial(Inbound, self.frame_handler_cls)
 
     def blocking_read(self, timeout: float | None = None) -> Any:
         try:
@@ -342,11 +353,10 @@ def end(item: OpenConnection, left: Left) -> str | None:
     established = item.established
     established.on_blocked = established.on_unblocked = None
     other_mode = _put_back_mode(established)
-    first = item.first_channel.channel if item.first_channel is not None else None
     default = item._default_channel
     ending = []
     for number, channel in tuple(established.channels.items()):
-        if number == 0 or channel is first:
+        if number == 0 or channel is item.first_channel:
             continue
         left.consumers += len(channel.callbacks)
         left.unacked += len(channel.unacked)

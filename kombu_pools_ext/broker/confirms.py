@@ -375,8 +375,8 @@ def default_channel(item: OpenConnection) -> Any:
     wanted = item.established.confirm_publish
     first, item.first_channel = item.first_channel, None
     selected = False
-    if channel is None and first is not None and first.channel is not None:
-        channel = item._default_channel = first.wait()
+    if channel is None and first is not None:
+        channel = item._default_channel = first
         item.untidy = True
         selected = wanted
     if channel is None or (wanted and channel._confirm_selected):

@@ -40,6 +40,14 @@ _NOT_THE_BROKERS = (TypeError, ValueError, ImportError, AttributeError)
 _REFUSALS = frozenset({402, 403, 404, 501, 502, 503, 504, 505, 530, 540})
 
 
+#: What RabbitMQ says when there are as many connections as virtual host, user or node admit, or as many channels as
+#: user or node do: told as a refusal, and gone when one closes.
+_LIMITS = (
+    "connection limit (",
+    "number of channels opened for user",
+    "number of channels opened on node",
+)
+
 #: TLS that ended, or did not, in the middle of a handshake: a server looks like that which stops or starts.
 _CUT_SHORT = (
     ssl.SSLEOFError,
@@ -157,6 +165,8 @@ def switch(connection: kombu.Connection, number: int) -> None:
 def establish(connection: OpenConnection) -> Any:
     """The transport's connection, within the time-out of *connection*, with the host's name checked where TLS is used.
 
+    With AMQP its first channel has been opened as well.
+
     :raises Exception: the transport's; no descriptor is left open.
     """
     # Made first: kombu's for amqps:// sets `ssl`.
@@ -170,11 +180,13 @@ def establish(connection: OpenConnection) -> Any:
     addresses = Addresses(connection.at_most)
     try:
         while True:
-            first = FirstChannel(transport) if connection.with_channel else None
-            handshake = Handshake(transport, addresses, None if first is None else first.ask)
+            first = FirstChannel(transport, kept=connection.with_channel)
+            handshake = Handshake(transport, addresses, first.ask)
             try:
                 with handshake:
                     established = transport.establish_connection()
+                    handshake.opened()
+                    channel = first.wait(established)
             except Exception as error:
                 another = addresses.failed(handshake.reason(error))
                 # A broker that refuses us would do so at its other addresses too. What is no broker is not asked.
@@ -188,7 +200,7 @@ def establish(connection: OpenConnection) -> Any:
     finally:
         # What a pool is known by.
         connection.ssl = given
-    connection.first_channel = first
+    connection.first_channel = channel
     _connects_once(established)
     return established
 
@@ -262,8 +274,7 @@ def may_pass(error: BaseException) -> bool:
         # Says nothing about anybody's certificate.
         return isinstance(found, _CUT_SHORT) or "timed out" in str(found)
     if isinstance(error, amqp.exceptions.AMQPError):
-        if "connection limit (" in str(error):
-            # As many connections as virtual host, user or node admit: told as a refusal, and gone when one closes.
+        if any(words in str(error) for words in _LIMITS):
             return True
         code: int = getattr(error, "reply_code", 0)
         # What py-amqp says itself has none, and what is worth another try is of a class of its own.
@@ -271,7 +282,7 @@ def may_pass(error: BaseException) -> bool:
         return named and code not in _REFUSALS
     if isinstance(error, FileNotFoundError):
         return False
-    return isinstance(error, OSError) or _redis_may_pass(error)
+    return isinstance(error, OSError | MemoryError) or _redis_may_pass(error)
 
 
 def _redis_may_pass(error: BaseException) -> bool:

@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from kombu.connection import ConnectionPool as KombuConnectionPool
 
     from .direct import Direct
-    from .first_channel import FirstChannel
 
 logger = logging.getLogger("kombu_pools_ext")
 
@@ -74,10 +73,10 @@ class OpenConnection(kombu.Connection):
     answer_timeout: float = redis_sockets.ANSWER_TIMEOUT
     #: Seconds for connecting, where it must not take as long as it may.
     at_most: float | None = None
-    #: Whether its default channel is asked for together with it, where AMQP carries it.
+    #: Whether the channel that is opened together with it, where AMQP carries it, is to be its default channel.
     with_channel: bool = False
     #: That channel, until it is used.
-    first_channel: FirstChannel | None = None
+    first_channel: Any = None
     #: Whether the goodbye has been sent already.
     announced: bool = False
     #: The producers bound to it, by their pool.

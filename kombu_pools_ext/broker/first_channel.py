@@ -1,4 +1,4 @@
-"""The channel that producers publish on, opened together with its connection.
+"""The first channel of a connection, which producers publish on: opened together with it.
 
 The connection, a channel on it and confirms on that are three requests, each of which py-amqp sends when it has the
 answer to the one before. RabbitMQ answers them in turn, however they come: sent together, they take the time of one.
@@ -39,14 +39,19 @@ _METHODS: tuple[tuple[type[Any], str, tuple[str, ...]], ...] = (
 
 
 class FirstChannel:
-    """The first channel of the connection that *transport* makes; the answers are read when it is used.
+    """The first channel of the connection that *transport* makes, which is open once that has answered it.
+
+    A broker that refuses channels, or hangs up when it is asked for one, has opened nothing: without a channel a
+    connection is of no use to anybody.
 
     :param transport: kombu's, for py-amqp.
+    :param kept: whether somebody is likely to use it; else it is closed at once.
     """
 
-    def __init__(self, transport: Any) -> None:
+    def __init__(self, transport: Any, *, kept: bool) -> None:
         self._transport = transport
-        self._selected = False
+        self._kept = kept
+        self._opened = self._selected = False
         #: There once it was asked for.
         self.channel: Any = None
 
@@ -63,28 +68,45 @@ class FirstChannel:
             and _is_known(type(self._transport))
         ):
             return
-        channel = self.channel = established.Channel(established)
+        channel = self.channel = established.Channel(established, on_open=self._note_opened)
         channel.send_method(spec.Channel.Open, "s", ("",))
+        if not self._kept:
+            channel.send_method(spec.Channel.Close, "BsBB", (0, "", 0, 0))
+            return
         self._selected = not established.confirm_publish
         if not self._selected:
             channel._callbacks[spec.Confirm.SelectOk] = self._note_selected
             channel.send_method(spec.Confirm.Select, "b", (False,))
 
+    def _note_opened(self, channel: Any) -> None:
+        self._opened = True
+
     def _note_selected(self) -> None:
         self._selected = True
 
-    def wait(self) -> Any:
-        """Return the channel when all has been answered; to be called once, if there is one.
+    def wait(self, established: Any) -> Any:
+        """Return the channel when all has been answered, asked for by now; ``None`` if it was not kept.
 
+        :param established: the connection, which is open.
         :raises Exception: py-amqp's, as where a channel is asked for by itself: what the broker said, or the socket.
         """
+        if self.channel is None:
+            channel = self._transport.create_channel(established)
+            if not self._kept:
+                channel.close()
+                return None
+            if established.confirm_publish:
+                channel.confirm_select()
+            return channel
         channel = self.channel
-        while not (channel.is_open and self._selected):
-            if channel.connection is None:
-                raise amqp.RecoverableConnectionError("connection already closed")
-            channel.connection.drain_events()
+        while channel.connection is not None and not (
+            self._kept and self._opened and self._selected
+        ):
+            established.drain_events()
+        if not self._opened or (self._kept and channel.connection is None):
+            raise amqp.RecoverableConnectionError("the first channel was closed")
         channel._callbacks.pop(spec.Confirm.SelectOk, None)
-        return channel
+        return channel if self._kept else None
 
 
 def _is_known(transport_class: type[Any]) -> bool:

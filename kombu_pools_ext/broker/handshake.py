@@ -9,6 +9,7 @@ a :class:`Handshake` stands between py-amqp and its socket; then it lets go, and
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 import time
@@ -21,6 +22,7 @@ from amqp.transport import SSLTransport
 
 from .addresses import Addresses
 from .amqp_leftovers import noting
+from .inbound import MOST_FRAME, SMALLEST_FRAME_MAX
 
 __all__ = ["Handshake", "WrongProtocol"]
 
@@ -49,7 +51,6 @@ _GARBLED = (
     LookupError,
     ValueError,
     OverflowError,
-    MemoryError,
     RecursionError,
     amqp.exceptions.FrameError,
     amqp.exceptions.FrameSyntaxError,
@@ -62,8 +63,21 @@ _GARBLED = (
 _TAKEN = ("_connect", "_setup_transport", "_shutdown_transport", "_get_tcp_socket_defaults")
 
 
+#: What a broker says once in each connection; a second time it would change what was agreed on.
+_ONCE = (
+    spec.Connection.Start,
+    spec.Connection.Secure,
+    spec.Connection.Tune,
+    spec.Connection.OpenOk,
+)
+
+
 class WrongProtocol(ConnectionError):
     """What answers is no AMQP 0-9-1 broker; it will not be one when asked again."""
+
+
+def _refuse(*args: Any) -> None:
+    raise amqp.exceptions.UnexpectedFrame("the broker begins to shake hands again")
 
 
 def _nothing() -> None:
@@ -89,7 +103,9 @@ class Handshake:
         self._ask = ask
         self._seconds = addresses.seconds
         self._deadline = 0.0
+        # What has not come yet.
         self._phase = ""
+        self._is_open = False
         self._head: bytes | None = b""
         # The real ones, while their places are taken.
         self._established: Any = None
@@ -116,7 +132,16 @@ class Handshake:
         # A certificate's error is a ValueError too.
         garbled = isinstance(error, _GARBLED) and not isinstance(error, OSError)
         if garbled and self._recv is not None:
-            raise WrongProtocol(f"{self._where} sends what is no AMQP: {error!r}") from error
+            words = f"{self._where} sends what is no AMQP: {error!r}"
+            if self._is_open:
+                # A broker it is, and what came was garbled on the way.
+                raise OSError(errno.EBADMSG, words) from error
+            raise WrongProtocol(words) from error
+
+    def opened(self) -> None:
+        """The connection is open, and what is waited for from now on is its first channel."""
+        self._phase = "it opened no channel"
+        self._is_open = True
 
     # -- what py-amqp calls in place of its own --------------------------------------------------------
 
@@ -185,6 +210,11 @@ class Handshake:
         self._send, wire._write = wire._write, self._write
 
     def _read(self, size: int) -> bytes:
+        largest = self._established.frame_max
+        if size > largest:
+            raise WrongProtocol(
+                f"{self._where} sends what is no AMQP: a frame of more than {largest} bytes"
+            )
         data = self._read_some()
         while self._head is not None:
             self._head += data[: 8 - len(self._head)]
@@ -205,17 +235,26 @@ class Handshake:
         except TimeoutError:
             raise self._late() from None
         if not data:
-            raise ConnectionResetError(f"{self._where} closed the connection in the handshake")
+            when = "when it was asked for a channel" if self._is_open else "in the handshake"
+            raise ConnectionResetError(f"{self._where} closed the connection {when}")
         return data
 
-    def _tuned(self, *args: Any) -> None:
+    def _tuned(self, channel_max: int, frame_max: int, heartbeat: int) -> None:
+        if 0 < frame_max < SMALLEST_FRAME_MAX:
+            raise WrongProtocol(
+                f"{self._where} wants frames of {frame_max} bytes at most; AMQP asks for {SMALLEST_FRAME_MAX}"
+            )
+        established = self._established
+        # Before py-amqp makes a buffer of that size. A client may ask for less than is proposed.
+        frame_max = min(frame_max, max(MOST_FRAME, established.frame_max))
+        established._callbacks[spec.Connection.Tune] = _refuse
         # The answer, and all that may follow it unasked, in one write.
         kept: list[bytes] = []
         self._kept = kept
         try:
-            self._on_tune(*args)
+            self._on_tune(channel_max, frame_max, heartbeat)
             if self._ask is not None:
-                self._ask(self._established)
+                self._ask(established)
         finally:
             self._kept = None
         self._wire.write(b"".join(kept))
@@ -251,7 +290,8 @@ class Handshake:
         # As py-amqp leaves it: TCP blocks, TLS keeps the time-out.
         wire.sock.settimeout(wire.connect_timeout if isinstance(wire, SSLTransport) else None)
         del established.Transport
-        established._callbacks[spec.Connection.Tune] = self._on_tune
+        for method in _ONCE:
+            established._callbacks[method] = _refuse
 
     def _give_up(self) -> None:
         # py-amqp closes the socket after an OSError alone, not after the broker's refusal, say.

@@ -27,6 +27,7 @@ __all__ = ["abandon", "check", "is_amqp", "keep_alive"]
 logger = logging.getLogger("kombu_pools_ext")
 
 #: Frames read at most in one check: the heartbeats of three days' lease. A peer that says more unasked is not sound.
+#: What they weigh in all is bounded as well: :data:`.inbound.MOST_UNASKED`.
 MOST_FRAMES = 10_000
 #: Seconds that one check takes at most. What has come is read in microseconds, or a millisecond for each 100 frames;
 #: only py-amqp's reopening of a channel that the broker closed waits for an answer.
@@ -64,13 +65,13 @@ def check(connection: OpenConnection, pool: str = "", *, thorough: bool = False)
         if state is None and not thorough:
             return True
         # Whatever was left behind, nobody else's code runs here.
-        established.quiet = True
+        established.quiet = established.idle = True
         try:
             if state is not None and not _drain(wire, established, state, pool):
                 return False
             return not thorough or _answers(connection, wire, pool)
         finally:
-            established.quiet = False
+            established.quiet = established.idle = False
     if established is None or not connection.connected:
         return False
     # The other virtual transports have no sockets to look at.

@@ -7,6 +7,7 @@ a whole, and so has whatever runs within a deadline; and a look at the idle sock
 from __future__ import annotations
 
 import contextlib
+import errno
 import ssl
 import time
 from collections.abc import Iterator
@@ -28,6 +29,9 @@ __all__ = [
 
 #: Seconds that Redis gets for an answer, where nobody said how long: what CONFIRM_TIMEOUT is by default.
 ANSWER_TIMEOUT = 10.0
+#: Bytes that Redis may say while it is connected to, for its answers are words; and in answer to a publish, for an
+#: exchange with half a million queues is told of in fewer.
+MOST_IN_HANDSHAKE, MOST_ANSWERED = 1 << 20, 64 << 20
 
 _monotonic = time.monotonic
 
@@ -47,13 +51,15 @@ class Interruption(BaseException):
 
 
 class Bounds:
-    """The deadline of one connection's sockets, for as long as a ``with`` block lasts."""
+    """The bounds of one connection's sockets, in time and in bytes, for as long as a ``with`` block lasts."""
 
-    __slots__ = ("deadline", "ended", "interrupted", "spoken", "unwraps")
+    __slots__ = ("deadline", "ended", "interrupted", "room", "spoken", "unwraps")
 
     def __init__(self) -> None:
         #: In seconds of ``time.monotonic``; ``None`` is never.
         self.deadline: float | None = None
+        #: Bytes that may still come; ``None`` is any number.
+        self.room: int | None = None
         #: Whether a socket of the connection was closed by the server, or failed.
         self.ended = False
         #: Whether an answer was not read because something else was raised meanwhile, by a signal handler say.
@@ -76,12 +82,35 @@ class Bounds:
         self.spoken = False
         self.unwraps = True
         try:
-            with self.within(deadline):
+            with self.within(deadline), self.hearing(MOST_ANSWERED):
                 yield
         except Interruption as interruption:
             raise interruption.error from None
         finally:
             self.unwraps = False
+
+    @contextlib.contextmanager
+    def hearing(self, most: int) -> Iterator[None]:
+        """Within, no more than *most* bytes come, with an :class:`OSError`; what is read within that counts alone."""
+        before, self.room = self.room, most
+        try:
+            yield
+        finally:
+            self.room = before
+
+    def count(self, received: int) -> None:
+        """Note that so many bytes have come.
+
+        :raises OSError: if those are too many.
+        """
+        if self.room is None:
+            return
+        self.room -= received
+        if self.room < 0:
+            self.ended = True
+            error = OSError(errno.EMSGSIZE, "Redis answers more than there can be to say")
+            mark(error, self)
+            raise error
 
     def shorten(self, timeout: float | None) -> float | None:
         """*timeout*, or what is left.
@@ -142,8 +171,11 @@ class BoundedSocket:
             if bounds.interrupted and bounds.unwraps and isinstance(error, Exception):
                 raise Interruption(error) from error
             raise
-        if not done and name != "sendall":
-            self._bounds.ended = True
+        if name == "sendall":
+            return done
+        if not done:
+            bounds.ended = True
+        bounds.count(done if isinstance(done, int) else len(done))
         return done
 
     def _in_time(self, name: str, arguments: tuple[Any, ...]) -> Any:
@@ -240,11 +272,12 @@ def connecting(connection: Any, seconds: float) -> Iterator[None]:
     if connection.bounds is None:
         yield
         return
-    with connection.bounds.within(_monotonic() + seconds):
+    bounds = connection.bounds
+    with bounds.within(_monotonic() + seconds), bounds.hearing(MOST_IN_HANDSHAKE):
         try:
             yield
         except Exception as error:
-            if _monotonic() < connection.bounds.deadline:
+            if _monotonic() < bounds.deadline:
                 raise
             # redis-py's own words say neither for how long, nor that it was connecting.
             where = f"{connection.hostname}:{connection.port or connection.transport.default_port}"

@@ -85,13 +85,16 @@ def test_the_first_message_when_there_is_no_channel_for_it(
     box: Inbox,
     answer: str,
 ) -> None:
-    proxy.play([(TO_CLIENT, Frame(answer, 5), "cut")], coming=1)
+    # Opened before anybody was likely to publish on it.
+    producers.connections.acquire(timeout=PATIENCE).release()
+    proxy.play([(TO_CLIENT, Frame(answer, 5), "cut")])
     with pytest.raises(BatchFailed, match=r"1 of 1 .* 1 of those UNKNOWN were not sent") as caught:
         with producers.acquire(timeout=PATIENCE) as producer, producer.batch() as batch:
             publish(producer, box.name, 0)
     assert caught.value.results == batch.results == {"0": UNKNOWN}
     assert caught.value.unsent == {"0"}
     assert isinstance(caught.value.__cause__, OSError)
+    proxy.heal()
     sound(producers, box.name)
     assert "0" not in ids_in(box)
 

@@ -15,12 +15,12 @@ from kombu_pools_ext.engine import PoolOptions
 from kombu_pools_ext.errors import PoolTimeout
 from tests.broker.common import PATIENCE
 from tests.broker.conftest import Inbox
-from tests.broker.rig import Node, confirming, through
-from tests.proxy import TO_CLIENT, TO_SERVER, Frame, Proxy
+from tests.broker.rig import confirming, through
+from tests.proxy import TO_CLIENT, TO_SERVER, FakeBroker, Frame, Proxy
 from tests.proxy.frames import METHODS, Frames
 
-OPEN, CHANNEL, SELECT = (
-    METHODS[name] for name in ("connection.open", "channel.open", "confirm.select")
+OPEN, CHANNEL, SELECT, CLOSE = (
+    METHODS[name] for name in ("connection.open", "channel.open", "confirm.select", "channel.close")
 )
 
 
@@ -79,6 +79,23 @@ def test_all_is_asked_for_before_the_first_answer(
 
 
 @pytest.mark.broker
+def test_one_that_nobody_is_likely_to_use_is_closed_with_the_same_write(
+    proxy: Proxy, amqp_url: str
+) -> None:
+    connections = pools.ConnectionPool(confirming(through(proxy, amqp_url)), limit=1)
+    proxy.play([(TO_CLIENT, Frame("connection.open-ok"), "hold")], coming=1)
+    with pytest.raises(PoolTimeout):
+        connections.acquire(timeout=0.2)
+    assert proxy.wait_for(lambda: len(asked(proxy)) >= 3)
+    assert asked(proxy) == [OPEN, CHANNEL, CLOSE]
+    proxy.heal()
+    with connections.acquire(timeout=PATIENCE) as connection:
+        # Its number is free again.
+        assert connection.channel().channel_id == 1
+    connections.force_close_all()
+
+
+@pytest.mark.broker
 def test_connections_alone_have_no_channel(amqp_url: str) -> None:
     connections = pools.ConnectionPool(confirming(amqp_url), limit=1)
     with connections.acquire(timeout=PATIENCE) as connection:
@@ -93,7 +110,6 @@ def test_one_that_is_not_used_does_no_harm(amqp_url: str) -> None:
     )
     connections.lends_producers = True
     for _ in range(3):
-        # Its answers are read by the check before the second loan, if not by what the first one asks for.
         with connections.acquire(timeout=PATIENCE) as connection:
             first = connection.connection
             other = connection.channel()
@@ -131,6 +147,15 @@ def test_another_product_is_asked_step_by_step(
         producer.publish("one", routing_key=box.name)
     assert asked(proxy)[:3] == [OPEN, CHANNEL, SELECT]
     assert box.bodies(1) == ["one"]
+
+
+def test_another_products_is_closed_where_nobody_is_likely_to_use_it() -> None:
+    with FakeBroker(product="SabbitMQ") as broker:
+        connections = pools.ConnectionPool(kombu.Connection(broker.url), limit=1)
+        with connections.acquire(timeout=PATIENCE) as connection:
+            assert {*connection.connection.channels} == {0}
+        assert broker.heard[2:] == ["connection.open", "channel.open", "channel.close"]
+        connections.force_close_all()
 
 
 @pytest.mark.broker
@@ -176,41 +201,3 @@ def test_so_is_a_channel_class_of_somebodys_own(amqp_url: str, make: MakePool) -
     with make(connection).acquire(timeout=PATIENCE) as producer:
         producer.publish("one", routing_key="nobody's")
         assert isinstance(producer.channel, OwnChannel)
-
-
-@pytest.mark.broker
-def test_a_refusal_is_the_error_that_it_is_without_us(node: Node, make: MakePool) -> None:
-    node.ctl("add_user", "channelless", "secret")
-    node.ctl("set_permissions", "channelless", ".*", ".*", ".*")
-    node.ctl("set_user_limits", "channelless", '{"max-channels": 0}')
-    url = node.url_of("channelless", "secret")
-    with (
-        kombu.Connection(url) as connection,
-        pytest.raises(amqp.NotAllowed, match="channels opened") as plain,
-    ):
-        connection.default_channel  # opens it
-    producers = make(confirming(url))
-    # The connection is there; it is the channel that is not.
-    producer = producers.acquire(timeout=PATIENCE)
-    with pytest.raises(amqp.NotAllowed) as ours:
-        producer.publish("one", routing_key="nobody's")
-    assert (str(ours.value), ours.value.code) == (str(plain.value), plain.value.code)
-    assert "was not sent" in ours.value.__notes__[0]
-    producer.release()
-    assert producers.stats().closed["broken"] == 1
-
-
-@pytest.mark.broker
-@pytest.mark.parametrize("answer", ["channel.open-ok", "confirm.select-ok"])
-def test_an_answer_that_does_not_come(
-    proxy: Proxy, amqp_url: str, make: MakePool, answer: str
-) -> None:
-    proxy.play([(TO_CLIENT, Frame(answer), "hold")], coming=1)
-    producers = make(confirming(through(proxy, amqp_url)))
-    with producers.acquire(timeout=PATIENCE) as producer:
-        with pytest.raises(TimeoutError) as caught:
-            producer.publish("one", routing_key="nobody's", timeout=0.2)
-        assert "was not sent" in caught.value.__notes__[0]
-    with producers.acquire(timeout=PATIENCE) as producer:
-        producer.publish("two", routing_key="nobody's")
-    assert producers.stats().closed["broken"] == 1

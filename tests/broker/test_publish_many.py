@@ -90,8 +90,6 @@ def test_when_nothing_happens(run: Run, box: Inbox) -> None:
 @pytest.mark.parametrize(
     "direction, place",
     [
-        (TO_CLIENT, Frame("channel.open-ok", 5)),
-        (TO_CLIENT, Frame("confirm.select-ok", 5)),
         (TO_SERVER, Frame("basic.publish", 5)),
         (TO_SERVER, 3_000),
         (TO_SERVER, 30_000),
@@ -109,6 +107,16 @@ def test_when_the_connection_is_cut(
     assert proxy.links[0].closed
     assert Outcome.UNKNOWN in outcomes
     assert outcomes <= {Outcome.UNKNOWN, None}
+
+
+@pytest.mark.parametrize("rst", [False, True], ids=["FIN", "RST"])
+@pytest.mark.parametrize("answer", ["channel.open-ok", "confirm.select-ok"])
+def test_when_the_connection_is_cut_before_it_is_open(
+    run: Run, box: Inbox, proxy: Proxy, answer: str, rst: bool
+) -> None:
+    proxy.play([(TO_CLIENT, Frame(answer, 5), "reset" if rst else "cut")], coming=1)
+    assert check(run(box.name), box) == set()
+    assert len(proxy.links) == 2
 
 
 @pytest.mark.parametrize("which", ["the server hears nothing", "the client hears nothing"])

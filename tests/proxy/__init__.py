@@ -31,10 +31,21 @@ A script strikes at a place in the stream, counted from the connection's first b
 
 from __future__ import annotations
 
+from .broker import FakeBroker
 from .frames import Frame
 from .link import BOTH, TO_CLIENT, TO_SERVER, Link
 from .peer import Peer
 from .script import BadScript
 from .server import Proxy
 
-__all__ = ["BOTH", "TO_CLIENT", "TO_SERVER", "BadScript", "Frame", "Link", "Peer", "Proxy"]
+__all__ = [
+    "BOTH",
+    "TO_CLIENT",
+    "TO_SERVER",
+    "BadScript",
+    "FakeBroker",
+    "Frame",
+    "Link",
+    "Peer",
+    "Proxy",
+]
