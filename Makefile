@@ -72,7 +72,7 @@ matrix: export AFTER_TESTS := $(AFTER_TESTS)
 matrix: $(WHEEL) brokers pythons ## the tests on every Python, Django, Flask, kombu and RabbitMQ that is supported
 	@.venv/build/bin/python -m tests.matrix $(ARGS)
 
-brokers: .venv/rabbitmq/.fetched ## RabbitMQ 4 from Debian's archive, into .venv/rabbitmq/ (make test ARGS=… RABBITMQ=4.0 runs on it)
+brokers: .venv/brokers/.fetched ## RabbitMQ 4 and Redis 8 from Debian's archive, into .venv/brokers/ (make test ARGS=… RABBITMQ=4.0 runs on it)
 
 pythons: .venv/python/.fetched ## Python 3.14 from Debian's archive, where the machine has none
 
@@ -130,7 +130,7 @@ $(WHEEL): $(SOURCES) .venv/build/.locked
 	@touch $@
 
 # The script writes the stamp itself: where nothing can be had it says so, and is asked again the next time.
-.venv/rabbitmq/.fetched: tests/from_debian.py .venv/build/.locked
+.venv/brokers/.fetched: tests/from_debian.py .venv/build/.locked
 	@.venv/build/bin/python -m tests.from_debian brokers
 
 .venv/python/.fetched: tests/from_debian.py .venv/build/.locked

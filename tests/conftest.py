@@ -3,8 +3,8 @@
 `amqp_url` and `redis_url` are URLs of running brokers: what AMQP_URL and REDIS_URL name (localhost when unset), else a
 private server where its programs are installed. Without either the test is skipped, and with REQUIRE_BROKERS=1 it
 fails. The session's closing lines say what was skipped, and for want of what. `private_rabbitmq` and `private_redis`
-are servers for tests that kill them. With RABBITMQ=4.0 every RabbitMQ is of that release, which `make brokers` has
-fetched, and `amqp_url` is a node that the tests start.
+are servers for tests that kill them. With RABBITMQ=4.0 or REDIS=8.0 every server is of that release, which
+`make brokers` has fetched, and the tests start the shared one, too.
 
 Every test runs in a temporary folder, so that its child processes find the installed packages and not the sources.
 """
@@ -172,7 +172,10 @@ def _private(server: type[Server], broker: str, trouble: str = "") -> Iterator[S
 
 def _url(variable: str, default: str, broker: str, server: type[Server]) -> Iterator[str]:
     url = os.environ.get(variable) or default
-    trouble = _answers(url)
+    if variable not in os.environ and asked_for(broker):
+        trouble: str | None = f"{broker} {asked_for(broker)} is asked for"
+    else:
+        trouble = _answers(url)
     if trouble is None:
         yield url
     else:
@@ -182,9 +185,6 @@ def _url(variable: str, default: str, broker: str, server: type[Server]) -> Iter
 @pytest.fixture(scope="session")
 def amqp_url() -> Iterator[str]:
     """The URL of a RabbitMQ that others may use as well: give queues names of your own."""
-    if asked_for() and "AMQP_URL" not in os.environ:
-        yield from (node.url for node in _private(PrivateRabbitMQ, "RabbitMQ"))
-        return
     yield from _url("AMQP_URL", "amqp://guest:guest@localhost:5672//", "RabbitMQ", PrivateRabbitMQ)
 
 

@@ -1,6 +1,6 @@
 """Fetches programs of newer Debian releases, to be run from a folder: `make brokers` and `make pythons`.
 
-    python -m tests.from_debian brokers    # RabbitMQ of trixie and of sid, into .venv/rabbitmq/4.0, …
+    python -m tests.from_debian brokers    # RabbitMQ and Redis of trixie and of sid, into .venv/brokers/rabbitmq-4.0, …
     python -m tests.from_debian pythons    # Python 3.14 of sid, into .venv/python/3.14, where the machine has none
 
 The machine's own apt fetches the packages from the archive that the machine is configured for, with lists and a cache
@@ -24,12 +24,15 @@ from pathlib import Path
 
 from tests import interpreters
 
-__all__ = ["RABBITMQS", "fetched"]
+__all__ = ["BROKERS", "fetched"]
 
 ROOT = Path(__file__).resolve().parent.parent
-RABBITMQS = ROOT / ".venv" / "rabbitmq"
-#: The releases of Debian whose RabbitMQ is fetched, and the one whose Python is.
-BROKERS_OF = ("trixie", "sid")
+BROKERS = ROOT / ".venv" / "brokers"
+#: The packages that are fetched of each release of Debian, by what they are called here.
+BROKERS_OF = {
+    "trixie": {"rabbitmq": "rabbitmq-server", "redis": "redis-server"},
+    "sid": {"rabbitmq": "rabbitmq-server"},  # its Redis is trixie's
+}
 PYTHON_OF = "sid"
 PYTHON = "3.14"
 #: What tells make that all is there.
@@ -117,6 +120,8 @@ class Release:
 
     def fetch(self, package: str) -> dict[str, Path]:
         """The files of a package, and of all that it needs, by their packages' names."""
+        for path in self.apt.glob("cache/archives/*.deb"):
+            path.unlink()
         run(
             *self._apt,
             *("install", "--yes", "--download-only", "--no-install-recommends", package),
@@ -151,30 +156,31 @@ def unpack(packages: dict[str, Path], root: Path) -> None:
 
 
 def programs(root: Path) -> Iterator[Path]:
-    """What is run of the packages: Python, and Erlang with its helpers."""
-    for pattern in ("bin/python3*", "lib/erlang/bin/*", "lib/erlang/erts-*/bin/*"):
+    """What is run of the packages: Python, Redis, and Erlang with its helpers."""
+    for pattern in ("bin/python3*", "bin/redis*", "lib/erlang/bin/*", "lib/erlang/erts-*/bin/*"):
         for path in (root / "usr").glob(pattern):
             if path.is_file() and not path.is_symlink():
                 yield path
     yield from (root / "usr").glob("lib/erlang/lib/*/priv/bin/*")
 
 
-def fetched() -> list[str]:
-    """The releases of RabbitMQ that have been fetched, as "4.0", the lowest first."""
-    found = [path.name for path in RABBITMQS.glob("[0-9]*.[0-9]*")]
+def fetched(broker: str) -> list[str]:
+    """The releases of ``rabbitmq`` or ``redis`` that have been fetched, as "4.0", the lowest first."""
+    found = [path.name.partition("-")[2] for path in BROKERS.glob(f"{broker}-*")]
     return sorted(found, key=lambda name: [int(number) for number in name.split(".")])
 
 
 def brokers() -> None:
-    shutil.rmtree(RABBITMQS, ignore_errors=True)
-    for suite in BROKERS_OF:
-        with Release(suite, RABBITMQS) as release:
-            packages = release.fetch("rabbitmq-server")
-            found = re.search(r"_(?:\d+%3a)?(\d+\.\d+)(\.[\d.]+)", packages["rabbitmq-server"].name)
-            assert found is not None, packages["rabbitmq-server"].name
-            unpack(packages, RABBITMQS / found[1])
-        print(f"RabbitMQ {found[1]}{found[2].rstrip('.')}, of Debian's {suite}", flush=True)
-    (RABBITMQS / STAMP).touch()
+    shutil.rmtree(BROKERS, ignore_errors=True)
+    for suite, packages in BROKERS_OF.items():
+        with Release(suite, BROKERS) as release:
+            for broker, package in packages.items():
+                files = release.fetch(package)
+                found = re.search(r"_(?:\d+%3a)?((\d+\.\d+)[\d.]*)", files[package].name)
+                assert found is not None, files[package].name
+                unpack(files, BROKERS / f"{broker}-{found[2]}")
+                print(f"{package} {found[1]}, of Debian's {suite}", flush=True)
+    (BROKERS / STAMP).touch()
 
 
 def pythons() -> None:

@@ -1,11 +1,11 @@
 """Runs the tests on what is supported: `make matrix`.
 
 Supported are Python 3.11 to 3.14, Django 5.2 and newest, kombu and Flask from their floors in pyproject.toml to the
-newest, and RabbitMQ 3.10 to 4.3. Each of these values is in a cell of `CELLS` that runs what it can break; not all of
-them with all others, which would be 48 cells.
+newest, RabbitMQ 3.10 to 4.3, and Redis 7 and 8. Each of these values is in a cell of `CELLS` that runs what it can
+break; not all of them with all others, which would be 96 cells.
 
 - Whole suites: the lowest kombu, Flask and Django on the lowest Python and RabbitMQ 3.10; the newest of all on the
-  newest Python and RabbitMQ; and between them Python 3.13 with Django 5.2 on RabbitMQ 4.0.
+  newest Python, RabbitMQ and Redis; and between them Python 3.13 with Django 5.2 on RabbitMQ 4.0.
 - Python 3.12, which lies between, runs with the newest Django and the lowest kombu all but what depends on the broker's
   side and on other machines (tests/control, tests/integration, tests/scenarios, tests/benchmarks).
 - Left out altogether: the lowest kombu on Python 3.13 and 3.14 (what it breaks there, it breaks on 3.12), and each
@@ -13,10 +13,11 @@ them with all others, which would be 48 cells.
 
 Lowest is the floor in pyproject.toml, with a lock file of its own (`--floors` prints those floors, for `make lock`);
 newest is the lock file's that `make test` installs. Where a Python is not found, its cell runs on the newest that is,
-for what else it varies; where no RabbitMQ 4 has been fetched (`make brokers`), on the one that is installed. Either is
-told, and counted as skipped. Environments stay under .venv/matrix/ and are made anew when what belongs in them changes.
+for what else it varies; where no newer broker has been fetched (`make brokers`), it runs on the one that is installed.
+Either is told, and counted as skipped. Environments stay under .venv/matrix/, and one is made anew when what belongs in
+it changes.
 
-With AFTER_TESTS=1 a cell that `make test` has just been is left out: this Python, the lock file, and RabbitMQ 3.10.
+With AFTER_TESTS=1 a cell that `make test` has just been is left out: this Python, the lock file, the installed brokers.
 
 Arguments are passed to pytest. Tests marked `slow` or `timing` are left out: the first for time, the second because
 suites share the machine. The last line counts, and names what failed or was skipped.
@@ -118,11 +119,12 @@ class Cell:
     django: str
     stack: str
     rabbitmq: str
+    redis: str
     tests: tuple[str, ...] = ()  # everything
 
 
 NEWEST, LTS, LOWEST = "newest", "lts", "lowest"
-INSTALLED, FIRST, LAST = "installed", "the first RabbitMQ 4", "the newest RabbitMQ 4"
+INSTALLED, FIRST, LAST = "installed", "the lowest that was fetched", "the newest that was fetched"
 #: What a Python, a Django and a kombu change, and a broker or another machine do not.
 OF_PYTHON = (
     *("tests/engine", "tests/broker", "tests/with_django", "tests/with_flask"),
@@ -130,10 +132,10 @@ OF_PYTHON = (
 )
 #: The long ones first.
 CELLS = (
-    Cell("3.14", NEWEST, NEWEST, LAST),
-    Cell("3.13", LTS, NEWEST, FIRST),
-    Cell("3.11", LTS, LOWEST, INSTALLED),
-    Cell("3.12", NEWEST, LOWEST, INSTALLED, OF_PYTHON),
+    Cell("3.14", NEWEST, NEWEST, LAST, LAST),
+    Cell("3.13", LTS, NEWEST, FIRST, INSTALLED),
+    Cell("3.11", LTS, LOWEST, INSTALLED, INSTALLED),
+    Cell("3.12", NEWEST, LOWEST, INSTALLED, INSTALLED, OF_PYTHON),
 )
 
 
@@ -143,7 +145,7 @@ class Run:
     interpreter: str
     django: str
     stack: str
-    rabbitmq: str | None  # None is the one that is installed
+    brokers: dict[str, str]  # the fetched ones
     tests: tuple[str, ...]
     outcome: str = "not run"
     seconds: float = 0.0
@@ -152,12 +154,16 @@ class Run:
     @property
     def name(self) -> str:
         django = ".".join(self.django.split(".")[:2])
-        broker = f"-rabbitmq{self.rabbitmq}" if self.rabbitmq else ""
-        return f"py{self.python}-django{django}-{self.stack}{broker}"
+        brokers = "".join(f"-{broker}{release}" for broker, release in self.brokers.items())
+        return f"py{self.python}-django{django}-{self.stack}{brokers}"
 
     @property
     def folder(self) -> Path:
         return HOME / self.name
+
+    def environment(self) -> dict[str, str]:
+        brokers = {broker.upper(): release for broker, release in self.brokers.items()}
+        return {"EXPECT_INSTALLED": "1", "RABBITMQ": "", "REDIS": "", **brokers}
 
     def was_make_test(self) -> bool:
         """Whether `make test` has just run the same."""
@@ -166,8 +172,8 @@ class Run:
             self.python,
             self.stack,
             self.django,
-            self.rabbitmq,
-        ) == (mine, NEWEST, newest_django(mine), None)
+            self.brokers,
+        ) == (mine, NEWEST, newest_django(mine), {})
 
     def requirements(self) -> list[str]:
         """What pip is asked for: the lock file of the stack; another Django without its marker."""
@@ -183,9 +189,8 @@ def plan() -> tuple[list[Run], list[str]]:
     interpreters = {version: find_python(version) for version in PYTHONS}
     missing = [f"Python {version}" for version, found in interpreters.items() if found is None]
     there = [version for version, found in interpreters.items() if found is not None]
-    brokers = fetched()
-    if not brokers:
-        missing.append("RabbitMQ 4")
+    releases = {broker: fetched(broker) for broker in ("rabbitmq", "redis")}
+    missing += [f"a newer {broker}" for broker, found in releases.items() if not found]
     lts = next(version for version in djangos() if version.startswith(f"{DJANGO_LTS}."))
     runs: list[Run] = []
     for cell in CELLS:
@@ -195,7 +200,11 @@ def plan() -> tuple[list[Run], list[str]]:
             interpreters[version] or "",
             lts if cell.django == LTS else newest_django(version),
             cell.stack,
-            {FIRST: brokers[0], LAST: brokers[-1]}.get(cell.rabbitmq) if brokers else None,
+            {
+                broker: releases[broker][-1 if which == LAST else 0]
+                for broker, which in (("rabbitmq", cell.rabbitmq), ("redis", cell.redis))
+                if which != INSTALLED and releases[broker]
+            },
             cell.tests,
         )
         if run.name not in {other.name for other in runs}:
@@ -266,7 +275,7 @@ def carry_out(run: Run, wheel: Path, arguments: list[str]) -> None:
             done = subprocess.run(
                 command,
                 cwd=ROOT,
-                env={**os.environ, "EXPECT_INSTALLED": "1", "RABBITMQ": run.rabbitmq or ""},
+                env={**os.environ, **run.environment()},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -276,8 +285,9 @@ def carry_out(run: Run, wheel: Path, arguments: list[str]) -> None:
         run.versions |= dict(brokers)
         run.outcome = "passed" if done.returncode == 0 else "failed"
         for broker, version in brokers:
-            if broker == "RabbitMQ" and not f"{version}.".startswith(f"{run.rabbitmq or version}."):
-                raise OSError(f"this was {broker} {version}, and not {run.rabbitmq}")
+            release = run.brokers.get(broker.lower(), version)
+            if not f"{version}.".startswith(f"{release}."):
+                raise OSError(f"this was {broker} {version}, and not {release}")
     except (OSError, subprocess.SubprocessError) as exc:
         run.outcome = "failed"
         with log.open("a") as out:

@@ -8,7 +8,7 @@ import kombu
 import pytest
 
 from tests import from_debian, interpreters, matrix, side_by_side
-from tests.brokers import PrivateRabbitMQ, Unavailable, asked_for
+from tests.brokers import PrivateRabbitMQ, PrivateRedis, Unavailable, asked_for
 
 ROOT = Path(__file__).parent.parent
 
@@ -45,7 +45,7 @@ def test_a_part_that_fails_fails_the_whole(capsys: pytest.CaptureFixture[str]) -
 def everything_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AFTER_TESTS", raising=False)
     monkeypatch.setattr(matrix, "find_python", lambda version: f"/usr/bin/python{version}")
-    monkeypatch.setattr(matrix, "fetched", lambda: ["4.0", "4.3"])
+    monkeypatch.setattr(matrix, "fetched", {"rabbitmq": ["4.0", "4.3"], "redis": ["8.0"]}.get)
 
 
 @pytest.mark.usefixtures("everything_there")
@@ -53,7 +53,8 @@ def test_each_version_that_is_supported_is_in_a_cell() -> None:
     runs, missing = matrix.plan()
     assert not missing
     assert {run.python for run in runs} == set(interpreters.PYTHONS)
-    assert {run.rabbitmq for run in runs} == {None, "4.0", "4.3"}
+    assert {run.brokers.get("rabbitmq") for run in runs} == {None, "4.0", "4.3"}
+    assert {run.brokers.get("redis") for run in runs} == {None, "8.0"}
     assert {run.stack for run in runs} == {"lowest", "newest"}
     assert {run.django for run in runs} == set(matrix.djangos())
 
@@ -76,7 +77,7 @@ def test_the_oldest_and_the_newest_are_tested_whole() -> None:
     whole = [run for run in runs if not run.tests]
     ends = {(run.python, run.stack) for run in whole}
     assert {("3.11", "lowest"), (interpreters.PYTHONS[-1], "newest")} <= ends
-    assert {run.rabbitmq for run in whole} == {None, "4.0", "4.3"}
+    assert {run.brokers.get("rabbitmq") for run in whole} == {None, "4.0", "4.3"}
 
 
 @pytest.mark.usefixtures("everything_there")
@@ -87,16 +88,16 @@ def test_where_a_python_is_missing_what_else_its_cell_varies_is_tested(
     monkeypatch.setattr(matrix, "find_python", found.get)
     runs, missing = matrix.plan()
     assert missing == ["Python 3.13", "Python 3.14"]
-    assert {run.rabbitmq for run in runs} == {None, "4.0", "4.3"}
+    assert {run.brokers.get("rabbitmq") for run in runs} == {None, "4.0", "4.3"}
     assert {run.python for run in runs} == {"3.11", "3.12"}
 
 
 @pytest.mark.usefixtures("everything_there")
-def test_without_a_rabbitmq_4_the_matrix_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(matrix, "fetched", list)
+def test_without_newer_brokers_the_matrix_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matrix, "fetched", lambda broker: [])
     runs, missing = matrix.plan()
-    assert missing == ["RabbitMQ 4"]
-    assert {run.rabbitmq for run in runs} == {None}
+    assert missing == ["a newer rabbitmq", "a newer redis"]
+    assert not any(run.brokers for run in runs)
     assert {run.python for run in runs} == set(interpreters.PYTHONS)
 
 
@@ -132,7 +133,7 @@ def test_the_archive_is_the_one_of_this_machine(
 def test_where_nothing_can_be_fetched_it_says_why_and_goes_on(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(from_debian, "RABBITMQS", tmp_path / "rabbitmq")
+    monkeypatch.setattr(from_debian, "BROKERS", tmp_path / "brokers")
     monkeypatch.setattr(interpreters, "FETCHED", tmp_path / "python")
     monkeypatch.setattr(interpreters, "find_python", lambda version: None)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -143,7 +144,7 @@ def test_where_nothing_can_be_fetched_it_says_why_and_goes_on(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("release", from_debian.fetched())
+@pytest.mark.parametrize("release", from_debian.fetched("rabbitmq"))
 def test_a_private_node_is_of_the_release_that_was_asked_for(release: str) -> None:
     with PrivateRabbitMQ(release=release) as node, kombu.Connection(node.url) as connection:
         connection.ensure_connection(max_retries=1)
@@ -151,13 +152,29 @@ def test_a_private_node_is_of_the_release_that_was_asked_for(release: str) -> No
         assert len(node.list_connections()) == 1
 
 
-def test_the_shared_broker_is_of_the_release_that_was_asked_for(amqp_url: str) -> None:
+@pytest.mark.parametrize("release", from_debian.fetched("redis"))
+def test_a_private_redis_is_of_the_release_that_was_asked_for(release: str) -> None:
+    with PrivateRedis(release=release) as server, kombu.Connection(server.url) as connection:
+        told = connection.default_channel.client.info("server")
+        assert told["redis_version"].startswith(f"{release}.")
+
+
+def test_the_shared_rabbitmq_is_of_the_release_that_was_asked_for(amqp_url: str) -> None:
     with kombu.Connection(amqp_url) as connection:
         connection.ensure_connection(max_retries=1)
         version = connection.connection.server_properties["version"]
-    assert f"{version}.".startswith(f"{asked_for() or version}.")
+    assert f"{version}.".startswith(f"{asked_for('rabbitmq') or version}.")
 
 
-def test_a_release_that_was_not_fetched_is_told_with_the_remedy() -> None:
-    with pytest.raises(Unavailable, match=r"RabbitMQ 1\.0 is not there: `make brokers`"):
-        PrivateRabbitMQ(release="1.0").__enter__()
+def test_the_shared_redis_is_of_the_release_that_was_asked_for(redis_url: str) -> None:
+    with kombu.Connection(redis_url) as connection:
+        version = connection.default_channel.client.info("server")["redis_version"]
+    assert f"{version}.".startswith(f"{asked_for('redis') or version}.")
+
+
+@pytest.mark.parametrize("server", [PrivateRabbitMQ, PrivateRedis])
+def test_a_release_that_was_not_fetched_is_told_with_the_remedy(
+    server: type[PrivateRabbitMQ] | type[PrivateRedis],
+) -> None:
+    with pytest.raises(Unavailable, match=r" 1\.0 is not there: `make brokers`"):
+        server(release="1.0").__enter__()

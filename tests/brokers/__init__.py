@@ -7,9 +7,9 @@ context manager, leaves nothing behind, and raises `Unavailable` where its progr
 from __future__ import annotations
 
 from .cluster import PrivateCluster
-from .rabbitmq import PrivateRabbitMQ, asked_for
+from .rabbitmq import PrivateRabbitMQ
 from .redis import PrivateRedis
-from .server import Unavailable, free_port
+from .server import Unavailable, asked_for, free_port
 
 __all__ = [
     "PrivateCluster",

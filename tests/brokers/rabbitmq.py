@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..from_debian import RABBITMQS
-from .server import Server, Unavailable, free_port, program
+from .server import Server, Unavailable, asked_for, free_port, program, root_of
 
 __all__ = ["PortMapper", "PrivateRabbitMQ"]
 
@@ -27,11 +26,6 @@ RABBITMQ_SCRIPTS = (
 RABBITMQ_START = 90.0
 
 _numbers = itertools.count(1)
-
-
-def asked_for() -> str | None:
-    """The release that the tests are to run on (RABBITMQ=4.0), or None for the one that is installed."""
-    return os.environ.get("RABBITMQ") or None
 
 
 class PortMapper:
@@ -83,7 +77,7 @@ class PrivateRabbitMQ(Server):
     ) -> None:
         super().__init__()
         self.config = dict(config or {})
-        self.release = release or asked_for()
+        self.release = release or asked_for("rabbitmq")
         self.nodename = f"private-{os.getpid()}-{next(_numbers)}@localhost"
         self.dist_port = free_port()
         self.mapper = mapper or PortMapper(*self._erlang)
@@ -105,17 +99,14 @@ class PrivateRabbitMQ(Server):
         """Where `rabbitmq-server` and `rabbitmqctl` lie."""
         if self.release is None:
             return Path(program("rabbitmq-server", *RABBITMQ_SCRIPTS)).parent
-        scripts = RABBITMQS / self.release / "usr" / "lib" / "rabbitmq" / "bin"
-        if not scripts.is_dir():
-            raise Unavailable(f"RabbitMQ {self.release} is not there: `make brokers` fetches it")
-        return scripts
+        return root_of("rabbitmq", self.release) / "usr" / "lib" / "rabbitmq" / "bin"
 
     @property
     def _erlang(self) -> list[str]:
         """Where the Erlang of a fetched release lies; the installed one is on PATH."""
         if self.release is None:
             return []
-        return [str(RABBITMQS / self.release / "usr" / "lib" / "erlang" / "bin")]
+        return [str(root_of("rabbitmq", self.release) / "usr" / "lib" / "erlang" / "bin")]
 
     def command(self) -> list[str]:
         return [str(self.scripts / "rabbitmq-server")]

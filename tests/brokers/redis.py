@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from .server import Server, program
+from .server import Server, asked_for, program, root_of
 
 __all__ = ["PrivateRedis"]
 
@@ -12,19 +12,30 @@ REDIS_START = 60.0
 
 
 class PrivateRedis(Server):
-    """A Redis server that keeps nothing on disk."""
+    """A Redis server that keeps nothing on disk.
+
+    `release` is one that `make brokers` has fetched, as "8.0"; without it the one of the environment variable REDIS,
+    and where that is unset the one that is installed.
+    """
 
     name = "redis-server"
     start_timeout = REDIS_START
     greeting = b"PING\r\n"
     answer = b"+PONG"
 
+    def __init__(self, *, release: str | None = None) -> None:
+        super().__init__()
+        self.release = release or asked_for("redis")
+
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def command(self) -> list[str]:
-        redis_server = program("redis-server", "/usr/bin", "/usr/local/bin", "/opt/homebrew/bin")
+        folders = ["/usr/bin", "/usr/local/bin", "/opt/homebrew/bin"]
+        if self.release is not None:
+            folders = [str(root_of("redis", self.release) / "usr" / "bin")]
+        redis_server = program("redis-server", *folders)
         options = {
             "port": self.port,
             "bind": "127.0.0.1",

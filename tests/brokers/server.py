@@ -14,7 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-__all__ = ["Server", "Unavailable", "free_port", "program", "speaks"]
+from ..from_debian import BROKERS
+
+__all__ = ["Server", "Unavailable", "asked_for", "free_port", "program", "root_of", "speaks"]
 
 
 class Unavailable(Exception):
@@ -41,6 +43,22 @@ def free_port() -> int:
     else:
         probe.close()
     return port
+
+
+def asked_for(broker: str) -> str | None:
+    """The release that the tests are to run on (RABBITMQ=4.0, REDIS=8.0), or None for the one that is installed."""
+    return os.environ.get(broker.upper()) or None
+
+
+def root_of(broker: str, release: str) -> Path:
+    """Where a release lies that `make brokers` has fetched.
+
+    :raises Unavailable: if it has not.
+    """
+    root = BROKERS / f"{broker}-{release}"
+    if not root.is_dir():
+        raise Unavailable(f"{broker} {release} is not there: `make brokers` fetches it")
+    return root
 
 
 def program(name: str, *folders: str) -> str:
