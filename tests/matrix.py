@@ -44,7 +44,7 @@ from tests.interpreters import PYTHONS, find_python
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".venv" / "matrix"
 DJANGO_LTS = "5.2"
-AT_ONCE = 3
+AT_ONCE = 4
 LEFT_OUT = "not slow and not timing"
 #: The lock file of each stack: of kombu and Flask.
 LOCKS = {"newest": "test.txt", "lowest": "lowest.txt"}
