@@ -19,6 +19,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+from .. import events
 from ..engine import fork
 from ..engine.threads import spawn_thread
 from ..errors import ControlError
@@ -148,6 +149,7 @@ class Listener:
 
     def start(self) -> None:
         """Begin."""
+        events.pools_reset.connect(self._look_for_another_broker)
         if not spawn_thread(self._run, "kombu-pools-broadcast"):
             self._end()
 
@@ -169,6 +171,7 @@ class Listener:
     def after_fork_in_child(self) -> None:
         """Close what is the parent's, without a word."""
         self._stopping = True
+        events.pools_reset.disconnect(self._look_for_another_broker)
         # Not the parent's locks, which a thread of it may have held.
         self._ended = threading.Event()
         self._ended.set()
@@ -207,11 +210,12 @@ class Listener:
         if self._wakes is None:
             self._wakes, self._waker = socket.socketpair()
             self._waker.setblocking(False)
-        mailbox = self._mailbox = open_mailbox(settings_of(project), project.name)
+        settings = settings_of(project)
+        mailbox = self._mailbox = open_mailbox(settings, project.name)
         self._seal = seal_of(project, mailbox.place, self._clock)
         mailbox.join()
         self.joined.set()
-        while not self._stopping:
+        while not self._stopping and not self._has_moved(settings):
             for data in mailbox.receive(time.monotonic() + NAP, self._wakes):
                 self._take(self._seal, data)
             self._rest(self._wakes)
@@ -225,8 +229,29 @@ class Listener:
         if mailbox is not None:
             mailbox.close(0.0)
 
+    def _has_moved(self, settings: PoolSettings) -> bool:
+        """Whether a reload named another broker, and nobody waits for an answer by way of this one any more."""
+        try:
+            same = settings_of(self._project) == settings
+        except ControlError:
+            # The next attempt says why.
+            same = False
+        return not same and not self._outbox and self._is_idle()
+
+    def _is_idle(self) -> bool:
+        # Only this thread begins a command, so none is refused for that.
+        places = [self._under_way.acquire(blocking=False) for _ in range(MOST_AT_ONCE)]
+        for _ in filter(None, places):
+            self._under_way.release()
+        return all(places)
+
+    def _look_for_another_broker(self, *, reason: str, **what: Any) -> None:
+        if reason == "settings":
+            self._wake()
+
     def _end(self) -> None:
         self._stopping = True
+        events.pools_reset.disconnect(self._look_for_another_broker)
         self._close_bell()
         self._ended.set()
 
@@ -327,6 +352,8 @@ class Listener:
                 did(Answer(me, "failed", error=f"{type(error).__name__}: {error}"))
             finally:
                 self._under_way.release()
+                # The end of it may be what a move to another broker waits for.
+                self._wake()
 
         if not spawn_thread(do, "kombu-pools-command"):
             do()

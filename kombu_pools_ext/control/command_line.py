@@ -365,6 +365,7 @@ class _Call:
                 timeout=request.timeout,
                 limit=request.limit,
                 mode=request.mode,
+                force=request.force,
                 known=known,
                 heard=heard,
             )
