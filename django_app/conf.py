@@ -14,9 +14,9 @@ from django.core.signals import setting_changed
 
 from kombu_pools_ext import AliasedPools, Pools, PoolSettings, parse_settings
 from kombu_pools_ext.control import Control, ControlSettings, Project, attach, detach
+from kombu_pools_ext.control.attaching import begin
 from kombu_pools_ext.control.options import KEYS, parse_control
 from kombu_pools_ext.control.options import NAME as CONTROL
-from kombu_pools_ext.control.server import server_of
 from kombu_pools_ext.errors import Problem, SettingsError
 from kombu_pools_ext.settings.strays import Strays
 
@@ -137,6 +137,10 @@ def _secret() -> str | bytes | None:
         return None
 
 
+def _former_secrets() -> list[str | bytes]:
+    return list(django_settings.SECRET_KEY_FALLBACKS or ())
+
+
 def control_settings(aliases: Collection[str]) -> ControlSettings:
     """How the processes of this project are reached, as ``KOMBU_POOLS_CONTROL`` has it.
 
@@ -149,7 +153,7 @@ def control_settings(aliases: Collection[str]) -> ControlSettings:
             value,
             aliases,
             name=CONTROL,
-            secret=_secret() is not None,
+            secret=_secret(),
             beside=strays(CONTROL),
         )
     except SettingsError as error:
@@ -169,7 +173,8 @@ def control() -> Control:
     if made is None:
         # Without a secret, two projects of one user are told apart by where they are.
         where = [getattr(django_settings, name, None) for name in ("BASE_DIR", "SETTINGS_MODULE")]
-        project = Project(control_settings(pools.settings), _secret(), f"django {where}")
+        settings = control_settings(pools.settings)
+        project = Project(settings, _secret(), f"django {where}", former_secrets=_former_secrets())
         made = _control = attach(pools, project)
     return made
 
@@ -184,7 +189,7 @@ def listen(**what: Any) -> None:
     except ImproperlyConfigured as error:
         say_unreachable(str(error), logging.WARNING)
     else:
-        server_of(made.project).begin()
+        begin(made.project)
 
 
 _said: set[str] = set()
@@ -204,7 +209,11 @@ def _reload(*, setting: str, **kwargs: Any) -> None:
     if setting == NAME or stray or (setting == "DEBUG" and configured() is None):
         pools.forget_settings()
     broadcasts = _control is not None and _control.project.settings.broadcast is not None
-    if setting in (CONTROL, "SECRET_KEY") or stray or (setting == NAME and broadcasts):
+    if (
+        setting in (CONTROL, "SECRET_KEY", "SECRET_KEY_FALLBACKS")
+        or stray
+        or (setting == NAME and broadcasts)
+    ):
         _control = None
         detach(pools)
 

@@ -83,11 +83,13 @@ def project_of(app: Flask, settings: Mapping[str, PoolSettings]) -> Project:
         app.config.get(CONTROL),
         settings,
         name=CONTROL,
-        secret=secret is not None,
+        secret=secret,
         beside=_strays(app, CONTROL),
     )
     # Without a secret, two applications of one user are told apart by where they are.
-    return Project(how, secret, f"flask {app.import_name} {app.root_path}")
+    name = f"flask {app.import_name} {app.root_path}"
+    former = app.config.get("SECRET_KEY_FALLBACKS") or ()
+    return Project(how, secret, name, former_secrets=former)
 
 
 class AppPools(Pools):

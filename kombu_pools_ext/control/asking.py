@@ -15,7 +15,7 @@ from dataclasses import replace
 from ..engine.threads import spawn_thread
 from ..errors import ControlError
 from .answer import Answer, Process
-from .place import Socket, host_tag, places_to_look, say_once
+from .place import Place, Socket, host_tag, places_to_look, say_once
 from .project import Project
 from .request import Request
 from .wire import (
@@ -85,31 +85,37 @@ class Machine:
         _Round(self._calls(request, deadline), request, deadline, tell=True).run(known, heard)
 
     def _calls(self, request: Request, deadline: float) -> list[_Call]:
-        calls: list[_Call] = []
-        problems = []
+        #: By the names of the sockets: whoever is there by two secrets has the same for both, and is asked once.
+        calls: dict[str, _Call] = {}
+        problems: dict[str, None] = {}
         seen = set()
-        for place in places_to_look(self._project):
-            try:
-                if os.path.realpath(place.path) in seen:
-                    continue
-                seen.add(os.path.realpath(place.path))
-                sockets = list(place.sockets())
-                if not sockets:
-                    place.remove()
-                    continue
-                key = place.key(make=False)
-                if key is None:
-                    raise ControlError(
-                        f"the key {place.path}/key is missing; its processes make it anew"
-                    )
-                calls += [_Call(one, key, request, deadline) for one in sockets]
-            except ControlError as error:
-                problems.append(str(error))
+        for project in self._project.with_former:
+            for place in places_to_look(project):
+                try:
+                    if os.path.realpath(place.path) in seen:
+                        continue
+                    seen.add(os.path.realpath(place.path))
+                    for one, key in _sockets(place):
+                        calls.setdefault(one.file, _Call(one, key, request, deadline))
+                except ControlError as error:
+                    problems[str(error)] = None
         if problems and not calls:
             raise ControlError("; ".join(problems))
         for problem in problems:
             say_once(problem)
-        return calls
+        return list(calls.values())
+
+
+def _sockets(place: Place) -> list[tuple[Socket, bytes]]:
+    """The sockets in *place*, with the key that proves who may ask there."""
+    sockets = list(place.sockets())
+    if not sockets:
+        place.remove()
+        return []
+    key = place.key(make=False)
+    if key is None:
+        raise ControlError(f"the key {place.path}/key is missing; its processes make it anew")
+    return [(one, key) for one in sockets]
 
 
 class _Call:

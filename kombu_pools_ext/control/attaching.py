@@ -6,7 +6,8 @@ Where a pool was used before there was a project, the process begins as soon as 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 from .. import events
@@ -17,10 +18,10 @@ from .project import Project
 from .reach import Control
 from .server import Server, forget, server_of
 
-__all__ = ["attach", "attach_to", "detach", "serve"]
+__all__ = ["attach", "attach_to", "begin", "detach", "serve"]
 
-#: The server that each set of aliases is reached through; it holds the server, and the server holds no aliases.
-_servers: weakref.WeakKeyDictionary[Pools, Server] = weakref.WeakKeyDictionary()
+#: The servers that each set of aliases is reached through, one for each secret; they hold no aliases.
+_servers: weakref.WeakKeyDictionary[Pools, tuple[Server, ...]] = weakref.WeakKeyDictionary()
 
 
 def attach(
@@ -28,6 +29,7 @@ def attach(
     settings: Mapping[str, Any] | ControlSettings | Project | bool | None = None,
     *,
     secret: str | bytes | None = None,
+    secret_fallbacks: Iterable[str | bytes] = (),
     name: str = "",
 ) -> Control:
     """Let commands reach *pools* in this process, from the first use of one of them on; for plain Python.
@@ -41,6 +43,8 @@ def attach(
     :param settings: as ``KOMBU_POOLS_CONTROL``; ``None`` for the defaults, ``False`` to turn it off.
     :param secret: the same in all processes of the project: who has it may steer them. Without one, each process of
         this user may.
+    :param secret_fallbacks: secrets from before a rotation: processes and commands that have one of them are reached,
+        and obeyed, as well.
     :param name: what tells the project from others of this user where there is no secret.
     :returns: what reaches all processes of the project.
     :raises SettingsError: with everything that is wrong in *settings*.
@@ -51,8 +55,8 @@ def attach(
         if not isinstance(settings, ControlSettings):
             # The names are asked for only where one is named.
             aliases = tuple(pools.settings) if isinstance(settings, Mapping) else ()
-            settings = parse_control(settings, aliases, secret=bool(secret))
-        project = Project(settings, secret, name)
+            settings = parse_control(settings, aliases, secret=secret)
+        project = Project(settings, secret, name, former_secrets=secret_fallbacks)
     attach_to(project, pools)
     return Control(project)
 
@@ -62,28 +66,33 @@ def attach_to(project: Project, pools: Pools) -> None:
 
     Reads and opens nothing, unless this process has used a pool before: then it begins to listen, in the background.
     """
-    server = server_of(project)
-    if _servers.get(pools) is server:
+    servers = tuple(map(server_of, project.with_former))
+    if _servers.get(pools) == servers:
         return
     detach(pools)
-    # Not *project* itself: another application of the same project may have come first.
-    server.project.pools.add(pools)
-    project.pools.add(pools)
-    _servers[pools] = server
-    weakref.finalize(pools, _gone, weakref.ref(server)).atexit = False
+    # Not *project* alone: another application of the same project may have come first.
+    for one in (*project.with_former, *(server.project for server in servers)):
+        one.pools.add(pools)
+    _servers[pools] = servers
+    weakref.finalize(pools, _gone, [weakref.ref(one) for one in servers]).atexit = False
     events.demand.connect(_demanded)
     # After that: what is used in this moment is noticed by one of the two.
     if events.demand.was_sent:
-        server.begin()
+        begin(project)
 
 
 def detach(pools: Pools) -> None:
     """Let no commands reach *pools* any more; a process that has no others stops listening."""
-    server = _servers.pop(pools, None)
-    if server is not None:
+    for server in _servers.pop(pools, ()):
         server.project.pools.discard(pools)
         if not pools_in_order(server.project):
             forget(server)
+
+
+def begin(project: Project) -> None:
+    """Listen for the commands of *project*, by whichever of its secrets, from now on; in the background."""
+    for one in project.with_former:
+        server_of(one).begin()
 
 
 def serve(project: Project) -> bool:
@@ -92,15 +101,16 @@ def serve(project: Project) -> bool:
     :returns: whether it listens: not where control is turned off, or no thread may run (uWSGI's master).
     :raises ControlError: if the socket cannot be made.
     """
-    return server_of(project).serve()
+    return all(server_of(one).serve() for one in project.with_former)
 
 
-def _gone(server: weakref.ref[Server]) -> None:
+def _gone(servers: Iterable[weakref.ref[Server]]) -> None:
     """A set of aliases was collected. In a finalizer: ending a server takes no lock that one could interrupt."""
-    one = server()
-    # Those that live: the set itself may not have heard yet.
-    if one is not None and not pools_in_order(one.project):
-        forget(one)
+    for server in servers:
+        one = server()
+        # Those that live: the set itself may not have heard yet.
+        if one is not None and not pools_in_order(one.project):
+            forget(one)
 
 
 def _demanded(**what: Any) -> None:
@@ -112,6 +122,6 @@ def _demanded(**what: Any) -> None:
 def _every() -> list[Server]:
     while True:
         try:
-            return list(dict.fromkeys(_servers.values()))
+            return list(dict.fromkeys(chain.from_iterable(_servers.values())))
         except RuntimeError:  # pragma: no cover - another thread has just added one
             continue

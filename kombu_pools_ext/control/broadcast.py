@@ -28,6 +28,7 @@ from ..settings import PoolSettings, SettingsError
 from .answer import Answer, Process
 from .local import tell
 from .mailbox import Mailbox, open_mailbox, supported
+from .options import SHORTEST_KEY
 from .performing import perform, pools_in_order
 from .process import here
 from .project import Project
@@ -90,13 +91,13 @@ def settings_of(project: Project) -> PoolSettings:
 def seal_of(project: Project, place: str, clock: Callable[[], float]) -> Seal:
     """What proves a project's messages at a place.
 
-    :raises ControlError: if the project has no secret.
+    :raises ControlError: if the project has no secret, or one that is too short.
     """
     key = project.key("broadcast")
-    if key is None:
+    if key is None or project.secret_length < SHORTEST_KEY:
         raise ControlError(
-            "BROADCAST: commands from other machines must be proven, and there is no secret: set KEY, or the "
-            "framework's SECRET_KEY"
+            f"BROADCAST: commands from other machines are proven by a secret of at least {SHORTEST_KEY} characters: "
+            "set KEY, or the framework's SECRET_KEY"
         )
     return Seal(key, place, clock)
 

@@ -48,14 +48,14 @@ def parse_control(
     aliases: Collection[str],
     *,
     name: str = NAME,
-    secret: bool = True,
+    secret: str | bytes | None = None,
     beside: Iterable[Problem] = (),
 ) -> ControlSettings:
     """The settings that *value* means.
 
     :param value: a mapping with :data:`KEYS`, ``None`` for the defaults, or ``False`` to turn control off.
     :param aliases: which BROADCAST may name; with their settings, whether it may name them is looked at as well.
-    :param secret: whether the framework has a secret: without one, BROADCAST needs a KEY.
+    :param secret: the framework's: without one, or with one that is too short, BROADCAST needs a KEY.
     :param beside: what is wrong with other settings, to be told together.
     :raises SettingsError: with every problem.
     """
@@ -90,10 +90,13 @@ def parse_control(
     broadcast = value.get("BROADCAST")
     if broadcast is not None:
         _check_broadcast(broadcast, aliases, report("BROADCAST"))
-        if key is None and not secret:
+        if key is None and len(secret or "") < SHORTEST_KEY:
+            has = f"one of {len(secret)} characters" if secret else "none"
             report("BROADCAST")(
-                "commands from other machines must be proven, and there is no secret",
-                "set KEY, or the framework's SECRET_KEY",
+                f"commands from other machines are proven by a secret of at least {SHORTEST_KEY} characters, and "
+                f"there is {has}",
+                "set KEY, or the framework's SECRET_KEY: "
+                "python -c 'import secrets; print(secrets.token_urlsafe())' makes one",
             )
     if problems:
         raise SettingsError(problems, name)

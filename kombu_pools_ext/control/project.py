@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Protocol
 
 from ..aliases import Pools
 from .answer import Answer, Process
-from .options import ControlSettings
+from .options import SHORTEST_KEY, ControlSettings
 from .request import Request
 
 __all__ = ["Project", "Way"]
@@ -26,14 +27,30 @@ class Project:
     :param secret: of the framework; ``None`` where there is none: then *fallback* tells projects apart, and the proof
         is a random key in a file that only this user can read.
     :param fallback: what tells this project from others of this user where there is no secret: a path, a name.
+    :param former_secrets: of the framework, from before a rotation: who has one of them finds these processes and is
+        obeyed, and processes that have one of them are found. KEY stands in the place of these, too.
     """
 
     def __init__(
-        self, settings: ControlSettings, secret: str | bytes | None, fallback: str = ""
+        self,
+        settings: ControlSettings,
+        secret: str | bytes | None,
+        fallback: str = "",
+        *,
+        former_secrets: Iterable[str | bytes] = (),
     ) -> None:
-        secret = settings.key if settings.key is not None else secret
+        if settings.key is not None:
+            secret, former_secrets = settings.key, ()
         self.settings = settings
-        self._secret = secret.encode() if isinstance(secret, str) else secret
+        self._secret = _encoded(secret) if secret else None
+        #: Characters of the secret, or bytes; 0 without one.
+        self.secret_length = len(secret or "")
+        #: This project by its former secrets: under other names, with the same pools.
+        self.former = tuple(
+            Project(_by_former(settings, one), one)
+            for one in _distinct(former_secrets)
+            if _encoded(one) != self._secret
+        )
         digest = (
             self._derive(b"name")
             if self._secret
@@ -43,6 +60,11 @@ class Project:
         self.name = digest.hex()[:16]
         #: The sets of aliases of this process that belong to it, as long as they live.
         self.pools: weakref.WeakSet[Pools] = weakref.WeakSet()
+
+    @property
+    def with_former(self) -> tuple[Project, ...]:
+        """This project, and the same by each of its former secrets."""
+        return (self, *self.former)
 
     def key(self, use: str) -> bytes | None:
         """32 bytes for one *use*, the same in all its processes; ``None`` without a secret."""
@@ -54,6 +76,22 @@ class Project:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
+
+
+def _encoded(secret: str | bytes) -> bytes:
+    return secret.encode() if isinstance(secret, str) else secret
+
+
+def _distinct(secrets: Iterable[str | bytes]) -> Iterable[str | bytes]:
+    if isinstance(secrets, str | bytes):
+        # Somebody has left out the brackets: its characters are no secrets.
+        secrets = (secrets,)
+    return {_encoded(one): one for one in secrets if one and isinstance(one, str | bytes)}.values()
+
+
+def _by_former(settings: ControlSettings, secret: str | bytes) -> ControlSettings:
+    """What holds for a former *secret*: one that is too short to prove anything at a broker does so no longer."""
+    return settings if len(secret) >= SHORTEST_KEY else replace(settings, broadcast=None)
 
 
 class Way(Protocol):

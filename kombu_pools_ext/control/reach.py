@@ -92,13 +92,13 @@ class Control:
         request = Request(command="status", processes=processes, hosts=hosts, timeout=timeout)  # type: ignore[arg-type]  # it checks them
         deadline = time.monotonic() + timeout
         found: dict[str, Process] = {}
-        problems = []
-        for way in ways_for(self.project, request, lambda: tuple(found)):
+        problems: dict[str, None] = {}
+        for way in ways_for(self.project, request, lambda place: tuple(found)):
             try:
                 for process in way.who(request, deadline):
                     found.setdefault(process.name, process)
             except ControlError as error:
-                problems.append(str(error))
+                problems[str(error)] = None
         if problem is not None:
             for one in problems:
                 problem(one)
@@ -115,16 +115,18 @@ class Control:
 
 
 def ways_for(
-    project: Project, request: Request, reached: Callable[[], Collection[str]]
+    project: Project, request: Request, reached: Callable[[int], Collection[str]]
 ) -> list[Way]:
     """The ways to those whom *request* names, the nearest first.
 
-    :param reached: returns the names of those whom the nearest reaches, as soon as that is known: it may wait.
+    :param reached: returns the names of those whom the ways before this one reach, by its place, as soon as that is
+        known: it may wait.
     """
     ways: list[Way] = [Machine(project)]
-    if project.settings.broadcast is not None:
-        # Whichever host is named: on this one too there may be processes that see another directory.
-        ways.append(Elsewhere(project, reached))
+    # Whichever host is named: on this one too there may be processes that see another directory.
+    broadcasting = (one for one in project.with_former if one.settings.broadcast is not None)
+    for place, one in enumerate(broadcasting, 1):
+        ways.append(Elsewhere(one, partial(reached, place)))
     return ways
 
 
@@ -168,44 +170,47 @@ class _Asking:
         self._problems: list[str] = []
         # Looked up now: gevent or eventlet may have replaced them.
         self._lock = threading.Lock()
-        self._nearest_known = threading.Event()
+        #: For each way, whether it is known whom it reaches.
+        self._known_by: list[threading.Event] = []
         self._deadline = time.monotonic() + request.timeout
 
     def run(self) -> Answers:
         began = time.monotonic()
-        nearest, *others = ways_for(self._project, self._request, self._reached)
-        under_way = [_InThread(partial(self._go, way)) for way in others]
-        try:
-            self._go(nearest)
-        finally:
-            self._nearest_known.set()
+        ways = ways_for(self._project, self._request, self._reached)
+        self._known_by = [threading.Event() for _ in ways]
+        nearest, *others = zip(ways, self._known_by, strict=True)
+        under_way = [_InThread(partial(self._go, *one)) for one in others]
+        self._go(*nearest)
         for one in under_way:
             one.wait(self._deadline + GRACE)
         with self._lock:
             answers = sorted(self._answers.values(), key=attrgetter("process.place"))
-            problems = list(self._problems)
+            problems = list(dict.fromkeys(self._problems))
         problems += self._unknown_names(answers)
         seconds = time.monotonic() - began
         return Answers(self._request, tuple(answers), tuple(problems), seconds)
 
-    def _go(self, way: Way) -> None:
+    def _go(self, way: Way, is_known: threading.Event) -> None:
+        note_known = partial(self._note_known, is_known)
         try:
-            way.ask(self._request, self._deadline, self._note_known, self._note_answer)
+            way.ask(self._request, self._deadline, note_known, self._note_answer)
         except ControlError as error:
             with self._lock:
                 self._problems.append(str(error))
+        finally:
+            is_known.set()
 
-    def _reached(self) -> Collection[str]:
-        self._nearest_known.wait(max(0.0, self._deadline - time.monotonic()))
+    def _reached(self, place: int) -> Collection[str]:
+        for is_known in self._known_by[:place]:
+            is_known.wait(max(0.0, self._deadline - time.monotonic()))
         with self._lock:
             return tuple(self._known)
 
-    def _note_known(self, processes: list[Process]) -> None:
+    def _note_known(self, is_known: threading.Event, processes: list[Process]) -> None:
         with self._lock:
             new = [one for one in processes if one.name not in self._known]
             self._known.update((one.name, one) for one in new)
-        # Those of the nearest way: no other one speaks before it has asked for them.
-        self._nearest_known.set()
+        is_known.set()
         if self._tell_known is not None:
             self._tell_known(new)
 

@@ -41,7 +41,7 @@ class _Unreached:
 
 def likely_reasons(project: Project) -> list[str]:
     """Why a command may have missed processes of this machine, each in a line; none where none can be seen."""
-    names = {project.name}
+    names = {one.name for one in project.with_former}
     others = [one for one in _everyone(project) if not _is_found(one, project)]
     same = [one for one in others if one.project in names]
     if same:
@@ -96,12 +96,12 @@ def _name(user: int) -> str:
 
 def _is_found(one: _Unreached, project: Project) -> bool:
     """Whether it is one of those that a command finds."""
-    if one.user != os.geteuid() or one.project != project.name:
+    if one.user != os.geteuid():
         return False
-    for place in places_to_look(project):
-        if place.base == one.base:
-            with contextlib.suppress(OSError):
-                found = (Socket.parse(place.path, file) for file in os.listdir(place.path))
+    for known in project.with_former:
+        for place in places_to_look(known):
+            if (known.name, place.base) == (one.project, one.base):
+                found = (Socket.parse(place.path, file) for file in _names(place.path))
                 return any(it is not None and _process(it) == one.process for it in found)
     return False
 

@@ -1,6 +1,6 @@
 """The project of these tests."""
 
-SECRET_KEY = "for tests"
+SECRET_KEY = "for the tests of Django alone"
 DEBUG = False
 ALLOWED_HOSTS = ["testserver"]
 INSTALLED_APPS = ["django_app"]

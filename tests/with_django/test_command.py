@@ -391,3 +391,66 @@ def test_a_running_process_is_reset(project: dict[str, str]) -> None:
             worker.stdin.close()
             worker.wait(PATIENCE)
     assert "no process" in run(project, "status").stdout
+
+
+# -- a secret that is rotated ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "process, command",
+    [
+        ({"SECRET_KEY": "old"}, {"SECRET_KEY": "new", "SECRET_KEY_FALLBACKS": ["old"]}),
+        ({"SECRET_KEY": "new", "SECRET_KEY_FALLBACKS": ["old"]}, {"SECRET_KEY": "old"}),
+    ],
+)
+def test_commands_reach_processes_across_a_rotation_of_the_secret(
+    project: dict[str, str], tmp_path: Path, process: dict[str, Any], command: dict[str, Any]
+) -> None:
+    """A running process read the settings that were there at its start."""
+    settings = tmp_path / "project_settings.py"
+    text, number = settings.read_text(), f"{uuid.uuid4()}"
+
+    def write(secrets: dict[str, Any]) -> None:
+        # After what stands there.
+        lines = [f"{name} = {value!r}" for name, value in secrets.items()]
+        settings.write_text("\n".join([text, *lines]).replace("'old'", f"'old{number}'"))
+
+    write(process)
+    with subprocess.Popen(
+        [sys.executable, "-c", WORKER],
+        env=project,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as worker:
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        try:
+            assert worker.stdout.readline() == "ready\n"
+            write(command)
+            until(lambda: f":{worker.pid} " in run(project, "status").stdout, PATIENCE)
+            done = run(project, "reset", "--using", "good", "--expect", "1")
+            assert (done.returncode, done.stdout.count("\n")) == (0, 1), done.stderr
+            assert worker.stdout.readline() == "command\n"
+        finally:
+            worker.stdin.close()
+            worker.wait(PATIENCE)
+
+
+def test_a_former_secret_that_is_taken_away_is_read_anew(listening: Callable[..., None]) -> None:
+    with override_settings(SECRET_KEY_FALLBACKS=["a former one"]):
+        listening()
+        assert len(conf.control().project.former) == 1
+    assert conf.control().project.former == ()
+
+
+def test_a_secret_that_is_too_short_for_other_machines() -> None:
+    pools = {"default": "amqp://localhost//"}
+    with override_settings(
+        KOMBU_POOLS=pools, SECRET_KEY="short", KOMBU_POOLS_CONTROL={"BROADCAST": "default"}
+    ):
+        with pytest.raises(
+            CommandError, match="at least 16 characters, and there is one of 5"
+        ) as told:
+            command("status")
+    assert told.value.returncode == 2

@@ -256,7 +256,7 @@ def test_wrong_settings_are_refused_at_once(make_app: MakeApp) -> None:
     assert SECRET not in str(told.value)
     app = Flask("wrong")
     app.config.update(KOMBU_POOLS_URL="memory://", KOMBU_POOLS_CONTROL={"BROADCAST": "nope"})
-    with pytest.raises(ValueError, match="no secret") as told:
+    with pytest.raises(ValueError, match="there is none") as told:
         KombuPools(app)
     assert "'nope'" in str(told.value)
     assert "kombu_pools" not in app.extensions
@@ -298,7 +298,10 @@ from kombu_pools_ext import Pools
 if os.environ["FIRST_USE"] == "before init_app":
     Pools(default="memory://").publish({}, "anywhere")
 app = Flask(__name__)
-app.config.update(SECRET_KEY=os.environ["PROJECT"], KOMBU_POOLS_URL="memory://")
+secret, *former = os.environ["PROJECT"].split()
+app.config.update(
+    SECRET_KEY=secret, SECRET_KEY_FALLBACKS=former or None, KOMBU_POOLS_URL="memory://"
+)
 pools = KombuPools(app)
 
 def tell(app, *, reason, **what):
@@ -313,21 +316,34 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("first_use", ["after init_app", "before init_app"])
-def test_a_running_process_is_reset(tmp_path: Path, first_use: str) -> None:
+@pytest.mark.parametrize(
+    "first_use, process, command",
+    [
+        ("after init_app", "new", "new"),
+        ("before init_app", "new", "new"),
+        ("after init_app", "old", "new old"),
+        ("before init_app", "new old", "old"),
+    ],
+)
+def test_a_running_process_is_reset(
+    tmp_path: Path, first_use: str, process: str, command: str
+) -> None:
     (tmp_path / "shop.py").write_text(APP, encoding="utf-8")
     paths = [str(tmp_path), os.environ.get("PYTHONPATH", "")]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        "PROJECT": f"{uuid.uuid4()}",
         "FIRST_USE": first_use,
     }
+    unique = f"{uuid.uuid4()}"
+
+    def secrets(names: str) -> str:
+        return " ".join(f"{name}-{unique}" for name in names.split())
 
     def run(*arguments: str) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "flask", "--app", "shop", "kombu-pools", *arguments],
-            env=environment,
+            env={**environment, "PROJECT": secrets(command)},
             capture_output=True,
             text=True,
             timeout=PATIENCE,
@@ -338,7 +354,7 @@ def test_a_running_process_is_reset(tmp_path: Path, first_use: str) -> None:
     with subprocess.Popen(
         [sys.executable, "shop.py"],
         cwd=tmp_path,
-        env=environment,
+        env={**environment, "PROJECT": secrets(process)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
