@@ -3,9 +3,10 @@
 ::
 
     from django_app import publish
+    from kombu import Queue
 
     def order(request):
-        publish({"order": 1}, routing_key="orders")
+        publish({"order": 1}, routing_key="orders", declare=[Queue("orders")])
 
 Importing this reads no settings, needs no loaded applications, and opens nothing.
 """

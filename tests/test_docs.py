@@ -63,6 +63,17 @@ def test_the_pages_hold_examples_at_all() -> None:
     assert len(PAGES) >= 8
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT / "docs")))
+def test_every_example_that_publishes_declares_a_queue(page: Path) -> None:
+    """A pool that a URL names publishes as kombu does: what no queue takes is lost without an error."""
+    lost = [
+        line
+        for line, code in examples(page)
+        if "publish(" in code and "declare" not in code and "except TypeError" not in code
+    ]
+    assert lost == []
+
+
 def _names_in(page: str) -> set[str]:
     return set(re.findall(r"`([\w.]+)", (REFERENCE / page).read_text()))
 
