@@ -51,6 +51,7 @@ Dir::Etc::sourcelist "{apt}/sources.list";
 Dir::Etc::sourceparts "/dev/null";
 Acquire::Languages "none";
 APT::Sandbox::User "";
+APT::Update::Error-Mode "any";
 """
 
 
