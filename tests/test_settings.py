@@ -1171,6 +1171,14 @@ def test_settings_without_an_alias_are_told_as_such(given: Any, shown: str) -> N
     assert problem.hint == f'write {{"default": {{{first!r}: …}}}}'
 
 
+def test_a_url_in_place_of_the_dict_is_told_where_it_belongs() -> None:
+    (problem,) = problems_of(f"amqp://guest:{SECRET}@localhost//")
+    assert problem.hint == 'write {"default": …}'
+    (problem,) = problems_of(f'{{"default": "amqp://guest:{SECRET}@localhost//"}}')
+    assert problem.hint.endswith("json.loads() makes a dict of it")
+    assert SECRET not in str(problem)
+
+
 def test_settings_beside_their_alias_are_told_with_what_is_wrong_in_it() -> None:
     misplaced, typo = problems_of({"default": {"URL": AMQP, "LIMT": 3}, "LIMIT": 5})
     assert (misplaced.alias, typo.key) == (None, "LIMT")

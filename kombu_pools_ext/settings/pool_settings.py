@@ -277,7 +277,8 @@ def parse_settings(
     pools: dict[str, PoolSettings] = {}
     if not isinstance(value, Mapping):
         expected = f"a dict of aliases, such as {_EXAMPLE}"
-        hint = text_hint(value, expected)
+        is_url = isinstance(value, str) and "://" in value and not value.startswith("{")
+        hint = 'write {"default": …}' if is_url else text_hint(value, expected)
         problems.append(Problem(None, None, f"expected {expected}, got {describe(value)}", hint))
         raise SettingsError(problems, name)
     if not value:
