@@ -12,9 +12,11 @@ from typing import Any
 
 from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, Error, Warning, register
+from django.utils.module_loading import import_string
 from kombu.utils.url import parse_url
 
 from kombu_pools_ext import PoolSettings, get_limit
+from kombu_pools_ext.broker.credentials import Credentials
 from kombu_pools_ext.documentation import Page
 from kombu_pools_ext.errors import Problem, SettingsError
 
@@ -26,8 +28,10 @@ __all__ = [
     "check_aliases",
     "check_control",
     "check_credentials",
+    "check_credentials_path",
     "check_drivers",
     "check_encryption",
+    "check_error_pages",
     "check_limits",
     "check_memory",
     "check_presence",
@@ -54,9 +58,13 @@ def _valid() -> Mapping[str, PoolSettings]:
 
 def _parts(settings: PoolSettings) -> Iterator[Mapping[str, Any]]:
     for url in settings.url:
-        # Some transports take URLs that only they can read.
-        with contextlib.suppress(ValueError):
-            yield parse_url(url)
+        yield from _parts_of(url)
+
+
+def _parts_of(url: str) -> Iterator[Mapping[str, Any]]:
+    # Some transports take URLs that only they can read.
+    with contextlib.suppress(ValueError):
+        yield parse_url(url)
 
 
 @register(TAG)
@@ -174,6 +182,30 @@ def check_control(**kwargs: Any) -> list[CheckMessage]:
 
 
 @register(TAG)
+def check_credentials_path(**kwargs: Any) -> list[CheckMessage]:
+    """E006: what CREDENTIALS names cannot be imported, or is no function."""
+    found: list[CheckMessage] = []
+    for alias, settings in _valid().items():
+        source = settings.credentials
+        if not isinstance(source, str) or not settings.asks_for_credentials:
+            continue
+        try:
+            Credentials(source, names_user=True).load()
+        except Exception as error:
+            # What else a module raises while it is imported is not ours to show.
+            ours = isinstance(error, ImportError | TypeError)
+            why = str(error) if ours else f"importing it raised {type(error).__name__}"
+            found.append(
+                Error(
+                    "What CREDENTIALS names cannot be asked.",
+                    hint=f"{_at(alias)}: {why}",
+                    id="kombu_pools.E006",
+                )
+            )
+    return found
+
+
+@register(TAG)
 def check_limits(**kwargs: Any) -> list[CheckMessage]:
     """W001: a limit is below the number of the server's threads."""
     threads = servers.known_threads()
@@ -204,7 +236,8 @@ def check_credentials(**kwargs: Any) -> list[CheckMessage]:
             id="kombu_pools.W002",
         )
         for alias, settings in _valid().items()
-        if any(
+        if not settings.asks_for_credentials
+        and any(
             (settings.is_amqp or settings.transport == "librabbitmq")
             # Without any, py-amqp takes these.
             and (parts["userid"] or "guest", parts["password"] or "guest") == ("guest", "guest")
@@ -261,6 +294,42 @@ def check_memory(**kwargs: Any) -> list[CheckMessage]:
         for alias, settings in _valid().items()
         if settings.transport == "memory"
     ]
+
+
+@register(TAG, deploy=True)
+def check_error_pages(**kwargs: Any) -> list[CheckMessage]:
+    """W005: Django's error mails show a URL with its password."""
+    try:
+        reporter: Any = import_string(django_settings.DEFAULT_EXCEPTION_REPORTER_FILTER)()
+        shown = set(_texts_in(reporter.cleanse_setting(conf.NAME, conf.configured())))
+    except Exception:
+        # A filter of somebody's own, which has ways of its own.
+        return []
+    return [
+        Warning(
+            "Error pages and mails of Django show a URL with its password.",
+            hint=f"{_at(alias)}: write HOST, USER and PASSWORD in place of URL, or set "
+            'DEFAULT_EXCEPTION_REPORTER_FILTER = "django_app.debug.SafeExceptionReporterFilter".',
+            id="kombu_pools.W005",
+        )
+        for alias, settings in _valid().items()
+        if any(
+            parts["password"] not in (None, "guest") and any(url in text for text in shown)
+            for url in settings.url
+            for parts in _parts_of(url)
+        )
+    ]
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from _texts_in(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _texts_in(one)
 
 
 def _at(alias: str) -> str:

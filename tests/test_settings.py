@@ -266,7 +266,10 @@ def test_an_alias_with_a_value_of_the_wrong_type(value: object) -> None:
         ("Limit", "did you mean 'LIMIT'?"),
         ("SERIALISER", "did you mean 'SERIALIZER'?"),
         ("CONFIRMS", "did you mean 'CONFIRM'?"),
-        ("FROBNICATE", "known: URL, LIMIT, MIN_IDLE"),
+        (
+            "FROBNICATE",
+            "known: URL, HOST, PORT, USER, PASSWORD, VHOST, TRANSPORT, CREDENTIALS, LIMIT",
+        ),
     ],
 )
 def test_an_unknown_key(key: str, hint: str) -> None:

@@ -16,14 +16,15 @@ from ..settings.url_checks import url_problems
 from ..settings.urls import with_defaults
 from . import redis_sockets, tls
 from .addresses import CONNECT_TIMEOUT, Addresses
+from .credentials import CredentialsFailed
 from .first_channel import FirstChannel
 from .handshake import Handshake, WrongProtocol
-from .redis_answers import passes
+from .redis_answers import login_refused, passes
 
 if TYPE_CHECKING:
     from .driver import OpenConnection
 
-__all__ = ["Connector", "NotConnected", "establish", "may_pass"]
+__all__ = ["Connector", "NotConnected", "establish", "is_login_refused", "may_pass"]
 
 #: Seconds after which the first of a list, once it has failed, is tried again before the one that works. Long enough
 #: that a broker that is down for a night costs next to nothing, short enough that nobody must restart the clients
@@ -108,6 +109,8 @@ class Connector:
             try:
                 connection._connection_factory()
             except Exception as error:
+                if isinstance(error, CredentialsFailed):
+                    raise  # they are the same for the next broker
                 # A certificate's error is a ValueError too.
                 if isinstance(error, _NOT_THE_BROKERS) and not isinstance(error, OSError):
                     raise
@@ -177,8 +180,8 @@ def establish(connection: OpenConnection) -> Any:
             return transport.establish_connection()
     given = connection.ssl
     connection.ssl = tls.for_host(given, connection.hostname)
-    addresses = Addresses(connection.at_most)
     try:
+        addresses = Addresses(_log_in(connection))
         while True:
             first = FirstChannel(transport, kept=connection.with_channel)
             handshake = Handshake(transport, addresses, first.ask)
@@ -203,6 +206,17 @@ def establish(connection: OpenConnection) -> Any:
     connection.first_channel = channel
     _connects_once(established)
     return established
+
+
+def _log_in(connection: OpenConnection) -> float | None:
+    """Ask for user and password, where they are asked for; return the seconds that are left for the connection."""
+    if connection.credentials is None:
+        return connection.at_most
+    seconds = connection.connect_timeout or CONNECT_TIMEOUT
+    ends = time.monotonic() + min(seconds, connection.at_most or seconds)
+    login = connection.credentials.ask(ends - time.monotonic(), needs_user=True)
+    connection.log_in(login)
+    return max(SHORTEST, ends - time.monotonic())
 
 
 def _connects_once(established: Any) -> None:
@@ -262,6 +276,8 @@ def may_pass(error: BaseException) -> bool:
     A broker that is down, slow or unknown to the name server may come back. A password, a virtual host or a
     certificate that is refused stays so, and what speaks no AMQP will not learn it.
     """
+    if isinstance(error, CredentialsFailed):
+        return True
     if isinstance(error, NotConnected):
         return any(map(may_pass, error.failures))
     if isinstance(error, OperationalError):
@@ -283,6 +299,13 @@ def may_pass(error: BaseException) -> bool:
     if isinstance(error, FileNotFoundError):
         return False
     return isinstance(error, OSError | MemoryError) or _redis_may_pass(error)
+
+
+def is_login_refused(error: BaseException) -> bool:
+    """Whether *error* is a broker's word on user or password."""
+    if isinstance(error, NotConnected):
+        return any(map(is_login_refused, error.failures))
+    return isinstance(error, amqp.exceptions.AccessRefused) or login_refused(error)
 
 
 def _redis_may_pass(error: BaseException) -> bool:

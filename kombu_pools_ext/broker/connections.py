@@ -16,6 +16,7 @@ from ..engine.counters import Drained, PoolStats
 from ..engine.trial import Trial
 from ..errors import LeaseError
 from ..masking import mask_url
+from .credentials import Credentials
 from .driver import ConnectionDriver, KombuErrors, OpenConnection
 from .identity import with_host
 from .made_once import MadeOnce
@@ -196,6 +197,7 @@ class ConnectionPool(PoolFace, KombuConnectionPool):
         ``docs/reference/settings.md``.
     :param name: stands in errors, logs and tables; by default the URI without its password.
     :param confirm_timeout: seconds that a publish waits for its confirm, where the connection asks for confirms.
+    :param credentials: what is asked for user and password at each connect, in the place of the connection's own.
     """
 
     def __init__(
@@ -208,6 +210,7 @@ class ConnectionPool(PoolFace, KombuConnectionPool):
         options: PoolOptions | Callable[[], PoolOptions] | None = None,
         name: str | None = None,
         confirm_timeout: float | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         # Not kombu's __init__: it registers a fork hook that shuts the parent's sockets down.
         PoolFace.__init__(self, preload, close_after_fork)
@@ -219,6 +222,7 @@ class ConnectionPool(PoolFace, KombuConnectionPool):
         self._options = options
         self._name = name
         self.confirm_timeout = confirm_timeout
+        self._credentials = credentials
 
     #: Whether producers are lent on its connections, which are opened with a channel then.
     lends_producers = False
@@ -234,6 +238,7 @@ class ConnectionPool(PoolFace, KombuConnectionPool):
             lambda: self.connection,
             lambda: self.name,
             answer_timeout=ANSWER_TIMEOUT if self.confirm_timeout is None else self.confirm_timeout,
+            credentials=self._credentials,
             on_blocked=self.publishing_blocked,
             on_unblocked=self.publishing_unblocked,
             with_channel=lambda: self.lends_producers,

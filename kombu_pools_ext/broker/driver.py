@@ -44,6 +44,7 @@ from .wire import Wire
 if TYPE_CHECKING:
     from kombu.connection import ConnectionPool as KombuConnectionPool
 
+    from .credentials import Credentials, Login
     from .direct import Direct
 
 logger = logging.getLogger("kombu_pools_ext")
@@ -71,6 +72,8 @@ class OpenConnection(kombu.Connection):
     pool_name = ""
     #: Seconds that Redis gets for an answer.
     answer_timeout: float = redis_sockets.ANSWER_TIMEOUT
+    #: What is asked for user and password each time it connects.
+    credentials: Credentials | None = None
     #: Seconds for connecting, where it must not take as long as it may.
     at_most: float | None = None
     #: Whether the channel that is opened together with it, where AMQP carries it, is to be its default channel.
@@ -125,6 +128,12 @@ class OpenConnection(kombu.Connection):
     def _establish_connection(self) -> Any:
         return connecting.establish(self)
 
+    def log_in(self, login: Login) -> None:
+        """Connect as *login* from now on; a copy of the connection does, too."""
+        self.password = login.password
+        if login.user is not None:
+            self.userid = login.user
+
     def clone(self, **kwargs: Any) -> kombu.Connection:
         """A plain connection with the same settings but for its heartbeat: nobody says one for it."""
         settings = {**dict(self._info(resolve=False)), "heartbeat": 0}
@@ -146,6 +155,7 @@ class ConnectionDriver:
     :param answer_timeout: seconds that Redis gets for each answer, unless the connection's own options say it.
     :param on_blocked: is told of each connection on which the broker takes no messages for a while, and why.
     :param on_unblocked: is told when it takes them again.
+    :param credentials: what is asked for user and password at each connect, if anything is.
     :param with_channel: returns whether whoever borrows a connection is likely to use its default channel.
     """
 
@@ -155,6 +165,7 @@ class ConnectionDriver:
         name: Callable[[], str] = str,
         *,
         answer_timeout: float = redis_sockets.ANSWER_TIMEOUT,
+        credentials: Credentials | None = None,
         on_blocked: Callable[[OpenConnection, str], object] | None = None,
         on_unblocked: Callable[[OpenConnection], object] | None = None,
         with_channel: Callable[[], bool] = bool,
@@ -162,6 +173,7 @@ class ConnectionDriver:
         self._make_origin = make_origin
         self._name = name
         self._answer_timeout = answer_timeout
+        self._credentials = credentials
         self._connector = connecting.Connector(self._new_to_open)
         self._with_channel = with_channel
         self._on_blocked = on_blocked
@@ -182,6 +194,7 @@ class ConnectionDriver:
             connection.transport_options, connection
         )
         connection.answer_timeout = self._answer_timeout
+        connection.credentials = self._credentials
         return connection
 
     def _new_to_open(self) -> OpenConnection:
@@ -252,7 +265,9 @@ class ConnectionDriver:
 
     def may_pass(self, error: BaseException) -> bool:
         """Whether an opening that failed with *error* may succeed later, without anybody's doing."""
-        return connecting.may_pass(error)
+        # Of a password that rotates broker and we hear at two moments.
+        asks = self._credentials is not None
+        return connecting.may_pass(error) or (asks and connecting.is_login_refused(error))
 
     def close(self, item: OpenConnection, *, broken: bool, timeout: float | None = None) -> None:
         """Say goodbye, within *timeout* seconds; not a word if it is *broken*."""

@@ -17,6 +17,7 @@ from ..errors import UnknownAlias
 from ..settings import CHECKS, PoolSettings, Problem, SettingsError
 from ..settings.problems import collect, did_you_mean
 from .connections import ConnectionPool, PoolFace
+from .credentials import Credentials
 from .identity import PoolKey, key_of, settings_key
 from .pool_group import PoolGroup, get_limit, global_limit, use_global_limit
 from .producers import ProducerPool
@@ -159,12 +160,16 @@ class Connections(_BrokerGroup):
         settings = connection
         if missing := settings.missing_driver():
             raise ImportError(missing)
+        credentials = None
+        if settings.asks_for_credentials and settings.credentials is not None:
+            credentials = Credentials(settings.credentials, names_user=settings.names_user)
         return ConnectionPool(
             settings.connection,
             limit=settings.own_limit(limit),
             options=partial(_options_of, settings),
             name=settings.uri,
             confirm_timeout=settings.confirm_timeout,
+            credentials=credentials,
         )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import kombu
 
 from ..settings import PoolSettings
+from ..settings.likeness import stand_in
 from ..settings.nested import copy_options, freeze
 
 __all__ = ["NOTE", "PoolKey", "key_of", "settings_key", "token_of", "with_host"]
@@ -193,7 +194,7 @@ def _make_key(connection: kombu.Connection) -> PoolKey:
         _part(info["transport"]),
         host,
         info["userid"],
-        _part(info["password"]),
+        stand_in(info["password"]),
         vhost,
         info["port"],
         _part(info["ssl"] or None),
@@ -203,6 +204,6 @@ def _make_key(connection: kombu.Connection) -> PoolKey:
         float(info["heartbeat"] or 0),
         _part(info["failover_strategy"]),
         _part(tuple(info["alternates"] or ()) or None),
-        _part(info.get("credential_provider")),
+        stand_in(info.get("credential_provider")),
     )
     return PoolKey(parts, connection.as_uri())

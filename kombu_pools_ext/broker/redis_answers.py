@@ -9,7 +9,7 @@ import kombu.exceptions
 
 from ..errors import PublishRefused
 
-__all__ = ["is_answer", "is_refusal", "passes", "refusal"]
+__all__ = ["is_answer", "is_refusal", "login_refused", "passes", "refusal"]
 
 #: Answers that another connection, or the next try, may not get: the server is the wrong one, is not ready, or wants to
 #: be told another password.
@@ -103,6 +103,11 @@ def is_refusal(error: BaseException) -> bool:
 def passes(error: BaseException) -> bool:
     """Whether *error* is an answer that may be another one later, without anybody changing a setting."""
     return _code(error) in _MAY_PASS - {"NOAUTH", "WRONGPASS"}
+
+
+def login_refused(error: BaseException) -> bool:
+    """Whether *error* is Redis's word on user or password."""
+    return _code(error) in ("NOAUTH", "WRONGPASS")
 
 
 def refusal(

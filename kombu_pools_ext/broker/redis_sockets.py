@@ -196,10 +196,15 @@ class _Connecting:
     """Mixed into redis-py's connection classes: connects within the deadline."""
 
     bounds: Bounds
+    #: The connection of kombu's that it belongs to.
+    client: Any
+    username: Any
+    password: Any
     socket_timeout: Any
     socket_connect_timeout: Any
 
     def _connect(self) -> BoundedSocket:
+        self._log_in()
         own = self.socket_timeout, self.socket_connect_timeout
         try:
             # For TLS's handshake the one, for TCP's the other.
@@ -214,6 +219,15 @@ class _Connecting:
             self.socket_timeout, self.socket_connect_timeout = own
         sock.settimeout(own[0])
         return BoundedSocket(sock, self.bounds)
+
+    def _log_in(self) -> None:
+        # At each connect: redis-py makes another socket in the place of one that was closed.
+        client = self.client
+        if client.credentials is not None:
+            seconds = self.bounds.shorten(client.connect_timeout or ANSWER_TIMEOUT)
+            login = client.credentials.ask(seconds, needs_user=False)
+            client.log_in(login)
+            self.username, self.password = client.userid, login.password
 
 
 class _Channel:
@@ -247,7 +261,7 @@ class _Channel:
             parameters.setdefault("ssl_check_hostname", verifies)
         kind = parameters["connection_class"]
         parameters["connection_class"] = type(
-            kind.__name__, (_Connecting, kind), {"bounds": client.bounds}
+            kind.__name__, (_Connecting, kind), {"bounds": client.bounds, "client": client}
         )
         return parameters
 

@@ -21,7 +21,7 @@ from typing import Any
 from . import fork
 from .threads import OWN_THREADS, spawn_thread
 
-__all__ = ["busy_opening", "may_wait", "spare", "wanted_by_ours"]
+__all__ = ["busy", "busy_opening", "may_wait", "spare", "wanted_by_ours"]
 
 #: Holds leases, so its name is none of those of our other threads.
 THREAD = "log-of-kombu-pools"
@@ -75,17 +75,16 @@ def _begin() -> None:
 
 def _handle_later() -> None:
     """Handle the records that were kept, each by its handler: the body of a thread."""
-    state, me = _state, threading.get_ident()
-    # What it publishes goes out on an idle connection: one more opening would have records of its own, without end.
-    state.busy.add(me)
+    state = _state
     try:
-        while state.later:
-            reference, record = state.later.popleft()
-            handler = reference()
-            if handler is not None:
-                handler.handle(record)
+        # What it publishes goes out on an idle connection: one more opening would have records of its own, without end.
+        with busy():
+            while state.later:
+                reference, record = state.later.popleft()
+                handler = reference()
+                if handler is not None:
+                    handler.handle(record)
     finally:
-        state.busy.discard(me)
         state.turn.release()
     if state.later:
         # Closes the race with a record that came when this thread had looked, and not ended.
@@ -135,6 +134,17 @@ def wanted_by_ours(handlers: list[logging.Handler]) -> bool:
         if ours and frame.f_code in (_ACQUIRE, _HANDLE) and frame.f_locals.get("self") in handlers:
             return True
     return False
+
+
+@contextmanager
+def busy() -> Iterator[None]:
+    """Within, this thread must not wait for any pool."""
+    me = threading.get_ident()
+    _state.busy.add(me)
+    try:
+        yield
+    finally:
+        _state.busy.discard(me)
 
 
 @contextmanager

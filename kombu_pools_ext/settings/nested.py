@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["Identity", "copy_options", "freeze", "is_deeper"]
+__all__ = ["DEEPEST", "Identity", "copy_options", "freeze", "is_deeper"]
+
+#: Levels of nested options; what is deeper is most likely a container inside itself.
+DEEPEST = 20
 
 
 def is_deeper(value: object, levels: int) -> bool:

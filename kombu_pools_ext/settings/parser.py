@@ -13,7 +13,9 @@ import kombu.pools
 from kombu import compression, serialization
 
 from ..masking import describe, split_urls
-from .nested import copy_options, is_deeper
+from .credentials import credential_problems, credentials
+from .nested import DEEPEST, copy_options, is_deeper
+from .parts import PART_CHECKS, PARTS, urls_from
 from .problems import (
     Problem,
     Report,
@@ -47,9 +49,6 @@ LONGEST_HEARTBEAT = 65535
 
 #: In place of a flag: for what is published to the default exchange alone.
 DEFAULT_EXCHANGE: Final = "default_exchange"
-
-#: Levels of nested options; what is deeper is most likely a container inside itself.
-DEEPEST = 20
 
 
 class UseGlobalLimit(Enum):
@@ -231,7 +230,7 @@ def _registered(
     if value is None or (isinstance(value, str) and value in known):
         return value
     expected = f"the name of a {what} that kombu knows, or None"
-    hint = text_hint(value, expected) if value else ""
+    hint = text_hint(value, expected) if isinstance(value, str) and value else ""
     if isinstance(value, str) and not hint:
         hint = f'pip install "{extras[value]}"' if value in extras else nearest(value, known)
     refuse(report, value, expected, hint)
@@ -303,6 +302,8 @@ def _retry(value: Any, report: Report) -> RetryPolicy | None:
 #: The settings, by their names in lower case.
 CHECKS: Mapping[str, Check] = {
     "url": _url,
+    **PART_CHECKS,
+    "credentials": credentials,
     "limit": _limit,
     "min_idle": _whole("a whole number from 0"),
     "acquire_timeout": _seconds(
@@ -340,10 +341,21 @@ def check_values(
     problems: list[Problem] = []
     values: dict[str, Any] = {}
     for name, value in given.items():
+        if value is None and name in PARTS:
+            continue  # as if it were left out
         before = len(problems)
         checked = CHECKS[name](value, collect(problems, alias, spelling[name]))
         if len(problems) == before:
             values[name] = checked
+
+    def report(name: str, message: str, hint: str) -> None:
+        collect(problems, alias, spelling[name])(message, hint)
+
+    _make_url(given, values, spelling, report)
+    if values.get("credentials") is not None and values.get("url"):
+        options = values.get("transport_options", {})
+        for one in credential_problems(values["url"], options, spelling):
+            report(*one)
     limit, min_idle = values.get("limit"), values.get("min_idle", 0)
     if isinstance(limit, int) and limit < min_idle:
         collect(problems, alias, spelling["limit"])(
@@ -371,6 +383,26 @@ def check_values(
             "write it with dashes",
         )
     return values, problems
+
+
+def _make_url(
+    given: Mapping[str, Any], values: dict[str, Any], spelling: Mapping[str, str], report: Any
+) -> None:
+    """Put a URL in the place of the parts of one."""
+    parts = {name: values.pop(name) for name in PARTS if name in values}
+    named = [name for name in PARTS if given.get(name) is not None]
+    if "url" in given:
+        if named:
+            shown = ", ".join(spelling[name] for name in named)
+            report(
+                "url",
+                f"given beside {shown}, and which of them holds is not said",
+                f"remove {spelling['url']}, or {shown}",
+            )
+    elif len(parts) == len(named) and any(name in given for name in PARTS):
+        # Else they have problems of their own.
+        has_credentials = given.get("credentials") is not None
+        values["url"] = urls_from(parts, spelling, has_credentials, report)
 
 
 def has_confirms(confirm: bool, transport_options: Mapping[str, Any]) -> bool:
@@ -411,13 +443,28 @@ def read_keys(
             values[name], spelling[name] = value, key
     for name in CHECKS:
         spelling.setdefault(name, name.upper() if upper else name)
-    if not any(isinstance(key, str) and key.lower() == "url" for key in given):
+    if not any(isinstance(key, str) and key.lower() in ("url", *PARTS) for key in given):
         problems.append(Problem(alias, spelling["url"], "missing", EXAMPLE))
     return values, spelling, problems
+
+
+#: What kombu, Django and others call it; a likeness of letters would mislead.
+_MEANT = {
+    "broker_url": "url",
+    "hostname": "host",
+    "hosts": "host",
+    "userid": "user",
+    "username": "user",
+    "virtual_host": "vhost",
+    "virtualhost": "vhost",
+    "credential_provider": "credentials",
+}
 
 
 def _unknown(key: str, alias: str | None) -> Problem:
     lower = key.islower()
     names = [name if lower else name.upper() for name in CHECKS]
-    shown, hint = describe(key), nearest(key if lower else key.upper(), names)
+    meant = _MEANT.get(key.lower(), "")
+    shown = describe(key)
+    hint = nearest((meant or key) if lower else (meant or key).upper(), names)
     return Problem(alias, shown.strip("'\""), f"{shown} is no setting", hint)

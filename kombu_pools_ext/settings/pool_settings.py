@@ -6,16 +6,18 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 import kombu
+from kombu.utils.url import parse_url
 
 from ..engine.options import PoolOptions
 from ..masking import describe, mask_url, show
 from . import sources
 from . import urls as broker_urls
+from .likeness import stand_in
 from .nested import Identity, copy_options, freeze
 from .parser import (
     CHECKS,
@@ -50,7 +52,11 @@ class PoolSettings:
     """
 
     #: One or more broker URLs, tried in their order; a single text, or several in it after ``;``, will do.
+    #: :meth:`of` and ``KOMBU_POOLS`` make it of ``host``, ``port``, ``user``, ``password``, ``vhost`` and
+    #: ``transport`` as well.
     url: tuple[str, ...]
+    #: What is asked for the password, or for user and password, at each connect; a function or its dotted path.
+    credentials: str | Callable[[], Any] | None = None
     #: Most connections of this process; ``None`` (or 0) is unlimited.
     limit: int | UseGlobalLimit | None = use_global_limit
     #: Connections kept open in the background.
@@ -95,7 +101,7 @@ class PoolSettings:
     _identity: Identity = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        given = {name: getattr(self, name) for name in CHECKS}
+        given = {one.name: getattr(self, one.name) for one in fields(self) if one.init}
         values, problems = check_values(given, {name: name for name in CHECKS})
         if problems:
             raise SettingsError(problems)
@@ -149,6 +155,16 @@ class PoolSettings:
                 # Older kombus ignore it.
                 options.setdefault("client_name", self.connection_name)
         return options
+
+    @property
+    def asks_for_credentials(self) -> bool:
+        """Whether :attr:`credentials` are asked: where another transport is put in, for tests say, nobody is."""
+        return self.credentials is not None and self._implementation in ("pyamqp", "redis")
+
+    @property
+    def names_user(self) -> bool:
+        """Whether each URL names the user; of a transport that kombu reads the URLs of."""
+        return all(parse_url(url)["userid"] for url in self.url)
 
     @property
     def options(self) -> PoolOptions:
@@ -235,6 +251,7 @@ class PoolSettings:
                 self.check_after,
                 *own,
                 self.leak_after,
+                stand_in(self.credentials),
                 freeze(self.ssl),
                 freeze(self.transport_options),
                 self.connection_name,
@@ -249,7 +266,7 @@ class PoolSettings:
         for one in fields(self):
             default = one.default_factory() if one.default_factory is not MISSING else one.default
             value = getattr(self, one.name)
-            if one.name in CHECKS and one.name != "url" and value != default:
+            if one.init and one.name != "url" and value != default:
                 parts.append(
                     f"{one.name}={value!r}" if one.name == "retry" else f"{one.name}={show(value)}"
                 )

@@ -16,6 +16,7 @@ __all__ = [
     "driver_of",
     "family_of",
     "implementation_of",
+    "is_installed",
     "missing_driver",
     "tls_in_url",
     "transport_of",
@@ -85,7 +86,7 @@ def driver_of(transport: str) -> str | None:
 def missing_driver(transport: str) -> str | None:
     """What to tell whoever lacks the module that *transport* needs; ``None`` if it is there, or none is needed."""
     driver = _DRIVERS.get(implementation_of(transport))
-    if driver is None or _is_installed(driver[0]):
+    if driver is None or is_installed(driver[0]):
         return None
     return (
         f"the transport {transport!r} needs the Python module {driver[0]!r}, which is not installed: "
@@ -93,7 +94,8 @@ def missing_driver(transport: str) -> str | None:
     )
 
 
-def _is_installed(module: str) -> bool:
+def is_installed(module: str) -> bool:
+    """Whether there is *module*; imports nothing."""
     top, *below = module.split(".")
     try:
         spec = find_spec(top)

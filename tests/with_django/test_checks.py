@@ -59,7 +59,8 @@ def only(by_id: dict[str, list[CheckMessage]]) -> tuple[str, CheckMessage]:
 
 
 def test_nothing_is_wrong_with_good_settings(configure: Callable[..., None]) -> None:
-    configure(URL=f"amqps://shop:{SECRET}@broker.example/shop", LIMIT=20)
+    broker = {"HOST": "broker.example", "USER": "shop", "PASSWORD": SECRET, "VHOST": "shop"}
+    configure({"default": {**broker, "TRANSPORT": "amqps", "LIMIT": 20}})
     assert found(deploy=True) == {}
 
 
@@ -377,7 +378,7 @@ def test_the_page_has_an_entry_for_each_and_no_other() -> None:
     source = Path(checks.__file__).read_text(encoding="utf-8")
     page = (ROOT / "docs" / "reference" / "checks.md").read_text(encoding="utf-8")
     made = set(re.findall(r"kombu_pools\.([EW]\d{3})", source))
-    assert len(made) == 9
+    assert len(made) == 11
     assert set(re.findall(r"^### kombu_pools\.([EW]\d{3})", page, re.MULTILINE)) == made
 
 
@@ -394,3 +395,72 @@ execute_from_command_line(["manage.py", "check"])
     assert done.returncode == 1
     assert "(kombu_pools.E001) KOMBU_POOLS['default']['X']: 'X' is no setting" in done.stderr
     assert SECRET not in done.stderr + done.stdout
+
+
+# -- credentials -------------------------------------------------------------------------------------------------------
+
+
+def answers() -> tuple[str, str]:
+    return "app", SECRET
+
+
+@pytest.mark.parametrize(
+    "credentials, why",
+    [
+        (f"{__name__}.no_such", "has no attribute 'no_such'"),
+        (f"{__name__}.SECRET", "is a value of type str"),
+    ],
+)
+def test_e006_what_credentials_names_cannot_be_asked(credentials: str, why: str) -> None:
+    with override_settings(KOMBU_POOLS={"default": {"HOST": "h", "CREDENTIALS": credentials}}):
+        name, message = only(found())
+    assert name == "E006"
+    assert "KOMBU_POOLS['default']" in str(message.hint)
+    assert why in str(message.hint)
+
+
+def test_credentials_that_can_be_asked_are_no_problem_and_are_nobodys_guest() -> None:
+    alias = {"HOST": "localhost", "CREDENTIALS": f"{__name__}.answers"}
+    with override_settings(KOMBU_POOLS={"default": alias}):
+        assert not found(deploy=True)
+
+
+def test_credentials_of_a_module_that_cannot_be_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "of_a_vault.py").write_text(f"raise LookupError({SECRET!r})\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with override_settings(
+        KOMBU_POOLS={"default": {"HOST": "h", "CREDENTIALS": "of_a_vault.credentials"}}
+    ):
+        name, message = only(found())
+    assert name == "E006"
+    assert "importing it raised LookupError" in str(message.hint)
+
+
+# -- error pages -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "pools, warned",
+    [
+        ({"default": f"amqps://app:{SECRET}@h//"}, True),
+        ({"default": {"URL": ["amqps://a//", f"amqps://app:{SECRET}@h//"]}}, True),
+        ({"default": f"amqps://app:{SECRET}@h//;amqps://app:{SECRET}@i//"}, True),
+        ({"default": "amqps://h//"}, False),
+        ({"default": {"HOST": "h", "USER": "u", "PASSWORD": SECRET, "TRANSPORT": "amqps"}}, False),
+        ({"default": PoolSettings.of(url=f"amqps://app:{SECRET}@h//")}, False),
+        # Everybody knows it, and another check tells.
+        ({"default": "amqps://guest:guest@h//"}, False),
+    ],
+)
+def test_w005_error_mails_show_a_url_with_its_password(pools: Any, warned: bool) -> None:
+    with override_settings(KOMBU_POOLS=pools):
+        messages = found(deploy=True).get("W005", [])
+        assert len(messages) == warned
+        if warned:
+            assert "write HOST, USER and PASSWORD in place of URL" in str(messages[0].hint)
+        assert "W005" not in found()
+    ours = "django_app.debug.SafeExceptionReporterFilter"
+    with override_settings(KOMBU_POOLS=pools, DEFAULT_EXCEPTION_REPORTER_FILTER=ours):
+        assert "W005" not in found(deploy=True)

@@ -1,0 +1,26 @@
+"""Error pages and mails without the passwords of URLs: Django masks settings by their names alone, ``PASSWORD`` say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.views import debug
+
+from kombu_pools_ext.masking import mask_url
+
+__all__ = ["SafeExceptionReporterFilter"]
+
+
+class SafeExceptionReporterFilter(debug.SafeExceptionReporterFilter):
+    """Django's, which also masks the password of each URL in the settings, whatever they are called.
+
+    For ``DEFAULT_EXCEPTION_REPORTER_FILTER = "django_app.debug.SafeExceptionReporterFilter"``.
+    """
+
+    def cleanse_setting(self, key: Any, value: Any) -> Any:
+        """*value* as an error page may show it."""
+        cleansed = super().cleanse_setting(key, value)
+        # Django comes by here for each value of a dict or list as well.
+        if isinstance(cleansed, str) and "@" in cleansed.partition("://")[2]:
+            return mask_url(cleansed)
+        return cleansed

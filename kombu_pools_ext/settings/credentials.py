@@ -1,0 +1,128 @@
+"""``CREDENTIALS``: what is asked for user and password at each connect, looked at without calling or importing it."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from kombu.utils.url import parse_url
+
+from .problems import Report
+from .urls import implementation_of, is_installed, transport_of
+
+__all__ = ["EXAMPLE", "credential_problems", "credentials", "function_of", "module_and_name"]
+
+#: A hint.
+EXAMPLE = "a function without arguments, or its dotted path such as 'shop.vault.credentials'"
+
+_PATH = re.compile(
+    r"([^\W\d]\w*(?:\.[^\W\d]\w*)*)(?:\.([^\W\d]\w*)|:([^\W\d]\w*(?:\.[^\W\d]\w*)*))"
+)
+
+#: Options of the transport that would take their place.
+_IN_THEIR_PLACE = ("userid", "password", "login_response")
+
+
+def module_and_name(path: str) -> tuple[str, str] | None:
+    """The module and the name in it that the dotted *path* stands for; ``None`` if it is none."""
+    found = _PATH.fullmatch(path)
+    return None if found is None else (found.group(1), found.group(2) or found.group(3))
+
+
+def credentials(value: Any, report: Report) -> str | Callable[[], Any] | None:
+    """Check what was given as ``CREDENTIALS``. Nothing of it is shown: it may be a password by mistake."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        path = module_and_name(value)
+        if path is None:
+            report("the text is no dotted path", f"expected {EXAMPLE}")
+        elif path[0] not in sys.modules and not is_installed(path[0]):
+            report(
+                "there is no module of that path",
+                "is it misspelt, or not on sys.path? a method is 'module:Class.method'",
+            )
+        else:
+            return value
+    elif (function := function_of(value, report)) is not None:
+        return function
+    return None
+
+
+def function_of(value: Any, report: Report) -> Callable[[], Any] | None:
+    """*value*, if it can be asked."""
+    if not callable(value) or isinstance(value, type):
+        kind = "a class" if isinstance(value, type) else f"a value of type {type(value).__name__}"
+        hint = "fixed ones are USER and PASSWORD" if isinstance(value, tuple | list | dict) else ""
+        if callable(getattr(value, "get_credentials", None)):
+            hint = "of a provider of redis-py, give the bound method: provider.get_credentials"
+        report(f"expected {EXAMPLE}, got {kind}", hint)
+    elif any(map(_is_async, (value, getattr(value, "__call__", None)))):  # noqa: B004  # what it is
+        report(
+            "it is async, and a connection is opened in a thread, without an event loop",
+            "give a plain function",
+        )
+    elif not _takes_nothing(value):
+        report(
+            "it has arguments, and is called without any",
+            "functools.partial() binds them",
+        )
+    else:
+        function: Callable[[], Any] = value
+        return function
+    return None
+
+
+def _is_async(value: Any) -> bool:
+    return inspect.iscoroutinefunction(value) or inspect.isasyncgenfunction(value)
+
+
+def _takes_nothing(function: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(function).bind()
+    except TypeError:
+        return False
+    except ValueError:
+        pass  # some that are written in C have none to look at
+    return True
+
+
+def credential_problems(
+    urls: Sequence[str], options: Mapping[str, Any], spelling: Mapping[str, str]
+) -> Iterator[tuple[str, str, str]]:
+    """What contradicts ``CREDENTIALS``: each the name of a setting, a message and a hint."""
+    transport = transport_of(urls[0])
+    implementation = implementation_of(transport)
+    name = spelling["credentials"]
+    if implementation == "memory":
+        return  # nobody is asked there
+    if implementation not in ("pyamqp", "redis") or "+" in urls[0].partition("://")[0]:
+        yield (
+            "credentials",
+            f"it is asked for with AMQP and Redis alone, over TCP, not with {transport}://",
+            "",
+        )
+        return
+    parts = [parse_url(url) for url in urls]
+    if any(one["password"] for one in parts):
+        yield (
+            "credentials",
+            "there is a password besides, and which of them holds is not said",
+            "remove one of the two",
+        )
+    if any("credential_provider" in one for one in parts):
+        yield (
+            "credentials",
+            "the URL has a 'credential_provider' besides, and which of them holds is not said",
+            "remove one of the two",
+        )
+    for option in _IN_THEIR_PLACE:
+        if option in options:
+            yield (
+                "transport_options",
+                f"{option!r} would take the place of what {name} says",
+                "remove one of the two",
+            )

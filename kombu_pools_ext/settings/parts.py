@@ -1,0 +1,177 @@
+"""``HOST``, ``PORT``, ``USER``, ``PASSWORD``, ``VHOST`` and ``TRANSPORT``: a broker without a URL.
+
+They become one, with the right escapes: all that comes after has one way to name a broker.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from kombu.transport import TRANSPORT_ALIASES
+
+from ..masking import describe
+from .problems import Report, nearest, refuse
+from .url_checks import EXAMPLE, HOST_CHARACTERS, PARSE_THEMSELVES, WITH_HOST
+from .urls import implementation_of
+
+__all__ = ["PARTS", "PART_CHECKS", "urls_from"]
+
+#: The transport where none is named.
+_TRANSPORT = "amqp"
+_OWN_URL = frozenset(
+    name for name in TRANSPORT_ALIASES if implementation_of(name) in PARSE_THEMSELVES
+)
+
+
+def _text(value: Any, report: Report) -> str | None:
+    # What is no text is told by its type alone: it may be a secret.
+    if not isinstance(value, str):
+        report(f"expected a text, got a value of type {type(value).__name__}", "")
+    elif not value:
+        report("it is empty", "leave it out, or write None; is a variable not set?")
+    elif "\0" in value or not _encodable(value):
+        report("it has a null character in it, or one that has no UTF-8", "")
+    else:
+        return value
+    return None
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _password(value: Any, report: Report) -> str | None:
+    checked = _text(value, report)
+    if checked is not None and checked.strip("\r\n") != checked:
+        report(
+            "it begins or ends with a line break",
+            "what was read from a file needs its strip()",
+        )
+    return checked
+
+
+def _host(value: Any, report: Report) -> tuple[str, ...]:
+    hosts = value if isinstance(value, list | tuple) else [value]
+    if not hosts:
+        report("the list of hosts is empty", "give at least one")
+    found = []
+    for number, one in enumerate(hosts, 1):
+        place = f"host {number} of {len(hosts)}: " if len(hosts) > 1 else ""
+        if not isinstance(one, str):
+            report(f"{place}expected a name, an address or a list of them, got {describe(one)}", "")
+            continue
+        host = one.removeprefix("[").removesuffix("]")
+        if _is_ipv6(host):
+            found.append(f"[{host.replace('%', '%25')}]")
+        elif HOST_CHARACTERS.fullmatch(one):
+            found.append(one)
+        else:
+            # Not shown where it may be a URL: the password in it could be anywhere.
+            shown = describe(one) if one.isprintable() and "@" not in one else "this"
+            report(f"{place}{shown} is neither a name nor an address", _host_hint(one))
+    return tuple(found)
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        ipaddress.IPv6Address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _host_hint(host: str) -> str:
+    if "://" in host or "@" in host:
+        return "a URL is the setting URL"
+    if "," in host or ";" in host:
+        return "several are a list"
+    if "/" in host:
+        return "the socket of Redis is a URL: redis+socket:///path/to/the.sock"
+    if ":" in host:
+        return (
+            "the port is the setting PORT; several hosts with ports of their own are a list of URLs"
+        )
+    return "is a variable not set?" if not host.strip() else ""
+
+
+def _port(value: Any, report: Report) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 65536:
+        refuse(report, value, "a whole number from 1 to 65535")
+        return None
+    return int(value)
+
+
+def _vhost(value: Any, report: Report) -> str | None:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return str(value)
+    return _text(value, report)
+
+
+def _transport(value: Any, report: Report) -> str | None:
+    name = value.lower() if isinstance(value, str) else value
+    if not isinstance(name, str) or name not in TRANSPORT_ALIASES:
+        known = sorted(set(map(str.lower, TRANSPORT_ALIASES)) - _OWN_URL)
+        refuse(report, value, "the name of a transport of kombu's", nearest(name, known))
+        return None
+    if name in _OWN_URL:
+        report(f"{describe(value)} has URLs of its own kind", "use the setting URL")
+        return None
+    return name
+
+
+#: By their names in lower case.
+PART_CHECKS: Mapping[str, Any] = {
+    "host": _host,
+    "port": _port,
+    "user": _text,
+    "password": _password,
+    "vhost": _vhost,
+    "transport": _transport,
+}
+PARTS = tuple(PART_CHECKS)
+
+
+def urls_from(
+    parts: Mapping[str, Any], spelling: Mapping[str, str], has_credentials: bool, report: Any
+) -> tuple[str, ...]:
+    """The URLs that *parts* make, one for each host.
+
+    :param parts: checked values, by their names in lower case; what is left out is not in it.
+    :param spelling: the names as they were given.
+    :param has_credentials: whether ``CREDENTIALS`` are asked for a password.
+    :param report: takes the name of a setting, a message and a hint.
+    """
+    transport = parts.get("transport", _TRANSPORT)
+    implementation = implementation_of(transport)
+    hosts = parts.get("host", ("",))
+    if hosts == ("",) and implementation in WITH_HOST:
+        report("host", "missing", f"or write the whole as {spelling['url']}: {EXAMPLE}")
+    vhost = parts.get("vhost")
+    if implementation == "redis":
+        if vhost is not None and not (vhost.isascii() and vhost.isdecimal() and len(vhost) < 10):
+            report("vhost", f"expected the number of a Redis database, got {describe(vhost)}", "")
+    elif implementation in WITH_HOST:
+        # kombu would fill in "guest", whichever of the two is not there.
+        if "user" in parts and "password" not in parts and not has_credentials:
+            report(
+                "password",
+                f"missing, beside {spelling['user']}",
+                f"or give {spelling['credentials']}; is a variable not set?",
+            )
+        if "password" in parts and "user" not in parts:
+            report("user", f"missing, beside {spelling['password']}", "is a variable not set?")
+    login = quote(parts.get("user", ""), safe="")
+    if "password" in parts:
+        login += f":{quote(parts['password'], safe='')}"
+    start = f"{transport}://{login}{'@' if login else ''}"
+    port = f":{parts['port']}" if "port" in parts else ""
+    # Without one, the path of the transport's default.
+    path = f"/{quote(vhost, safe='')}" if vhost is not None else "/"
+    return tuple(f"{start}{host}{port}{path}" for host in hosts)
