@@ -74,6 +74,14 @@ class Elsewhere:
         if missing:
             raise ControlError(missing)
 
+    def count_others(self, deadline: float) -> int:
+        """How many processes of other projects there are at the broker, as far as it tells that.
+
+        :raises ControlError: if the broker cannot be asked.
+        """
+        with self._call(deadline) as call:
+            return call.count_others([one.name for one in self._project.with_former])
+
     @contextlib.contextmanager
     def _call(self, deadline: float) -> Iterator[_Call]:
         """A mailbox of our own, for as long as it lasts; what goes wrong with it is told."""
@@ -130,6 +138,10 @@ class _Call:
                     self._found[process.name] = process
                 if process is not None and message.kind == "late":
                     self._late[process.name] = str(message.content.get("error"))
+
+    def count_others(self, names: Collection[str]) -> int:
+        """Of those who have joined, how many did so by none of these names."""
+        return self._mailbox.count_others(names)
 
     def choose(self, request: Request, reached: Collection[str]) -> None:
         """Of those who are there, find the ones that are meant, and not *reached* otherwise."""

@@ -13,7 +13,7 @@ import socket
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
@@ -109,6 +109,10 @@ class Mailbox(ABC):
     @abstractmethod
     def send_to_all(self, data: bytes) -> int | None:
         """Send to all who have joined; how many they are, by the broker's count, or ``None`` where it has none."""
+
+    def count_others(self, names: Collection[str]) -> int:
+        """How many have joined for projects of other names than *names*, as far as this broker tells that."""
+        return 0
 
     @abstractmethod
     def send(self, address: str, data: bytes) -> None:

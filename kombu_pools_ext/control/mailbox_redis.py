@@ -6,8 +6,10 @@ access rules may ask for.
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from .mailbox import ANSWER, PREFIX, Lost, Mailbox
@@ -49,7 +51,35 @@ class RedisMailbox(Mailbox):
         self._subscribe(self.address)
 
     def send_to_all(self, data: bytes) -> int | None:
-        return self._publish(self._all, data)
+        with self._within(ANSWER):
+            subscribed = self._subscribed([self._all])
+        # Whoever subscribed to a pattern, to watch all that is said, is counted by PUBLISH alone.
+        heard = self._publish(self._all, data)
+        return heard if subscribed is None else min(heard, subscribed)
+
+    def count_others(self, names: Collection[str]) -> int:
+        beginning = self._all.removesuffix(self._project)
+        # What stands for itself in a pattern is escaped.
+        pattern = re.sub(r"([\\*?[\]])", r"\\\1", beginning) + "*"
+        with self._within(ANSWER):
+            found = self._client.execute_command("PUBSUB CHANNELS", pattern)
+            channels = {one.decode(errors="replace") for one in found}
+            known = {f"{beginning}{name}" for name in names}
+            is_project = re.compile(re.escape(beginning) + "[0-9a-f]{16}").fullmatch
+            return self._subscribed([one for one in channels - known if is_project(one)]) or 0
+
+    def _subscribed(self, channels: Sequence[str]) -> int | None:
+        """How many have subscribed to these channels by their names; ``None`` where we may not know."""
+        from redis.exceptions import ResponseError
+
+        if not channels:
+            return 0
+        try:
+            found = self._client.execute_command("PUBSUB NUMSUB", *channels)
+        except ResponseError:
+            # Access rules may have no +pubsub.
+            return None
+        return _sum_of_counts(found)
 
     def send(self, address: str, data: bytes) -> None:
         self._publish(address, data)
@@ -111,3 +141,12 @@ class RedisMailbox(Mailbox):
         if subscription is not None:
             subscription.close()
             self._pool.disconnect()
+
+
+def _sum_of_counts(answer: Any) -> int:
+    """Of an answer to PUBSUB NUMSUB: names with counts, as pairs, in a row or by name, as the version has it."""
+    if isinstance(answer, Mapping):
+        return sum(map(int, answer.values()))
+    if answer and isinstance(answer[0], tuple | list):
+        return sum(int(count) for _, count in answer)
+    return sum(map(int, answer[1::2]))

@@ -209,6 +209,13 @@ class Place:
             ) from error
         if not stat.S_ISDIR(found.st_mode):
             raise ControlError(f"{self.base} is no directory; set DIRECTORY to one")
+        # Whoever owns a directory may replace what is in it, sticky or not; whoever owns a link, where it leads.
+        _check_owner("the directory", self.base, found)
+        for path in (*reversed(Path(self.base).parents), Path(self.base)):
+            with suppress(OSError):
+                link = os.lstat(path)
+                if stat.S_ISLNK(link.st_mode):
+                    _check_owner("the symbolic link", str(path), link)
         if found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX:
             raise ControlError(
                 f"the directory {self.base} is not safe: others may replace what is in it (mode "
@@ -331,6 +338,15 @@ def _read_key(path: str) -> bytes | None:
     if len(key) != KEY_SIZE:
         raise ControlError(f"the key {path} is damaged: it has not {KEY_SIZE} bytes; remove it")
     return key
+
+
+def _check_owner(what: str, path: str, found: os.stat_result) -> None:
+    """:raises ControlError: unless *path* belongs to this user, or to root."""
+    if found.st_uid not in (os.geteuid(), 0):
+        raise ControlError(
+            f"{what} {path} is not safe: it belongs to user {found.st_uid}, who may replace what is in it; set "
+            "DIRECTORY to one of this user's or root's"
+        )
 
 
 def _check_directory(path: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from functools import partial
 from operator import attrgetter
 
@@ -23,6 +24,8 @@ __all__ = ["Control", "ways_for"]
 THREAD = "kombu-pools-ask"
 #: Seconds beyond the time-out that a way gets to say what it knows.
 GRACE = 0.5
+#: Seconds for finding out why nobody was found.
+LOOK_AROUND = 2.0
 
 
 class Control:
@@ -109,9 +112,18 @@ class Control:
     def likely_reasons(self) -> list[str]:
         """Why processes of this machine may have been missed, each in a line; for when fewer are found than there are.
 
-        They are other users', use another key, or listen in another directory. None of them is asked.
+        They are other users', use another key, or listen in another directory. None of them is asked. With BROADCAST on
+        Redis, those who use another key there are counted as well; RabbitMQ lists nothing of the kind.
         """
-        return likely_reasons(self.project)
+        reasons = likely_reasons(self.project)
+        if self.project.settings.broadcast is not None:
+            # That it cannot be asked is told by whatever was asked before.
+            with suppress(ControlError):
+                deadline = time.monotonic() + LOOK_AROUND
+                if count := Elsewhere(self.project).count_others(deadline):
+                    use = "1 process uses" if count == 1 else f"{count} processes use"
+                    reasons.append(f"{use} another key at the broker: is the secret the same here?")
+        return reasons
 
 
 def ways_for(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kombu_pools_ext.control import broadcast, elsewhere, mailbox_rabbitmq, mailbox_redis
+from kombu_pools_ext.control import Control, broadcast, elsewhere, mailbox_rabbitmq, mailbox_redis
 from kombu_pools_ext.control.broadcast import listen
 from kombu_pools_ext.control.elsewhere import Elsewhere
 from kombu_pools_ext.control.request import Request
@@ -205,6 +205,52 @@ def test_rabbitmq_has_no_queue_or_exchange_more(private_rabbitmq: PrivateRabbitM
 
 
 @pytest.mark.slow
+def test_who_watches_all_of_redis_is_no_process(redis_url: str) -> None:
+    """As `redis-cli psubscribe '*'` does: Redis counts it among those who have heard a message."""
+    import redis
+
+    with Meeting(redis_url) as meeting, redis.Redis.from_url(redis_url) as client:
+        meeting.play("a")
+        with client.pubsub() as stranger:
+            stranger.psubscribe("*", "kombu-pools.*")
+            eventually(lambda: (stranger.get_message(timeout=PATIENCE) or {}).get("type"))
+            began = time.monotonic()
+            asked = meeting.ask()
+        # Nobody is waited for, and nothing is the matter.
+        assert (asked.outcomes, asked.problem) == ({"a": "done"}, None)
+        assert time.monotonic() - began < PATIENCE / 4
+
+
+def test_access_rules_without_pubsub_leave_the_count_of_those_who_heard(
+    private_redis: PrivateRedis,
+) -> None:
+    import redis
+
+    with redis.Redis(port=private_redis.port) as client:
+        # Those that docs/explanation/control-broadcast.md names, but for one.
+        needed = ["+subscribe", "+publish", "+ping", "+client|setname"]
+        rules = ["on", ">word", "&kombu-pools.*", *needed]
+        client.execute_command("ACL SETUSER", "shop", *rules)
+    with Meeting(f"redis://shop:word@127.0.0.1:{private_redis.port}") as meeting:
+        meeting.play("a")
+        asked = meeting.ask()
+        assert (asked.outcomes, asked.problem) == ({"a": "done"}, None)
+
+
+def test_processes_with_another_key_at_redis_are_counted(redis_url: str) -> None:
+    with Meeting(redis_url) as meeting, Meeting(redis_url) as other:
+        looking = Elsewhere(meeting.project)
+        before = looking.count_others(time.monotonic() + PATIENCE)
+        meeting.play("a")
+        other.play("b")
+        other.play("c")
+        assert looking.count_others(time.monotonic() + PATIENCE) == before + 2
+        assert any(
+            "at the broker: is the secret the same here?" in one
+            for one in Control(meeting.project).likely_reasons()
+        )
+
+
 def test_redis_has_no_key_more(private_redis: PrivateRedis) -> None:
     import redis
 

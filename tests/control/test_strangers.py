@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -537,6 +538,70 @@ def test_a_base_in_which_others_may_replace_things_is_not_used(base: Base) -> No
     base.path.chmod(0o777)
     assert "others may replace" in control.ask("status").problems[0]
     base.path.chmod(0o1777)
+
+
+def of_another(base: Base) -> Path:
+    path = base.path / "b"
+    path.mkdir(0o755)
+    os.chown(path, NOBODY, NOBODY)
+    return path
+
+
+def of_another_and_sticky(base: Base) -> Path:
+    path = of_another(base)
+    path.chmod(0o1777)
+    return path
+
+
+def behind_a_link_of_another(base: Base) -> Path:
+    (base.path / "d").mkdir(0o700)
+    path = base.path / "b"
+    path.symlink_to("d")
+    os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+    return path
+
+
+def below_a_link_of_another(base: Base) -> Path:
+    path = behind_a_link_of_another(base)
+    (path / "e").mkdir(0o700)
+    return path / "e"
+
+
+@needs_root
+@pytest.mark.parametrize(
+    "make, what",
+    [
+        (of_another, "the directory"),
+        (of_another_and_sticky, "the directory"),
+        (behind_a_link_of_another, "the symbolic link"),
+        (below_a_link_of_another, "the symbolic link"),
+    ],
+)
+def test_a_base_that_another_user_may_replace_is_not_used(
+    base: Base, make: Callable[[Base], Path], what: str
+) -> None:
+    path = make(base)
+    _, control = base.attach(directory=path)
+    words = f"{what} {base.path / 'b'} is not safe: it belongs to user {NOBODY}"
+    with pytest.raises(ControlError, match=re.escape(words)):
+        serve(control.project)
+    # Nor is what somebody has put there looked at.
+    os.chown(base.path / "b", 0, 0, follow_symlinks=False)
+    (base.path / "b").chmod(0o755)
+    assert serve(control.project)
+    assert control.ask("status", timeout=PATIENCE).ok
+    os.chown(base.path / "b", NOBODY, NOBODY, follow_symlinks=False)
+    answers = control.ask("status")
+    assert answers.answers == ()
+    assert words in answers.problems[0]
+
+
+def test_a_link_of_our_own_is_followed(base: Base) -> None:
+    (base.path / "d").mkdir(0o700)
+    (base.path / "b").symlink_to("d")
+    _, control = base.attach(directory=base.path / "b")
+    assert serve(control.project)
+    assert control.ask("status", timeout=PATIENCE).ok
 
 
 @pytest.mark.parametrize("what", ["missing", "file"])
