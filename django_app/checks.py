@@ -186,11 +186,11 @@ def check_credentials_path(**kwargs: Any) -> list[CheckMessage]:
     """E006: what CREDENTIALS names cannot be imported, or is no function."""
     found: list[CheckMessage] = []
     for alias, settings in _valid().items():
-        source = settings.credentials
-        if not isinstance(source, str) or not settings.asks_for_credentials:
+        credentials = Credentials.of(settings)
+        if credentials is None:
             continue
         try:
-            Credentials(source, names_user=True).load()
+            credentials.load()
         except Exception as error:
             # What else a module raises while it is imported is not ours to show.
             ours = isinstance(error, ImportError | TypeError)

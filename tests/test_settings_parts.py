@@ -124,7 +124,7 @@ def test_several_hosts_are_brokers_to_fail_over_to() -> None:
         ({"HOST": "h", "USER": "u", "PASSWORD": SECRET.encode()}, "PASSWORD", "type bytes", ""),
         ({"HOST": "h", "USER": "u", "PASSWORD": f"{SECRET}\0"}, "PASSWORD", "null character", ""),
         ({"HOST": "h", "USER": "u", "PASSWORD": f"{SECRET}\ud800"}, "PASSWORD", "no UTF-8", ""),
-        ({"HOST": "h", "USER": 5, "PASSWORD": SECRET}, "USER", "expected a text", ""),
+        ({"HOST": "h", "USER": 5, "PASSWORD": SECRET}, "USER", "expected a text", "quote it"),
         ({"HOST": "h", "VHOST": ""}, "VHOST", "it is empty", ""),
         ({"HOST": "h", "VHOST": "x", "TRANSPORT": "redis"}, "VHOST", "number of a Redis", ""),
         ({"HOST": "h", "TRANSPORT": "ampq"}, "TRANSPORT", "expected the name", "'amqp'"),

@@ -18,6 +18,7 @@ from kombu.exceptions import OperationalError
 
 from ..engine.log_handlers import busy
 from ..engine.threads import spawn_thread
+from ..settings import PoolSettings
 from ..settings.credentials import EXAMPLE, module_and_name
 
 __all__ = ["Credentials", "CredentialsFailed", "Login"]
@@ -88,6 +89,12 @@ class Credentials:
     :param source: a function without arguments, or its dotted path, which is imported when it is first asked.
     :param names_user: whether the URLs name the user.
     """
+
+    @classmethod
+    def of(cls, settings: PoolSettings) -> Credentials | None:
+        """What a pool with *settings* asks; ``None`` if nothing."""
+        source = settings.credentials if settings.asks_for_credentials else None
+        return None if source is None else cls(source, names_user=settings.names_user)
 
     def __init__(self, source: str | Callable[[], Any], *, names_user: bool) -> None:
         self._source = source

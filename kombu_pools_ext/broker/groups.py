@@ -160,16 +160,13 @@ class Connections(_BrokerGroup):
         settings = connection
         if missing := settings.missing_driver():
             raise ImportError(missing)
-        credentials = None
-        if settings.asks_for_credentials and settings.credentials is not None:
-            credentials = Credentials(settings.credentials, names_user=settings.names_user)
         return ConnectionPool(
             settings.connection,
             limit=settings.own_limit(limit),
             options=partial(_options_of, settings),
             name=settings.uri,
             confirm_timeout=settings.confirm_timeout,
-            credentials=credentials,
+            credentials=Credentials.of(settings),
         )
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
+from ..broker.credentials import Credentials
 from ..broker.driver import ConnectionDriver, OpenConnection
 from ..engine import fork
 from ..settings import PoolSettings
@@ -64,7 +65,7 @@ def open_mailbox(settings: PoolSettings, project: str, seconds: float | None = N
     from .mailbox_rabbitmq import RabbitMailbox
     from .mailbox_redis import RedisMailbox
 
-    driver = ConnectionDriver(own.connection)
+    driver = ConnectionDriver(own.connection, credentials=Credentials.of(own))
     connection = driver.open()
     if settings.is_amqp:
         return RabbitMailbox(driver, connection, project)

@@ -29,7 +29,13 @@ _OWN_URL = frozenset(
 def _text(value: Any, report: Report) -> str | None:
     # What is no text is told by its type alone: it may be a secret.
     if not isinstance(value, str):
-        report(f"expected a text, got a value of type {type(value).__name__}", "")
+        number = isinstance(value, int | float)
+        report(
+            f"expected a text, got a value of type {type(value).__name__}",
+            "where it is read as JSON, as by Flask from the environment, quote it"
+            if number
+            else "",
+        )
     elif not value:
         report("it is empty", "leave it out, or write None; is a variable not set?")
     elif "\0" in value or not _encodable(value):

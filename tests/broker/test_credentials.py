@@ -14,8 +14,9 @@ import kombu
 import pytest
 from amqp.exceptions import AccessRefused
 
-from kombu_pools_ext import Pools, connections
+from kombu_pools_ext import Pools, PoolSettings, connections
 from kombu_pools_ext.broker.credentials import Credentials, CredentialsFailed, Login
+from kombu_pools_ext.control.mailbox import open_mailbox
 from kombu_pools_ext.errors import BrokerUnreachable
 from tests.brokers.redis import PrivateRedis
 
@@ -70,7 +71,8 @@ def _rabbitmq(node: Node, scheme: str) -> Vault:
     def change(password: str) -> None:
         # A call of rabbitmqctl takes a second.
         if not _passwords:
-            node.add_user(USER, password, write=".*")
+            node.ctl("add_user", USER, password)
+            node.ctl("set_permissions", USER, ".*", ".*", ".*")
         elif _passwords[-1] != password:
             node.ctl("change_password", USER, password)
         _passwords.append(password)
@@ -93,6 +95,11 @@ def vault(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Va
         node.tls_url  # skips without an openssl
         monkeypatch.setenv("SSL_CERT_FILE", str(node.certificate))
     return _rabbitmq(node, request.param)
+
+
+def lower(settings: dict[str, Any]) -> dict[str, Any]:
+    """As keywords."""
+    return {name.lower(): value for name, value in settings.items()}
 
 
 def works(connection: Any) -> bool:
@@ -184,6 +191,11 @@ def test_redis_asks_again_for_a_socket_that_it_opens_in_the_place_of_another(
             admin.execute_command("CLIENT", "KILL", "USER", USER)
         producer.publish("two", routing_key="credentials", retry=True)
         assert vault.asked == 2
+
+
+def test_the_connection_that_commands_come_by_asks_too(vault: Vault) -> None:
+    open_mailbox(PoolSettings.of(**lower(vault.settings)), "a project").close(PATIENCE)
+    assert vault.asked == 1
 
 
 # -- they fail ---------------------------------------------------------------------------------------------------------

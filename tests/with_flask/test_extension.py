@@ -122,6 +122,29 @@ def test_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert app.extensions["kombu_pools"].settings["default"].limit == 7
 
 
+def test_parts_of_a_url_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "HOST": "broker.example",
+        "PORT": "5673",
+        "USER": "shop",
+        "PASSWORD": "p@ss/w#rd",
+        "TRANSPORT": "amqps",
+    }.items():
+        monkeypatch.setenv(f"FLASK_KOMBU_POOLS__default__{name}", value)
+    app = Flask("environment")
+    app.config.from_prefixed_env()
+    KombuPools(app)
+    settings = app.extensions["kombu_pools"].settings["default"]
+    assert settings.uri == "amqps://shop:**@broker.example:5673/"
+    assert settings.connection().password == "p@ss/w#rd"
+    # Flask reads JSON where it can.
+    monkeypatch.setenv("FLASK_KOMBU_POOLS__default__PASSWORD", "12345")
+    app = Flask("environment")
+    app.config.from_prefixed_env()
+    with pytest.raises(SettingsError, match=r"PASSWORD.* a value of type int; .* quote it"):
+        KombuPools(app)
+
+
 def test_none_is_as_if_it_were_not_set() -> None:
     state = configured(KOMBU_POOLS=None, KOMBU_POOLS_URL="memory://")
     assert list(state.settings) == ["default"]
