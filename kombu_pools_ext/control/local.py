@@ -10,6 +10,7 @@ import contextlib
 import logging
 import math
 import os
+import re
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,8 +51,9 @@ T = TypeVar("T")
 
 logger = logging.getLogger("kombu_pools_ext.control")
 
-#: Shorter passwords are not looked for in errors: they are parts of ordinary words.
-SHORTEST_SECRET = 4
+#: Characters of passwords: shorter ones are not looked for in errors, for they are parts of ordinary words, and only as
+#: long ones are looked for within words.
+SHORTEST_SECRET, LONG_SECRET = 4, 8
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,8 @@ class ResetRow(Row):
     lent: int
     #: Why it failed; ``None`` if it did not.
     error: str | None
+    #: The alias whose row has the numbers, because both name one pool; ``None`` if this one's has.
+    shared_with: str | None = None
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,8 @@ class SuspendRow(Row):
     """What suspending did to a pool."""
 
     ok: bool
+    #: ``"wait"`` or ``"fail"``, as it was suspended before; ``None`` if it was not.
+    before: str | None
     suspended: bool
     #: Connections lent, which come back as ever.
     lent: int
@@ -221,6 +227,7 @@ def reset(
     :raises SettingsError: if the settings are wrong, or a transport's driver is not installed.
     """
     rows = []
+    closed_by: dict[ConnectionPool, str] = {}
     chosen = _pools_of(pools, using)
     done = renewing.renew(chosen.values(), timeout, force=force)
     for alias, pool in chosen.items():
@@ -230,9 +237,11 @@ def reset(
         elif isinstance(outcome, Exception):
             error = tell(outcome, pools.settings[alias])
         else:
-            rows.append(ResetRow(*_whose(pools, alias), True, outcome.closed, outcome.lent, None))
+            first = closed_by.setdefault(pool, alias)
             # Of those that share the pool the first has closed it.
-            done[pool] = Drained(0, outcome.lent)
+            closed, sharing = (outcome.closed, None) if first == alias else (0, first)
+            whose = _whose(pools, alias)
+            rows.append(ResetRow(*whose, True, closed, outcome.lent, None, sharing))
         if error is not None:
             rows.append(ResetRow(*_whose(pools, alias), False, 0, pool.lent, error))
     events.pools_reset.send(reason=reason)
@@ -372,7 +381,8 @@ def suspend(
     :raises UnknownAlias: for an alias that is not configured; nothing has happened then.
     :raises SettingsError: if the settings are wrong, or a transport's driver is not installed.
     """
-    return _each(pools, using, lambda alias, pool: pool.suspend(mode), _suspended(SuspendRow))
+    row = _suspended(SuspendRow, pools, using)
+    return _each(pools, using, lambda alias, pool: pool.suspend(mode), row)
 
 
 def resume(pools: Pools, using: Sequence[str] | None = None) -> list[ResumeRow]:
@@ -381,16 +391,25 @@ def resume(pools: Pools, using: Sequence[str] | None = None) -> list[ResumeRow]:
     :raises UnknownAlias: for an alias that is not configured; nothing has happened then.
     :raises SettingsError: if the settings are wrong, or a transport's driver is not installed.
     """
-    return _each(pools, using, lambda alias, pool: pool.resume(), _suspended(ResumeRow))
+    row = _suspended(ResumeRow, pools, using)
+    return _each(pools, using, lambda alias, pool: pool.resume(), row)
 
 
 _Whose = tuple[str, int, str, str]
 
 
-def _suspended(kind: Callable[..., T]) -> Callable[[_Whose, ConnectionPool, str | None], T]:
+def _suspended(
+    kind: Callable[..., T], pools: Pools, using: Sequence[str] | None
+) -> Callable[[_Whose, ConnectionPool, str | None], T]:
+    """What makes rows, of pools that are as they are now: aliases that share one find it changed by the first."""
+    before = {
+        alias: pool.engine.ledger.suspended for alias, pool in _pools_of(pools, using).items()
+    }
+
     def row(whose: _Whose, pool: ConnectionPool, error: str | None) -> T:
         stats = pool.stats()
-        return kind(*whose, error is None, stats.suspended, stats.lent, stats.waiting, error)
+        was = before[whose[2]]
+        return kind(*whose, error is None, was, stats.suspended, stats.lent, stats.waiting, error)
 
     return row
 
@@ -429,17 +448,37 @@ def _whose(pools: Pools, alias: str) -> _Whose:
 
 
 def tell(error: BaseException, settings: PoolSettings) -> str:
-    """*error* in a line, without the passwords in *settings*: what a broker or driver quotes is not ours to know."""
+    """*error* in a line, without the passwords in *settings*: what a broker or driver quotes is not ours to know.
+
+    Our own name of the broker stays as it is, also where a password is a word of it, as ``guest`` is.
+    """
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    for password in _passwords(settings):
-        for secret in (password, quote(password, safe="")):
-            if len(secret) >= SHORTEST_SECRET:
+    parts = [_masked(one, settings) for one in text.split(settings.uri)]
+    return " ".join(settings.uri.join(parts).split())
+
+
+def _masked(text: str, settings: PoolSettings) -> str:
+    for user, password in _logins(settings):
+        for secret in dict.fromkeys((password, quote(password, safe=""))):
+            if len(secret) < SHORTEST_SECRET:
+                continue
+            # In a URL, whatever else it is.
+            text = text.replace(f":{secret}@", f":{MASK}@")
+            if password == user:
+                # It is shown as the name of the user.
+                continue
+            if len(secret) < LONG_SECRET:
+                # It may be a part of an ordinary word.
+                text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", MASK, text)
+            else:
                 text = text.replace(secret, MASK)
-    return " ".join(text.split())
+    return text
 
 
-def _passwords(settings: PoolSettings) -> Iterator[str]:
+def _logins(settings: PoolSettings) -> Iterator[tuple[str, str]]:
+    """The users and passwords in the URLs."""
     for url in settings.url:
         # Some transports take URLs that only they can read.
         with contextlib.suppress(ValueError):
-            yield parse_url(url)["password"] or ""
+            parts = parse_url(url)
+            yield parts["userid"] or "", parts["password"] or ""

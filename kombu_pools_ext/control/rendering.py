@@ -144,12 +144,18 @@ def _state(row: Mapping[str, Any]) -> str:
 def _did(answers: Answers, row: Mapping[str, Any]) -> str:
     """What became of one pool."""
     if not row.get("ok", True):
-        return f"failed: {row.get('error')}"
+        return _failed(row)
+    if answers.request.command == "suspend":
+        return _suspended(row, answers.request.mode)
     return _DONE[answers.request.command](row)
 
 
 def _reset(row: Mapping[str, Any]) -> str:
     closed, lent = row.get("closed", 0), row.get("lent", 0)
+    if row.get("shared_with") is not None:
+        return f"has the pool of {row['shared_with']}"
+    if not closed and not lent:
+        return "nothing to close: no connection was open"
     connections = "connection" if closed == 1 else "connections"
     return f"closed {closed} idle {connections}{_later(lent)}"
 
@@ -164,6 +170,8 @@ def _reloaded(row: Mapping[str, Any]) -> str:
 def _limited(row: Mapping[str, Any]) -> str:
     limit, lent = row.get("limit"), row.get("lent", 0)
     over = max(0, lent - limit) if isinstance(limit, int) else 0
+    if "before" in row and row["before"] == limit:
+        return f"limit {_number(row, 'limit')}, as before{_later(over)}"
     return f"limit {_number(row, 'limit')}, was {_number(row, 'before')}{_later(over)}"
 
 
@@ -173,14 +181,35 @@ def _later(lent: int) -> str:
     return f", {lent} lent will be closed when {'it comes' if lent == 1 else 'they come'} back"
 
 
+def _suspended(row: Mapping[str, Any], mode: str) -> str:
+    before = row.get("before")
+    if before is None:
+        return "suspended"
+    callers = (
+        "" if before == mode else f"; callers now {'wait' if mode == 'wait' else 'fail at once'}"
+    )
+    return f"was suspended already{callers}"
+
+
+def _resumed(row: Mapping[str, Any]) -> str:
+    # A process of an older version does not say.
+    return "was not suspended" if row.get("before", "") is None else "resumed"
+
+
+def _failed(row: Mapping[str, Any]) -> str:
+    """Why it failed, with the broker: its user and URL may be why."""
+    error, broker = str(row.get("error")), str(row.get("broker", ""))
+    # Once is enough.
+    return f"failed: {error.replace(f'pool {broker!r}: ', '')}  {broker}".rstrip()
+
+
 #: What is said of a pool with which all went well.
 _DONE: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "reset": _reset,
     "reload": _reloaded,
     "ping": lambda row: f"ok in {row['seconds'] * 1000:.1f} ms  {row.get('broker', '')}",
     "limit": _limited,
-    "suspend": lambda row: "suspended",
-    "resume": lambda row: "resumed",
+    "resume": _resumed,
 }
 
 

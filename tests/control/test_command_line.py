@@ -274,6 +274,54 @@ def test_json_is_one_document(terminal: Terminal) -> None:
     assert (second["outcome"], second["rows"], second["seconds"]) == ("silent", [], None)
 
 
+@pytest.mark.parametrize(
+    "command, row, said",
+    [
+        ("suspend", {"before": None}, "suspended"),
+        ("suspend", {"before": "wait"}, "was suspended already"),
+        ("suspend", {"before": "fail"}, "was suspended already; callers now wait"),
+        ("resume", {"before": "fail"}, "resumed"),
+        ("resume", {"before": None}, "was not suspended"),
+        # Of an older version.
+        ("suspend", {}, "suspended"),
+        ("resume", {}, "resumed"),
+        ("limit", {"before": 5, "limit": 3, "lent": 0}, "limit 3, was 5"),
+        ("limit", {"before": 3, "limit": 3, "lent": 4}, "limit 3, as before, 1 lent will be closed when it comes back"),
+        ("reset", {"closed": 0, "lent": 0}, "nothing to close: no connection was open"),
+        ("reset", {"closed": 0, "lent": 1}, "closed 0 idle connections, 1 lent will be closed when it comes back"),
+        ("reset", {"closed": 0, "lent": 1, "shared_with": "default"}, "has the pool of default"),
+    ],
+)  # fmt: skip
+def test_what_was_done_is_what_is_said(
+    terminal: Terminal, command: str, row: dict[str, Any], said: str
+) -> None:
+    given = {"limit": 3} if command == "limit" else {}
+    assert (
+        terminal.run(command, Scripted(done(WORKER, {"alias": "a", "ok": True, **row})), **given)
+        == 0
+    )
+    assert terminal.out == [f"web1:4711  gunicorn gthread worker  a  {said}"]
+
+
+def test_a_failed_row_names_user_and_broker_as_a_good_one_does(terminal: Terminal) -> None:
+    broker = "amqp://shop:**@mq//"
+    refused = {"alias": "a", "ok": False, "broker": broker, "error": "AccessRefused: (403) no"}
+    down = {
+        **refused,
+        "error": f"BrokerUnreachable: pool {broker!r}: cannot open a connection: refused",
+    }
+    good = {"alias": "a", "ok": True, "seconds": 0.0012, "broker": broker}
+    answer = Answer(WORKER, "failed", (refused, down, good))
+    assert terminal.run("ping", Scripted(answer)) == 1
+    assert [
+        line.removeprefix("web1:4711  gunicorn gthread worker  a  ") for line in terminal.out
+    ] == [
+        f"failed: AccessRefused: (403) no  {broker}",
+        f"failed: BrokerUnreachable: cannot open a connection: refused  {broker}",
+        f"ok in 1.2 ms  {broker}",
+    ]
+
+
 # -- who is asked, and for what ----------------------------------------------------------------------------------------
 
 

@@ -387,3 +387,44 @@ def test_passwords_are_taken_out_of_errors_however_they_are_written() -> None:
     assert local.tell(ValueError("connection"), short) == "ValueError: connection"
     odd = Pools(default="mongodb://a:1,b:2/db").settings["default"]
     assert local.tell(ValueError("odd"), odd) == "ValueError: odd"
+
+
+@pytest.mark.parametrize(
+    "url, text, told",
+    [
+        # The password is the name of the user, of the host, or a part of a word.
+        ("amqp://guest:guest@h//", "amqp://guest:**@h//: guest was refused", None),
+        ("amqp://guest:guest@h//", "amqp://guest:guest@h//", "amqp://guest:**@h//"),
+        ("amqp://me:localhost@localhost//", "amqp://me:**@localhost//: refused", None),
+        ("amqp://me:localhost@localhost//", "localhost?", "**?"),
+        ("redis://shop:user@h/0", "invalid username-password pair", None),
+        ("redis://shop:user@h/0", "user is disabled", "** is disabled"),
+        # A long one is looked for within words, too.
+        ("redis://shop:s3cr3t-w0rd@h/0", "xs3cr3t-w0rdx", "x**x"),
+    ],
+)
+def test_what_is_no_password_is_not_masked(url: str, text: str, told: str | None) -> None:
+    settings = Pools(default=url).settings["default"]
+    assert local.tell(ValueError(text), settings) == f"ValueError: {told or text}"
+
+
+def test_what_was_so_already_is_said() -> None:
+    url = memory()
+    pools = Pools(default=url, same=url)
+    for mode, before in (("wait", None), ("wait", "wait"), ("fail", "wait"), ("fail", "fail")):
+        rows = local.suspend(pools, mode)  # type: ignore[arg-type]
+        assert [(row.before, row.suspended) for row in rows] == [(before, True)] * 2
+    for before in ("fail", None):
+        rows = local.resume(pools)  # type: ignore[assignment]
+        assert [(row.before, row.suspended) for row in rows] == [(before, False)] * 2
+    assert [row.before for row in local.limit(pools, 3)] == [10, 10]
+    assert [row.before for row in local.limit(pools, 3)] == [3, 3]
+
+
+def test_a_reset_says_which_alias_has_the_numbers_of_a_shared_pool() -> None:
+    url = memory()
+    pools = Pools(default=url, same=url)
+    pools.connections["default"].acquire().release()
+    first, second = local.reset(pools)
+    assert (first.closed, first.shared_with) == (1, None)
+    assert (second.closed, second.shared_with) == (0, "default")

@@ -155,7 +155,7 @@ def test_what_is_wrong_is_told_and_changes_nothing(
         assert code == 1
         assert "failed: changed, as was forced; no connection: " in shown[0]
         code, shown, wrong = run(base, settings, "reset")
-        assert (code, did(shown)) == (0, ["default  closed 0 idle connections"])
+        assert (code, did(shown)) == (0, ["default  nothing to close: no connection was open"])
 
 
 def run_with(base: Base, settings: Settings, text: str) -> tuple[int, list[str], list[str]]:
