@@ -20,6 +20,7 @@ from kombu_pools_ext.settings.strays import Strays
 
 from . import context, signals
 from .cli import commands
+from .errors import PoolsImproperlyConfigured
 
 __all__ = ["AppPools", "KombuPools"]
 
@@ -171,16 +172,19 @@ class KombuPools:
         """Read the configuration of *app*, and register with it. Nothing is opened.
 
         :raises RuntimeError: if that was done for *app* before.
-        :raises SettingsError: with every problem of ``KOMBU_POOLS`` or ``KOMBU_POOLS_URL``, or else of
-            ``KOMBU_POOLS_CONTROL``.
+        :raises PoolsImproperlyConfigured: a :class:`~.SettingsError`, with every problem of ``KOMBU_POOLS`` or
+            ``KOMBU_POOLS_URL``, or else of ``KOMBU_POOLS_CONTROL``.
         """
         if EXTENSION in app.extensions:
             raise RuntimeError(
                 f"app {app.name!r} has its pools already: call init_app(app), or KombuPools(app), "
                 "once for each app"
             )
-        settings = settings_from(app)
-        project = project_of(app, settings)
+        try:
+            settings = settings_from(app)
+            project = project_of(app, settings)
+        except SettingsError as error:
+            raise PoolsImproperlyConfigured(error.problems, error.name) from None
         pools = AppPools(app, settings)
         # First, for Flask refuses it once the app has served a request.
         app.teardown_appcontext(context.release_producers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 import uuid
@@ -15,9 +16,10 @@ import pytest
 from click.testing import Result
 from flask import Flask
 
-from flask_ext import AppPools, KombuPools, pools_reset
+from flask_ext import AppPools, KombuPools, PoolsImproperlyConfigured, pools_reset
 from kombu_pools_ext.control import command_line, serve
 from kombu_pools_ext.control.command_line import COMMANDS, FORMATS, OPTIONS
+from kombu_pools_ext.errors import SettingsError
 
 from .conftest import MakeApp, eventually
 
@@ -261,6 +263,74 @@ def test_wrong_settings_are_refused_at_once(make_app: MakeApp) -> None:
     assert "'nope'" in str(told.value)
     assert "kombu_pools" not in app.extensions
     assert "kombu-pools" not in app.cli.commands
+
+
+WRONG = """
+from flask import Flask
+from flask_ext import KombuPools
+
+def create_app():
+    app = Flask(__name__)
+    app.config.update({config!r})
+    KombuPools(app)
+    return app
+"""
+
+
+@pytest.mark.parametrize(
+    "config, told",
+    [
+        (
+            {
+                "KOMBU_POOLS": {
+                    "a": {"URL": f"amqp://me:{SECRET}@h//", "LIMIT": -1},
+                    "b": {"URL": 5},
+                }
+            },
+            ["KOMBU_POOLS['a']['LIMIT']", "KOMBU_POOLS['b']['URL']"],
+        ),
+        ({}, ["KOMBU_POOLS: neither this nor KOMBU_POOLS_URL is set"]),
+        (
+            {"KOMBU_POOLS_URL": "memory://", "KOMBU_POOLS_CONTROL": {"KEY": SECRET, "DIR": 1}},
+            ["'DIR' is no setting", "KOMBU_POOLS_CONTROL['KEY']"],
+        ),
+    ],
+    ids=["pools", "none", "control"],
+)
+@pytest.mark.parametrize(
+    "command",
+    [["kombu-pools", "status"], ["run", "--port", "0"], ["routes"]],
+    ids=lambda one: one[0],
+)
+def test_wrong_settings_are_a_message_and_no_traceback(
+    tmp_path: Path, config: dict[str, Any], told: list[str], command: list[str]
+) -> None:
+    (tmp_path / "wrong.py").write_text(WRONG.format(config=config), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "flask", "--app", "wrong", *command],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 2
+    first, *_ = done.stderr.splitlines()
+    assert first.startswith("Error: KOMBU_POOLS")
+    assert all(one in done.stderr for one in told)
+    assert "Traceback" not in done.stderr
+    assert SECRET not in done.stderr + done.stdout
+
+
+def test_wrong_settings_are_one_error_for_programs() -> None:
+    app = Flask("wrong")
+    app.config.update(KOMBU_POOLS={"a": {"URL": "memory://", "LIMIT": -1}})
+    with pytest.raises(SettingsError) as told:
+        KombuPools(app)
+    assert [(one.alias, one.key) for one in told.value.problems] == [("a", "LIMIT")]
+    assert str(told.value).startswith("KOMBU_POOLS['a']['LIMIT']: ")
+    again = pickle.loads(pickle.dumps(told.value))
+    assert isinstance(again, PoolsImproperlyConfigured)
+    assert (str(again), again.problems) == (str(told.value), told.value.problems)
 
 
 def test_control_can_be_turned_off(make_app: MakeApp, memory_url: str) -> None:

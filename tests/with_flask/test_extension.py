@@ -435,6 +435,7 @@ def test_the_public_names() -> None:
     assert set(flask_ext.__all__) == {
         "AppPools",
         "KombuPools",
+        "PoolsImproperlyConfigured",
         "connection_closed",
         "connection_opened",
         "pool_exhausted",
