@@ -7,7 +7,6 @@ built on it take it there. Each of them is a holder, with producers of its own.
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from kombu.exceptions import LimitExceeded
 
 from kombu_pools_ext import Pools
 from kombu_pools_ext.broker.guarded import guarded
+from kombu_pools_ext.engine.loaded import loaded
 
 __all__ = ["ContextLender", "lender_of", "producer_of", "release_producers"]
 
@@ -30,7 +30,7 @@ NAME = "_kombu_pools"
 
 
 def _current_task() -> Any:
-    asyncio: Any = sys.modules.get("asyncio")
+    asyncio: Any = loaded("asyncio")
     if asyncio is None:
         return None
     try:
@@ -49,7 +49,7 @@ def _holder() -> tuple[weakref.ref[Any], Callable[[Any], Any]]:
     task = _current_task()
     if task is not None:
         return weakref.ref(task), methodcaller("done")
-    greenlet: Any = sys.modules.get("greenlet")
+    greenlet: Any = loaded("greenlet")
     if greenlet is not None:
         current = greenlet.getcurrent()
         # Where threads are greenlets, each has an identity of its own, but no thread that ends with it: gevent's

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import amqp
 import kombu
 from kombu.exceptions import OperationalError
 
+from ..engine.loaded import loaded
 from ..settings.url_checks import url_problems
 from ..settings.urls import with_defaults
 from . import redis_sockets, tls
@@ -311,7 +311,7 @@ def is_login_refused(error: BaseException) -> bool:
 def _redis_may_pass(error: BaseException) -> bool:
     if passes(error):
         return True
-    errors: Any = sys.modules.get("redis.exceptions")
+    errors: Any = loaded("redis.exceptions")
     return (
         errors is not None
         and isinstance(error, errors.RedisError)

@@ -245,6 +245,10 @@ class ConnectionPool(PoolFace, KombuConnectionPool):
         )
 
     def _make_engine(self) -> Pool[OpenConnection]:
+        # Imported here, by whoever uses the pool first: an import in a thread of ours may meet one that is under way,
+        # of eventlet say, which both would get half of. What is wrong with it, the opening says.
+        with contextlib.suppress(Exception):
+            self.connection.get_transport_cls()
         options = self._options() if callable(self._options) else self._options
         return Pool(
             self._driver,

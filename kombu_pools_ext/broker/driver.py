@@ -118,6 +118,14 @@ class OpenConnection(kombu.Connection):
         bounded = self.wire or self.bounds
         return _UNBOUND if bounded is None else bounded.within(deadline)
 
+    def _init_params(self, **params: Any) -> None:
+        # Whether "amqp" is to be librabbitmq, its origin knows. To find out, kombu imports gevent and eventlet where it
+        # sees them, and in a thread of ours: another one may be in the middle of that, and get half of it.
+        asked = params.get("transport") or "amqp"
+        super()._init_params(**{**params, "transport": "pyamqp" if asked == "amqp" else asked})
+        if asked == "amqp":
+            self.transport_cls = asked
+
     def create_transport(self) -> Any:
         """A transport, which keeps to this connection's bounds."""
         transport = super().create_transport()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import kombu.exceptions
 
+from ..engine.loaded import loaded
 from ..errors import PublishRefused
 
 __all__ = ["is_answer", "is_refusal", "login_refused", "passes", "refusal"]
@@ -73,7 +73,7 @@ def _text(error: BaseException) -> str:
 
 def _code(error: BaseException | None) -> str | None:
     """What Redis calls *error*; ``None`` if it is no answer of Redis."""
-    errors: Any = sys.modules.get("redis.exceptions")
+    errors: Any = loaded("redis.exceptions")
     if error is not None and isinstance(error, _BATCHS):
         error = error.__cause__
     if error is None or errors is None or not isinstance(error, errors.RedisError):

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .own_errors import mark, raised_by_carrier
-from .sockets import GONE, Within, original_poll
+from .sockets import GONE, Within, system_poll
 
 __all__ = [
     "ANSWER_TIMEOUT",
@@ -342,7 +342,7 @@ def alive(connection: Any) -> bool:
     sockets = list(sockets_of(connection.transport))
     if not sockets:
         return True
-    make_poller = original_poll()
+    make_poller = system_poll
     if make_poller is None:  # pragma: no cover - platforms without poll()
         return True
     poller = make_poller()

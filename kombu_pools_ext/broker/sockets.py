@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import select
-import sys
+from types import BuiltinFunctionType
 from typing import Any, Protocol
 
-__all__ = ["GONE", "Within", "original_poll"]
+from ..engine.loaded import loaded
+
+__all__ = ["GONE", "Within", "system_poll"]
 
 #: What a peer that hung up looks like; POLLRDHUP is Linux only.
 GONE = (
@@ -16,20 +18,20 @@ GONE = (
 )
 
 
-def original_poll() -> Any:
-    """``select.poll`` as the system has it, ``None`` where it has none.
+def _find_poll() -> Any:
+    found = getattr(select, "poll", None)
+    if isinstance(found, BuiltinFunctionType):
+        return found
+    gevent, eventlet = loaded("gevent.monkey"), loaded("eventlet.patcher")
+    if gevent is not None and found is not None:
+        return gevent.get_original("select", "poll")
+    return None if eventlet is None else getattr(eventlet.original("select"), "poll", None)
 
-    gevent's switches greenlets, and takes milliseconds beside a busy one; eventlet takes it away.
-    """
-    if "gevent" in sys.modules:
-        from gevent.monkey import get_original
 
-        return get_original("select", "poll") if hasattr(select, "poll") else None
-    if "eventlet" in sys.modules:
-        from eventlet.patcher import original
-
-        return getattr(original("select"), "poll", None)
-    return getattr(select, "poll", None)
+#: ``select.poll`` as the system has it, ``None`` where it has none. gevent's switches greenlets, and takes milliseconds
+#: beside a busy one; eventlet takes it away. Found at import: whoever has patched it by then is loaded as a whole, and
+#: to ask those packages later, from a thread of ours, would break an import of theirs that is under way.
+system_poll: Any = _find_poll()
 
 
 class _Bounded(Protocol):

@@ -24,7 +24,7 @@ from typing import Any
 from amqp.transport import SSLTransport
 
 from .own_errors import mark, raised_by_carrier
-from .sockets import GONE, Within, original_poll
+from .sockets import GONE, Within, system_poll
 from .wire_tls import OverTls
 
 __all__ = ["HEARTBEAT", "Wire"]
@@ -116,7 +116,7 @@ class Wire(OverTls):
         self._sendall: Callable[[Any], Any] = sock.sendall
         # Kept: whatever is patched later, this one asks the system.
         self._poll: Callable[[int], Any] | None = None
-        make_poller = original_poll()
+        make_poller = system_poll
         if make_poller is not None:
             poller = make_poller()
             poller.register(sock.fileno(), select.POLLIN | GONE)
@@ -269,7 +269,7 @@ class Wire(OverTls):
             self._lock.release()
 
     def _has_room(self) -> bool:
-        make_poller = original_poll()
+        make_poller = system_poll
         if make_poller is None:  # pragma: no cover - platforms without poll()
             return bool(select.select([], [self._sock], [], 0)[1])
         poller = make_poller()

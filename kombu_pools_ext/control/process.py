@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engine import fork
+from ..engine.loaded import loaded
 from .answer import Process
 
 __all__ = ["here", "random_part"]
@@ -116,8 +117,8 @@ def _uwsgi_kind(uwsgi: Any) -> str:
 
 def _greened(kind: str) -> str:
     """*kind*, with what stands for threads in this process."""
-    gevent: Any = sys.modules.get("gevent.monkey")
-    eventlet: Any = sys.modules.get("eventlet.patcher")
+    gevent: Any = loaded("gevent.monkey")
+    eventlet: Any = loaded("eventlet.patcher")
     if gevent is not None and gevent.is_module_patched("threading"):
         return f"gevent {kind}".strip()
     if eventlet is not None and eventlet.is_monkey_patched("thread"):
@@ -128,7 +129,7 @@ def _greened(kind: str) -> str:
 def _is_child() -> bool:
     """Whether multiprocessing, or billiard, started this process."""
     for module in ("multiprocessing.process", "billiard.process"):
-        process: Any = sys.modules.get(module)
+        process: Any = loaded(module)
         if process is not None and getattr(process.current_process(), "_parent_pid", None):
             return True
     return False

@@ -6,12 +6,12 @@ connection" for each.
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from typing import Any
 
 from . import fork, upkeep, ways_out
+from .loaded import loaded
 from .pool import Pool
 from .threads import OWN_THREADS
 
@@ -59,8 +59,8 @@ def others_run() -> bool:
 
 def _has_greenlets() -> bool:
     """Whether greenlets stand for threads: nobody lists them, and each goodbye lets others run."""
-    gevent: Any = sys.modules.get("gevent.monkey")
-    eventlet: Any = sys.modules.get("eventlet.patcher")
+    gevent: Any = loaded("gevent.monkey")
+    eventlet: Any = loaded("eventlet.patcher")
     return (gevent is not None and gevent.is_module_patched("threading")) or (
         eventlet is not None and eventlet.is_monkey_patched("thread")
     )

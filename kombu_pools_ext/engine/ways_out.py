@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import fork
+from .loaded import loaded
 
 __all__ = ["at_exit", "is_uwsgi_master", "prepare"]
 
@@ -49,12 +50,12 @@ def prepare() -> None:
     if _prepared:
         return
     _prepared.append(True)
-    process: Any = sys.modules.get("multiprocessing.process")
-    util: Any = sys.modules.get("multiprocessing.util")
+    process: Any = loaded("multiprocessing.process")
+    util: Any = loaded("multiprocessing.util")
     # A main process has exit handlers, and those of the application come before ours. billiard uses the same registry.
     if process is not None and util is not None and process.current_process()._parent_pid:
         util.Finalize(None, _run, exitpriority=LAST)
-    celery: Any = sys.modules.get("celery.signals")
+    celery: Any = loaded("celery.signals")
     if celery is not None:
         celery.worker_process_shutdown.connect(_run, weak=False, dispatch_uid="kombu-pools")
     uwsgi: Any = sys.modules.get("uwsgi")
