@@ -16,6 +16,7 @@ from kombu_pools_ext.control.options import KEYS, parse_control
 from kombu_pools_ext.control.options import NAME as CONTROL
 from kombu_pools_ext.errors import Problem, SettingsError
 from kombu_pools_ext.settings import PoolSettings, parse_settings
+from kombu_pools_ext.settings.problems import forgets_arguments
 from kombu_pools_ext.settings.strays import Strays
 
 from . import context, signals
@@ -40,6 +41,7 @@ def _strays(app: Flask, *near: str) -> list[Problem]:
     return [problem for setting, problem in _STRAYS.among(app.config) if setting in near]
 
 
+@forgets_arguments
 def settings_from(app: Flask) -> dict[str, PoolSettings]:
     """The pools' settings by alias, from the configuration of *app*.
 

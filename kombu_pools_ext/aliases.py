@@ -30,6 +30,7 @@ from .engine.counters import Drained
 from .errors import ConnectionsKept
 from .reloading import Change, Reloaded
 from .settings import PoolSettings, SettingsError, parse_settings
+from .settings.problems import forgets_arguments
 from .settings.sources import can_change, is_function
 
 __all__ = ["AliasedPools", "Pools", "configure"]
@@ -120,6 +121,7 @@ class Pools:
     :raises SettingsError: with every problem, at once for a dict or a file, at the first use for a function.
     """
 
+    @forgets_arguments
     def __init__(
         self,
         settings: Mapping[str, Any] | Callable[[], Any] | str | Path | None = None,
@@ -459,6 +461,7 @@ def _kept(
     return error
 
 
+@forgets_arguments
 def configure(
     settings: Mapping[str, Any] | Callable[[], Any] | str | Path | None = None,
     /,

@@ -19,6 +19,7 @@ from .addresses import CONNECT_TIMEOUT, Addresses
 from .credentials import CredentialsFailed
 from .first_channel import FirstChannel
 from .handshake import Handshake, WrongProtocol
+from .naming import uri_of
 from .redis_answers import login_refused, passes
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class Connector:
                 # As it was written: kombu makes an address of localhost, which no certificate is made out to.
                 connection.hostname = host
                 failures.append(error)
-                told.append(f"{connection.as_uri()}: {_explained(connection, error)}")
+                told.append(f"{uri_of(connection)}: {_explained(connection, error)}")
             else:
                 connection.at_most = None
                 self._note(number or 0)

@@ -15,23 +15,15 @@ from ..engine import Gate, Pool, PoolOptions
 from ..engine.counters import Drained, PoolStats
 from ..engine.trial import Trial
 from ..errors import LeaseError
-from ..masking import mask_url
 from .credentials import Credentials
 from .driver import ConnectionDriver, KombuErrors, OpenConnection
-from .identity import with_host
 from .made_once import MadeOnce
+from .naming import describe_resource, masked_uri
 from .redis_sockets import ANSWER_TIMEOUT
 from .validate import FLAGS, FOREVER, PLAIN, check_flag, valid_limit, valid_seconds, valid_timeout
 from .views import RELEASED_STATE, ConnectionView
 
-__all__ = ["ConnectionPool", "PoolFace", "masked_uri"]
-
-
-def masked_uri(connection: kombu.Connection) -> str:
-    """The URI of *connection* and its alternates, for people to read: without passwords."""
-    return ";".join(
-        [with_host(connection).as_uri(), *(mask_url(url) for url in (connection.alt or ())[1:])]
-    )
+__all__ = ["ConnectionPool", "PoolFace"]
 
 
 class PoolFace:
@@ -373,7 +365,8 @@ class ConnectionPool(PoolFace, KombuConnectionPool):
     def _own(self, resource: Any) -> ConnectionView:
         if not isinstance(resource, ConnectionView) or resource._pool is not self:
             raise LeaseError(
-                f"pool {self.name!r}: cannot take {resource!r}, it is no lease of this pool; call its own release()"
+                f"pool {self.name!r}: cannot take {describe_resource(resource)}, it is no lease of this pool; call its "
+                "own release()"
             )
         mine: ConnectionView = resource
         return mine

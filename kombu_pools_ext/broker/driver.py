@@ -27,6 +27,7 @@ from ..errors import (
     PoolSuspended,
     PoolTimeout,
 )
+from ..masking import MASK
 from . import (
     connecting,
     leftovers,
@@ -36,7 +37,7 @@ from . import (
     virtual_leftovers,
 )
 from .confirms import CONFIRM_TIMEOUT, Confirms, default_channel
-from .identity import with_host
+from .naming import uri_of, with_host
 from .own_errors import raised_by_carrier
 from .views import INHERITED, ended_state
 from .wire import Wire
@@ -141,6 +142,13 @@ class OpenConnection(kombu.Connection):
         self.password = login.password
         if login.user is not None:
             self.userid = login.user
+
+    def as_uri(self, include_password: bool = False, mask: str = MASK, *args: Any) -> str:
+        """Kombu's; without a password it shows no piece of one either, wherever kombu has put it."""
+        return super().as_uri(True, mask, *args) if include_password else uri_of(self, mask)
+
+    def __repr__(self) -> str:
+        return f"<Connection: {uri_of(self)} at {id(self):#x}>"
 
     def clone(self, **kwargs: Any) -> kombu.Connection:
         """A plain connection with the same settings but for its heartbeat: nobody says one for it."""

@@ -14,11 +14,13 @@ from .. import events
 from ..engine import fork
 from ..engine.counters import Drained
 from ..errors import UnknownAlias
+from ..masking import describe
 from ..settings import CHECKS, PoolSettings, Problem, SettingsError
 from ..settings.problems import collect, did_you_mean
 from .connections import ConnectionPool, PoolFace
 from .credentials import Credentials
 from .identity import PoolKey, key_of, settings_key
+from .naming import describe_resource
 from .pool_group import PoolGroup, get_limit, global_limit, use_global_limit
 from .producers import ProducerPool
 from .validate import valid_limit
@@ -66,7 +68,7 @@ def unknown_alias(alias: str, known: Mapping[str, Any]) -> UnknownAlias:
     hint = f"; {near}" if near else ""
     names = ", ".join(map(repr, known)) or "none"
     return UnknownAlias(
-        f"no broker pool is configured under {alias!r}{hint} (configured: {names}); a URL has '://' in it"
+        f"no broker pool is configured under {describe(alias)}{hint} (configured: {names}); a URL has '://' in it"
     )
 
 
@@ -119,7 +121,8 @@ class _BrokerGroup(PoolGroup):
         if isinstance(resource, PoolSettings):
             return resource
         raise TypeError(
-            f"a pool is looked up by a kombu.Connection, a URL, a list of URLs or an alias, not {resource!r}"
+            "a pool is looked up by a kombu.Connection, a URL, a list of URLs or an alias, not "
+            f"{describe_resource(resource)}"
         )
 
     def key(self, resource: Any) -> Any:

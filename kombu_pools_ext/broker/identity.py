@@ -14,8 +14,9 @@ import kombu
 from ..settings import PoolSettings
 from ..settings.likeness import stand_in
 from ..settings.nested import copy_options, freeze
+from .naming import like_it, uri_of, with_host
 
-__all__ = ["NOTE", "PoolKey", "key_of", "settings_key", "token_of", "with_host"]
+__all__ = ["NOTE", "PoolKey", "key_of", "settings_key", "token_of"]
 
 #: Options that kombu's ``publish(retry_policy=…)`` writes into a connection: no part of what it is.
 _RETRY_OPTIONS = frozenset(
@@ -51,23 +52,6 @@ class PoolKey:
 
     def __repr__(self) -> str:
         return f"<PoolKey {self.text}>"
-
-
-def _like_it(state: dict[str, Any]) -> kombu.Connection:
-    like_it = object.__new__(kombu.Connection)
-    like_it.__dict__ = state
-    return like_it
-
-
-def with_host(connection: kombu.Connection) -> kombu.Connection:
-    """*connection*, or one like it with the host that kombu would take, which else says so in the log, again and again.
-
-    ``memory://`` names no host, and needs none.
-    """
-    if connection.hostname:
-        return connection
-    host = connection.transport.default_connection_params.get("hostname")
-    return _like_it({**connection.__dict__, "hostname": host})
 
 
 #: Where a connection has its :class:`Note`.
@@ -116,7 +100,7 @@ class Note:
                 before[name] = copy_options(before[name])
         #: What :attr:`values` have to be equal to.
         self.seen = [*before.values()]
-        self.key = _make_key(_like_it(before))
+        self.key = _make_key(like_it(before))
         #: What groups that have found the key's pool know it by; to hash it takes no time.
         self.token: object = None
 
@@ -206,4 +190,4 @@ def _make_key(connection: kombu.Connection) -> PoolKey:
         _part(tuple(info["alternates"] or ()) or None),
         stand_in(info.get("credential_provider")),
     )
-    return PoolKey(parts, connection.as_uri())
+    return PoolKey(parts, uri_of(connection))

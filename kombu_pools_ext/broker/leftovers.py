@@ -16,6 +16,7 @@ from kombu.utils.functional import ChannelPromise
 
 from . import amqp_leftovers, lent_settings, virtual_leftovers
 from .left import Left
+from .naming import uri_of
 
 if TYPE_CHECKING:
     from ..engine.lease import Entry
@@ -67,7 +68,7 @@ def tidy(item: OpenConnection, left: Left) -> str | None:
         with item.within(time.monotonic() + seconds):
             reason = end(item, left)
     except Exception as error:
-        logger.debug("%s: what a lease left could not be ended: %r", item.as_uri(), error)
+        logger.debug("%s: what a lease left could not be ended: %r", uri_of(item), error)
         return "broken"
     if reason is None:
         if item._default_channel is not None:

@@ -16,6 +16,7 @@ from .batch import DEFAULT_SIZE, Batch, BatchState, checked_size
 from .confirms import new_message_id
 from .kombu_batch import BoundedBatch
 from .lean import KOMBUS
+from .naming import uri_of
 from .redis_answers import is_answer, is_refusal, refusal
 from .retrying import carry_on, named
 from .shape import fits, is_plain
@@ -260,7 +261,7 @@ class ProducerView:
         return lease if isinstance(lease, ConnectionView) else lease.item
 
     def __repr__(self) -> str:
-        state = "released" if self._lease.ended else self._lease.item.as_uri()
+        state = "released" if self._lease.ended else uri_of(self._lease.item)
         return f"<{type(self).__name__}: {state} at {id(self):#x}>"
 
 

@@ -20,6 +20,7 @@ from .connections import ConnectionPool, PoolFace
 from .driver import ForeignDriver, KombuErrors
 from .leftovers import keep_channel
 from .made_once import MadeOnce
+from .naming import describe_resource
 from .producer_views import ProducerView, view_types
 from .soundness import is_sound, verdict_on
 from .validate import FLAGS, FOREVER, PLAIN, check_flag, valid_limit, valid_timeout
@@ -318,7 +319,8 @@ class ProducerPool(PoolFace, KombuProducerPool):
     def _own(self, resource: Any) -> ProducerView:
         if not isinstance(resource, ProducerView) or resource._pool is not self:
             raise LeaseError(
-                f"pool {self.name!r}: cannot take {resource!r}, it is no lease of this pool; call its own release()"
+                f"pool {self.name!r}: cannot take {describe_resource(resource)}, it is no lease of this pool; call its "
+                "own release()"
             )
         return resource
 

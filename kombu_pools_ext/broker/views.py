@@ -13,8 +13,10 @@ import kombu
 
 from ..engine import Lease
 from ..errors import LeaseError
+from ..masking import MASK
 from . import leftovers
 from .lent_settings import SETTINGS, LentSetting
+from .naming import uri_of
 from .soundness import is_sound, verdict_on
 
 if TYPE_CHECKING:
@@ -135,6 +137,10 @@ class ConnectionView(Lease["OpenConnection"], kombu.Connection):
         self.__dict__ = RELEASED_STATE
         self._engine.release(self, broken)
 
+    def as_uri(self, include_password: bool = False, mask: str = MASK, *args: Any) -> str:
+        """Kombu's; without a password it shows no piece of one either, wherever kombu has put it."""
+        return self.item.as_uri(include_password, mask, *args)
+
     def clone(self, **kwargs: Any) -> kombu.Connection:
         """A plain connection with the same settings, of no pool.
 
@@ -158,7 +164,7 @@ class ConnectionView(Lease["OpenConnection"], kombu.Connection):
         return self.item._establish_connection()
 
     def __repr__(self) -> str:
-        state = "released" if self.ended else self.as_uri()
+        state = "released" if self.ended else uri_of(self)
         return f"<Connection: {state} at {id(self):#x}>"
 
 

@@ -15,6 +15,7 @@ from kombu.transport import virtual
 
 from . import redis_sockets
 from .left import Left
+from .naming import uri_of
 
 if TYPE_CHECKING:
     from .driver import OpenConnection
@@ -156,4 +157,4 @@ def _logged(item: OpenConnection) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        logger.debug("%s: what a lease left could not be ended: %r", item.as_uri(), error)
+        logger.debug("%s: what a lease left could not be ended: %r", uri_of(item), error)

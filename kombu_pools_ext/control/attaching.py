@@ -12,6 +12,7 @@ from typing import Any
 
 from .. import events
 from ..aliases import Pools
+from ..settings.problems import forgets_arguments
 from .options import ControlSettings, parse_control
 from .performing import pools_in_order
 from .project import Project
@@ -24,6 +25,7 @@ __all__ = ["attach", "attach_to", "begin", "detach", "serve"]
 _servers: weakref.WeakKeyDictionary[Pools, tuple[Server, ...]] = weakref.WeakKeyDictionary()
 
 
+@forgets_arguments
 def attach(
     pools: Pools,
     settings: Mapping[str, Any] | ControlSettings | Project | bool | None = None,

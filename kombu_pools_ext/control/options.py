@@ -9,7 +9,7 @@ from typing import Any
 
 from ..masking import describe
 from ..settings import PoolSettings, Problem, SettingsError
-from ..settings.problems import Report, collect, nearest, refuse, text_hint
+from ..settings.problems import Report, collect, forgets_arguments, nearest, refuse, text_hint
 from .mailbox import supported
 
 __all__ = ["KEYS", "NAME", "SHORTEST_KEY", "ControlSettings", "parse_control"]
@@ -43,6 +43,7 @@ class ControlSettings:
         )
 
 
+@forgets_arguments
 def parse_control(
     value: Any,
     aliases: Collection[str],

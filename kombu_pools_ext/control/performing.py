@@ -11,6 +11,7 @@ from typing import Any, cast
 from ..aliases import Pools
 from ..engine import fork
 from ..errors import SettingsError, UnknownAlias
+from ..masking import describe
 from ..settings.problems import nearest
 from . import local
 from .answer import Answer
@@ -76,7 +77,10 @@ def _parts(every: Sequence[Pools], using: Sequence[str]) -> list[tuple[Pools, li
         return [(pools, None) for pools in every if pools.settings]
     unknown = [alias for alias in dict.fromkeys(using) if alias not in known]
     if unknown:
-        told = [f"no pool is configured as {one!r}; {nearest(one, known, repr)}" for one in unknown]
+        told = [
+            f"no pool is configured as {describe(one)}; {nearest(one, known, repr)}"
+            for one in unknown
+        ]
         raise UnknownAlias("; ".join(told))
     parts: list[tuple[Pools, list[str] | None]] = []
     for pools in every:

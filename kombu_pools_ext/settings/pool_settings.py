@@ -29,7 +29,7 @@ from .parser import (
     read_keys,
     use_global_limit,
 )
-from .problems import Problem, SettingsError, text_hint
+from .problems import Problem, SettingsError, forgets_arguments, text_hint
 
 __all__ = [
     "PoolSettings",
@@ -110,6 +110,7 @@ class PoolSettings:
         object.__setattr__(self, "_identity", self._identify())
 
     @classmethod
+    @forgets_arguments
     def of(cls, **keywords: Any) -> PoolSettings:
         """Settings from keywords in lower case, such as ``url="amqp://localhost//", limit=20``.
 
@@ -273,6 +274,11 @@ class PoolSettings:
         return f"PoolSettings({', '.join(parts)})"
 
 
+# The one that dataclass has made.
+PoolSettings.__init__ = forgets_arguments(PoolSettings.__init__)  # type: ignore[method-assign]
+
+
+@forgets_arguments
 def parse_settings(
     value: object, *, name: str = "KOMBU_POOLS", beside: Iterable[Problem] = ()
 ) -> dict[str, PoolSettings]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 from ..masking import describe
 
@@ -16,10 +17,14 @@ __all__ = [
     "closest",
     "collect",
     "did_you_mean",
+    "forgets_arguments",
     "nearest",
     "refuse",
     "text_hint",
 ]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 #: Takes a message and a hint.
 Report = Callable[[str, str], None]
@@ -67,6 +72,30 @@ class SettingsError(ValueError):
 
     def __reduce__(self) -> Any:
         return type(self), (self.problems, self.name)
+
+
+def forgets_arguments(function: Callable[P, R]) -> Callable[P, R]:
+    """Have a :class:`SettingsError` of *function* keep none of the frames that hold what was given.
+
+    Error reporters collect what the variables of each frame hold; here that is a password, under any name. The text
+    says all that the frames would.
+    """
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except SettingsError as error:
+            told = error
+        del args, kwargs
+        told.__traceback__ = told.__context__ = told.__cause__ = None
+        try:
+            raise told
+        finally:
+            # Else the error would hold its traceback, that this frame, and the frame the error.
+            del told
+
+    return call
 
 
 #: What a text is told that may stand for a value of another type.
