@@ -181,11 +181,12 @@ def establish(connection: OpenConnection) -> Any:
             return transport.establish_connection()
     given = connection.ssl
     connection.ssl = tls.for_host(given, connection.hostname)
+    checks_name = tls.checks_name(given)
     try:
         addresses = Addresses(_log_in(connection))
         while True:
             first = FirstChannel(transport, kept=connection.with_channel)
-            handshake = Handshake(transport, addresses, first.ask)
+            handshake = Handshake(transport, addresses, first.ask, checks_name=checks_name)
             try:
                 with handshake:
                     established = transport.establish_connection()

@@ -23,6 +23,7 @@ from amqp.transport import SSLTransport
 from .addresses import Addresses
 from .amqp_leftovers import noting
 from .inbound import MOST_FRAME, SMALLEST_FRAME_MAX
+from .tls import wrap_unchecked
 
 __all__ = ["Handshake", "WrongProtocol"]
 
@@ -60,7 +61,13 @@ _GARBLED = (
 
 
 #: What of py-amqp's transport is taken for as long as it lasts.
-_TAKEN = ("_connect", "_setup_transport", "_shutdown_transport", "_get_tcp_socket_defaults")
+_TAKEN = (
+    "_connect",
+    "_setup_transport",
+    "_shutdown_transport",
+    "_get_tcp_socket_defaults",
+    "_wrap_socket_sni",
+)
 
 
 #: What a broker says once in each connection; a second time it would change what was agreed on.
@@ -89,6 +96,7 @@ class Handshake:
 
     :param transport: kombu's, for py-amqp.
     :param addresses: takes the next of these, and its share of their time.
+    :param checks_name: whether TLS compares the certificate's name; else that is sent alone.
     :param ask: sends, by the ``amqp.Connection`` that it is given, what need not wait until that is open.
     """
 
@@ -97,10 +105,13 @@ class Handshake:
         transport: Any,
         addresses: Addresses,
         ask: Callable[[Any], object] | None = None,
+        *,
+        checks_name: bool = True,
     ) -> None:
         self._kombu = transport
         self._addresses = addresses
         self._ask = ask
+        self._checks_name = checks_name
         self._seconds = addresses.seconds
         self._deadline = 0.0
         # What has not come yet.
@@ -160,6 +171,8 @@ class Handshake:
         self._set_up_wire = wire._setup_transport
         wire._connect, wire._setup_transport = self._connect, self._set_up
         wire._shutdown_transport = _nothing
+        if not self._checks_name:
+            wire._wrap_socket_sni = wrap_unchecked
         self._read_options = wire._get_tcp_socket_defaults
         wire._get_tcp_socket_defaults = self._options
         return wire

@@ -1,7 +1,8 @@
 """TLS: the name that a certificate must be made out to, and what to do when it is not accepted.
 
 Left to itself, py-amqp takes any certificate that a known authority signed, whoever's it is: it compares names only if
-it is given one.
+it is given one. And only then it asks for one: a server of several names (SNI) is to be told it whether it is compared
+or not.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import ssl
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["chain", "for_host", "remedy", "tls_error"]
+__all__ = ["chain", "checks_name", "for_host", "remedy", "tls_error", "wrap_unchecked"]
 
 #: OpenSSL's ``X509_V_ERR_…``.
 _WRONG_NAME = {62, 64}
@@ -25,10 +26,21 @@ _FILES = ("ca_certs", "certfile", "keyfile")
 _NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
 
 
-def for_host(options: Any, host: str | None) -> Any:
-    """kombu's ``ssl`` for one AMQP broker: *options*, with the check of the host's name unless they turn it off.
+def checks_name(options: Any) -> bool:
+    """Whether *options*, kombu's ``ssl`` for AMQP, have the certificate's name compared.
 
-    It is off with ``cert_reqs=ssl.CERT_NONE`` and with ``check_hostname=False``.
+    They do unless they turn it off, with ``cert_reqs=ssl.CERT_NONE`` or with ``check_hostname=False``.
+    """
+    if not isinstance(options, Mapping):
+        return True
+    context = options.get("context")
+    inner = context if isinstance(context, Mapping) else {}
+    checks = inner.get("check_hostname", options.get("check_hostname", True))
+    return bool(checks) and options.get("cert_reqs") != ssl.CERT_NONE
+
+
+def for_host(options: Any, host: str | None) -> Any:
+    """kombu's ``ssl`` for one AMQP broker: *options*, with the host's name, which is sent, and :func:`checks_name`.
 
     :param options: ``False``, ``True`` or a dict for py-amqp; is not changed.
     :param host: as it stands in the URL.
@@ -39,18 +51,46 @@ def for_host(options: Any, host: str | None) -> Any:
     checks = wanted.pop("check_hostname", True)
     context = wanted.get("context")
     if isinstance(context, Mapping) and context:
-        wanted["context"] = context = {"check_hostname": checks, **context}
-        checks = context["check_hostname"]
+        wanted["context"] = {"check_hostname": checks, **context}
         # Else hands are shaken while the socket is wrapped, and eventlet forgets one whose handshake fails.
         wanted.setdefault("do_handshake_on_connect", False)
-    if checks and wanted.get("cert_reqs") != ssl.CERT_NONE:
-        if wanted.get("server_hostname") is None:
-            wanted["server_hostname"] = host
-    else:
-        # py-amqp would check it, only because it is there.
-        wanted.pop("server_hostname", None)
-    # Never an empty dict: that would be no TLS.
-    return wanted or True
+    if wanted.get("server_hostname") is None:
+        wanted["server_hostname"] = host
+    return wanted
+
+
+def wrap_unchecked(
+    sock: Any,
+    *,
+    keyfile: Any = None,
+    certfile: Any = None,
+    ca_certs: Any = None,
+    cert_reqs: Any = None,
+    ciphers: str | None = None,
+    ssl_version: Any = None,
+    tls_maximum_version: Any = None,
+    tls_minimum_version: Any = None,
+    **options: Any,
+) -> Any:
+    """Wrap *sock* for TLS with py-amqp's options, whose ``server_hostname`` is sent and not compared."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT if ssl_version is None else ssl_version)
+    # In this order: where names are compared, certificates have to be verified.
+    context.check_hostname = False
+    if cert_reqs is not None:
+        context.verify_mode = cert_reqs
+    if tls_maximum_version is not None:
+        context.maximum_version = tls_maximum_version
+    if tls_minimum_version is not None:
+        context.minimum_version = tls_minimum_version
+    if ciphers is not None:
+        context.set_ciphers(ciphers)
+    if certfile is not None:
+        context.load_cert_chain(certfile, keyfile)
+    if ca_certs is not None:
+        context.load_verify_locations(ca_certs)
+    elif context.verify_mode != ssl.CERT_NONE:
+        context.load_default_certs()
+    return context.wrap_socket(sock, **{"do_handshake_on_connect": False, **options})
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:

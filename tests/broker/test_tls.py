@@ -161,6 +161,19 @@ def test_the_pools_error_names_pool_host_and_remedy(
         ({"server_hostname": "elsewhere.example"}, "server", False),
         ({"check_hostname": False}, "elsewhere", True),
         ({"check_hostname": False}, "stranger", False),
+        ({"check_hostname": False, "server_hostname": "x.example"}, "elsewhere", True),
+        ({"check_hostname": False, "cert_reqs": ssl.CERT_NONE}, "stranger", True),
+        (
+            {
+                "check_hostname": False,
+                "ciphers": "DEFAULT",
+                "tls_minimum_version": ssl.TLSVersion.TLSv1_2,
+                "tls_maximum_version": ssl.TLSVersion.TLSv1_2,
+                "ssl_version": ssl.PROTOCOL_TLS_CLIENT,
+            },
+            "elsewhere",
+            True,
+        ),
         ({"cert_reqs": ssl.CERT_REQUIRED}, "elsewhere", False),
         ({"cert_reqs": ssl.CERT_NONE}, "stranger", True),
         ({"cert_reqs": ssl.CERT_NONE, "server_hostname": "x"}, "stranger", True),
@@ -188,6 +201,8 @@ def test_whose_certificate_is_accepted_over_amqp(
     # It has shaken hands, and then hung up.
     assert ("closed the connection" in str(caught.value)) is accepted
     assert (server.greeted == 1) is accepted
+    # A server of several names is told which one is meant, whether the answer is compared or not.
+    assert server.asked == [options.get("server_hostname") or "localhost"]
 
 
 def test_without_options_the_systems_authorities_count_and_the_name_too(
