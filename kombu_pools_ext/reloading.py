@@ -33,6 +33,17 @@ class Reloaded:
     failures: Mapping[str, Exception] = field(default_factory=dict)
 
 
+#: What an alias has of its own beside the pool of connections.
+_ITS_OWN = ("acquire_timeout", "retry", "mandatory", "serializer", "compression", "confirm_timeout")
+
+
+def _same(old: PoolSettings, new: PoolSettings) -> bool:
+    # Not by themselves: of CREDENTIALS the same function may be another object.
+    return old.identity == new.identity and all(
+        getattr(old, name) == getattr(new, name) for name in _ITS_OWN
+    )
+
+
 class Change:
     """The way from one set of settings to another.
 
@@ -43,7 +54,9 @@ class Change:
     def __init__(self, old: Mapping[str, PoolSettings], new: Mapping[str, PoolSettings]) -> None:
         self.old = old
         self.new = new
-        self.changed = [alias for alias in old if alias in new and old[alias] != new[alias]]
+        self.changed = [
+            alias for alias in old if alias in new and not _same(old[alias], new[alias])
+        ]
         self.gone = [alias for alias in old if alias not in new]
 
     def check(self, needed: Collection[str], name: str) -> None:
@@ -61,7 +74,8 @@ class Change:
         problems += [
             Problem(alias, "URL", missing)
             for alias, settings in self.new.items()
-            if self.old.get(alias) != settings and (missing := settings.missing_driver())
+            if (alias in self.changed or alias not in self.old)
+            and (missing := settings.missing_driver())
         ]
         if problems:
             raise SettingsError(problems, name)

@@ -58,7 +58,14 @@ def test_a_file_of_json_or_toml(tmp_path: Path, name: str, text: str) -> None:
 def test_a_function_and_a_dotted_path_to_one(tmp_path: Path, module: Any) -> None:
     module.pools = lambda: json.loads(JSON)
     module.path = lambda: file(tmp_path, "a.toml", TOML)
-    for source in (module.pools, module.path, "shop_brokers.pools", "shop_brokers:path"):
+    module.Vault = type("Vault", (), {"pools": staticmethod(module.pools)})
+    for source in (
+        module.pools,
+        module.path,
+        "shop_brokers.pools",
+        "shop_brokers:path",
+        "shop_brokers:Vault.pools",
+    ):
         check(parse_settings(source))
         check(Pools(source).settings)
 

@@ -12,10 +12,12 @@ import sys
 import tomllib
 from collections.abc import Callable
 from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from ..masking import describe
+from .credentials import module_and_name
 from .problems import Problem, SettingsError, nearest
 
 __all__ = ["SUFFIXES", "can_change", "is_file", "is_function", "read"]
@@ -26,8 +28,6 @@ SUFFIXES = (".json", ".toml")
 LARGEST = 1024 * 1024
 #: Of a function that returns a path, say.
 DEEPEST = 3
-
-_DOTTED = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*[.:][^\W\d]\w*")
 
 
 def is_file(value: object) -> bool:
@@ -40,7 +40,7 @@ def is_file(value: object) -> bool:
 def is_function(value: object) -> bool:
     """Whether *value* is a function that returns the settings, or a dotted path to one."""
     if isinstance(value, str):
-        return not is_file(value) and _DOTTED.fullmatch(value) is not None
+        return not is_file(value) and module_and_name(value) is not None
     return callable(value)
 
 
@@ -72,7 +72,7 @@ def _refused(message: str, hint: str = "") -> SettingsError:
 
 def _found(path: str) -> Callable[[], Any]:
     """The function that *path* leads to."""
-    module, _, name = path.replace(":", ".").rpartition(".")
+    module, name = module_and_name(path) or ("", "")
     shown = describe(path)
     why = ""
     try:
@@ -83,7 +83,10 @@ def _found(path: str) -> Callable[[], Any]:
         why = f"{type(error).__name__}: {told}".rstrip(": ")
     if why:
         raise _refused(f"{shown}: the module {module!r} cannot be imported: {why}")
-    found = getattr(sys.modules[module], name, None)
+    try:
+        found = attrgetter(name)(sys.modules[module])
+    except AttributeError:
+        found = None
     if found is None:
         known = [one for one, what in vars(sys.modules[module]).items() if callable(what)]
         raise _refused(f"{shown}: {module!r} has no {name!r}", nearest(name, known))

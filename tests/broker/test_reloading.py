@@ -24,6 +24,10 @@ from tests.brokers import PrivateRabbitMQ, PrivateRedis, free_port
 NOWHERE = f"redis://127.0.0.1:{free_port()}/0"
 
 
+#: A word for each question for CREDENTIALS.
+ASKED: list[str] = []
+
+
 class Source:
     """Settings that a test changes: what is called, or written into a file."""
 
@@ -88,6 +92,26 @@ def test_settings_that_are_not_the_connections_keep_them(memory_url: str) -> Non
     assert pool.stats().idle == 1
     assert pools.producers["default"] is not producers
     assert pools.settings["default"].acquire_timeout == 2
+
+
+def test_the_same_credentials_are_no_change(amqp_url: str) -> None:
+    ASKED.clear()
+
+    def settings() -> Any:
+        # Another function each time, which says the same.
+        def ask() -> tuple[str, str]:
+            ASKED.append("")
+            return "guest", "guest"
+
+        return {"default": {"URL": amqp_url.replace("guest:guest@", ""), "CREDENTIALS": ask}}
+
+    pools = Pools(settings)
+    pool = used(pools)
+    assert pools.reload().stayed == ("default",)
+    assert pools.connections["default"] is pool
+    # Each connection asks, that of a reset too.
+    pools.reset()
+    assert len(ASKED) == 2
 
 
 def test_an_unused_alias_is_not_connected_to(memory_url: str) -> None:

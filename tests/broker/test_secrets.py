@@ -143,6 +143,12 @@ WRONG: Mapping[str, Any] = {
     "in options": {
         "default": {"URL": GOOD, "SSL": 3, "TRANSPORT_OPTIONS": {"password": WORD, 1: 2}}
     },
+    "a password of its own": {
+        "default": {"HOST": "h", "USER": "u", "PASSWORD": WORD, "TRANSPORT": "amqp", "LIMT": 1}
+    },
+    "beside a URL": {"default": {"URL": GOOD, "PASSWORD": WORD, "USER": "u"}},
+    "in the place of a function": {"default": {"URL": "amqp://h//", "CREDENTIALS": ("u", WORD)}},
+    "a text in its place": {"default": {"URL": "amqp://h//", "CREDENTIALS": WORD}},
     "no URL": {"default": {"URL": f"shop:{WORD}@h"}},
     "key": {"default": {f"URL{WORD}@": GOOD}} and {f"amqp://shop:{WORD}@h//": {"LIMIT": 1}},
 }
@@ -273,6 +279,27 @@ def test_an_unreachable_broker_shows_no_password(scheme: str, log: io.StringIO) 
     for urls in (one, [one, one.replace("127.0.0.1", "localhost")]):
         settings = {"URL": urls, "CONNECT_TIMEOUT": 1, "OUTAGE_PATIENCE": 0, "RETRY": None}
         assert leaks(texts_of(Pools({"default": settings}), log)) == []
+
+
+@pytest.mark.parametrize("transport", ["amqp", pytest.param("redis", marks=pytest.mark.redis)])
+def test_neither_does_one_beside_the_url_or_from_a_function(
+    transport: str, log: io.StringIO
+) -> None:
+    port = free_port()
+    beside = {"HOST": "127.0.0.1", "PORT": port, "TRANSPORT": transport, "CONNECT_TIMEOUT": 1}
+    beside |= {"OUTAGE_PATIENCE": 0, "RETRY": None}
+
+    def fail() -> Any:
+        raise LookupError("the vault is closed")
+
+    for more in (
+        {"USER": "shop", "PASSWORD": f"/{WORD}@"},
+        {"USER": "shop", "CREDENTIALS": lambda: f"/{WORD}@"},
+        {"USER": "shop", "CREDENTIALS": lambda: (WORD, WORD, WORD)},
+        {"CREDENTIALS": lambda: ["shop", f"/{WORD}@"]},
+        {"USER": "shop", "CREDENTIALS": fail},
+    ):
+        assert leaks(texts_of(Pools({"default": {**beside, **more}}), log)) == []
 
 
 @pytest.mark.slow
