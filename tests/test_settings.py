@@ -1164,6 +1164,7 @@ def test_pools_of_no_aliases_need_none_before_and_after_a_reload() -> None:
         ({"url": AMQP, "limit": 3}, "'url', 'limit' are settings"),
         ({"URL": [AMQP], "SSL": {"cafile": SECRET}}, "'URL', 'SSL' are settings"),
         ({"URL": AMQP, "RETRY": {"max_retries": 1}}, "'URL', 'RETRY' are settings"),
+        ({"HOST": "mq", "PASSWORD": SECRET}, "'HOST', 'PASSWORD' are settings"),
         ({"URL": AMQP, "RETRY": None, "CONFIRM": False}, "'URL', 'RETRY', 'CONFIRM' are settings"),
     ],
 )
@@ -1192,7 +1193,7 @@ def test_a_pool_may_be_called_as_a_setting_is() -> None:
     pools = parse_settings({"retry": "memory://retry", "url": {"URL": "memory://url", "LIMIT": 1}})
     assert pools["retry"].url == ("memory://retry",)
     assert pools["url"].limit == 1
-    assert set(parse_settings({"limit": pools["url"]})) == {"limit"}
+    assert set(parse_settings({"limit": pools["url"], "host": {"HOST": "mq"}})) == {"limit", "host"}
 
 
 @pytest.mark.parametrize(

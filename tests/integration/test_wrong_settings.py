@@ -55,4 +55,4 @@ def test_a_celery_worker_with_two_children(tmp_path: Path) -> None:
 def test_flask_does_not_start(tmp_path: Path) -> None:
     with gunicorn({}, tmp_path, application="misconfigured_flask:application") as served:
         assert served.ends() != 0
-    assert f"SettingsError: {TOLD}" in served.log
+    assert f"PoolsImproperlyConfigured: {TOLD}" in served.log
