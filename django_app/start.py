@@ -11,6 +11,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from kombu_pools_ext.documentation import Page
 from kombu_pools_ext.errors import SettingsError
+from kombu_pools_ext.settings.sources import is_function
 
 from . import conf
 
@@ -47,6 +48,11 @@ def _is_management_command() -> bool:
 
 def _problems() -> Iterator[str]:
     try:
+        if is_function(conf.configured()):
+            # Not called: it may ask a secrets store, and wait for it.
+            if beside := conf.strays(conf.NAME):
+                raise SettingsError(beside, conf.NAME)
+            return
         settings = conf.read_settings()
     except SettingsError as error:
         yield f"each use of the pools will fail, because the settings are wrong (see {Page.SETTINGS}):\n{error}"

@@ -27,8 +27,10 @@ import kombu_pools_ext
 
 PRELOADED = (django, flask, kombu, kombu_pools_ext)
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-AMQP = re.compile(r"amqp://[^\"'\s]*")
-OTHERS = re.compile(r"(?:amqps|rediss?)://[^\"'\s]*")
+#: No masked ones, which an example expects to be shown.
+REST = r"://(?![^\"'\s]*\*\*)[^\"'\s]*"
+AMQP = re.compile(f"amqp{REST}")
+OTHERS = re.compile(f"(?:amqps|rediss?){REST}")
 
 
 def examples(page: Path) -> list[tuple[int, str]]:

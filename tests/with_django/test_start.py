@@ -116,6 +116,26 @@ def test_a_setting_that_raises_when_it_is_read_breaks_no_start() -> None:
     )
 
 
+@pytest.mark.parametrize("source", ["lambda: 1 / 0", "'no_such_module.pools'"])
+def test_a_function_that_settings_come_from_is_not_called(source: str) -> None:
+    told = f"{{'KOMBU_POOLS': {source}, 'KOMBU_POOLS_LIMIT': 3}}"
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, told], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    ((_, _, text),) = json.loads(done.stdout)
+    assert text.splitlines()[1:] == [
+        "KOMBU_POOLS: 'KOMBU_POOLS_LIMIT' is no setting; "
+        'did you mean KOMBU_POOLS = {"default": {"LIMIT": …}}?'
+    ]
+
+
+def test_a_file_that_settings_come_from_is_read() -> None:
+    ((_, level, text),) = started(KOMBU_POOLS="no-such-file.toml")
+    assert level == "ERROR"
+    assert "the file 'no-such-file.toml' cannot be read: No such file or directory" in text
+
+
 def test_a_command_of_djangos_tells_it_by_its_check_alone(tmp_path: Path) -> None:
     (tmp_path / "project.py").write_text(
         f"SECRET_KEY = 'for tests'\nINSTALLED_APPS = ['django_app']\nKOMBU_POOLS = {WRONG!r}\n"
