@@ -25,6 +25,4 @@ class KombuPoolsConfig(AppConfig):
         from . import checks, conf, signals, start  # noqa: F401  # importing them registers them
 
         events.demand.connect(conf.listen)
-        if events.demand.was_sent:
-            conf.listen()
         start.report_problems()

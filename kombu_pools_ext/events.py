@@ -42,21 +42,32 @@ class Event:
     def send(self, **what: Any) -> None:
         """Tell every listener."""
         for listener in tuple(self._listeners):
-            try:
-                listener(**what)
-            except Exception:
-                logger.exception("a listener to %s failed", self.name)
+            self._tell(listener, what)
+
+    def _tell(self, listener: Callable[..., Any], what: dict[str, Any]) -> None:
+        try:
+            listener(**what)
+        except Exception:
+            logger.exception("a listener to %s failed", self.name)
 
     def __repr__(self) -> str:
         return f"<Event {self.name}: {len(self._listeners)} listeners>"
 
 
 class _Demand(Event):
-    """An event that whoever comes too late for it can ask for."""
+    """An event that reaches those, too, who come too late for it."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self._process: int | None = None
+
+    def connect(self, listener: Callable[..., Any]) -> Callable[..., Any]:
+        """As :meth:`Event.connect`; if it was sent before, *listener* is called at once, without arguments."""
+        super().connect(listener)
+        # After that: what is sent in this moment is heard one way or the other, or both.
+        if self.was_sent:
+            self._tell(listener, {})
+        return listener
 
     def send(self, **what: Any) -> None:
         """Tell every listener."""

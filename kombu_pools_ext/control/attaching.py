@@ -78,9 +78,6 @@ def attach_to(project: Project, pools: Pools) -> None:
     _servers[pools] = servers
     weakref.finalize(pools, _gone, [weakref.ref(one) for one in servers]).atexit = False
     events.demand.connect(_demanded)
-    # After that: what is used in this moment is noticed by one of the two.
-    if events.demand.was_sent:
-        begin(project)
 
 
 def detach(pools: Pools) -> None:

@@ -62,6 +62,8 @@ def _of_places(others: Iterable[_Unreached], project: Project) -> Iterator[str]:
     looked_at = {place.base for place in places_to_look(project)}
     bases = Counter(one.base for one in others if one.user == os.geteuid())
     for base, count in bases.most_common():
+        if not _may_be_used(base):
+            continue
         listen = "1 process listens" if count == 1 else f"{count} processes listen"
         if base in looked_at:
             yield (
@@ -70,6 +72,15 @@ def _of_places(others: Iterable[_Unreached], project: Project) -> Iterator[str]:
             )
         else:
             yield f"{listen} in {base}: set DIRECTORY to it"
+
+
+def _may_be_used(base: str) -> bool:
+    """Whether it may be told to somebody as a directory: anybody can bind a socket to a path that looks like ours."""
+    try:
+        return os.stat(base).st_uid in (os.geteuid(), 0)
+    except OSError:
+        # It is there for others alone.
+        return True
 
 
 def _of_keys(others: Iterable[_Unreached]) -> Iterator[str]:

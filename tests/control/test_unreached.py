@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import subprocess
 import sys
@@ -149,3 +150,12 @@ def test_a_whole_command_says_so(base: Base) -> None:
     with Child(base.path, SECRET + "!"):
         found = until(lambda: base.control().likely_reasons())
     assert any("another key" in one for one in found)
+
+
+@needs_root
+def test_a_directory_of_another_user_is_not_recommended(base: Base, reasons: Reasons) -> None:
+    elsewhere = base.path / "e"
+    elsewhere.mkdir(0o700)
+    with Child(elsewhere):
+        os.chown(elsewhere, NOBODY, NOBODY)
+        assert reasons() == []
