@@ -674,7 +674,12 @@ def test_failover_of_other_transports_is_kombus() -> None:
         (AMQP, {"ca_certs": 5}, "expected the path of a file for 'ca_certs', got 5", ""),
         ("redis://h", {"ssl_certfile": "/no"}, "'ssl_certfile' names no file", ""),
         (AMQP, {"keyfile": __file__}, "'keyfile' without 'certfile'", "its certificate"),
-        (AMQP, {"cert_reqs": "required"}, "expected ssl.CERT_REQUIRED, ssl.CERT_OPTIONAL", ""),
+        (
+            AMQP,
+            {"cert_reqs": "required"},
+            "expected ssl.CERT_REQUIRED",
+            "did you mean ssl.CERT_REQUIRED?",
+        ),
         (
             "redis://h",
             {"ssl_cert_reqs": "requird"},
@@ -682,7 +687,18 @@ def test_failover_of_other_transports_is_kombus() -> None:
             "did you mean 'required'?",
         ),
         ("redis://h", {"ssl_cert_reqs": 7}, "expected ssl.CERT_REQUIRED", ""),
-        (AMQP, {"check_hostname": "no"}, "expected True or False for 'check_hostname'", ""),
+        (
+            AMQP,
+            {"check_hostname": "no"},
+            "expected True or False for 'check_hostname'",
+            "did you mean False?",
+        ),
+        (
+            "redis://h",
+            {"ssl_check_hostname": "true"},
+            "expected True or False",
+            "did you mean True?",
+        ),
         (AMQP, {"check_hostname": True, "cert_reqs": ssl.CERT_NONE}, "has no effect", "remove one"),
         (
             "redis://h",

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..masking import describe
-from .problems import nearest
+from .problems import nearest, text_hint
 from .urls import tls_in_url
 
 __all__ = ["AMQP_OPTIONS", "REDIS_OPTIONS", "tls_problems"]
@@ -123,10 +123,16 @@ def _check_problems(options: Mapping[str, Any], prefix: str) -> Iterator[tuple[s
             hint = nearest(mode, _MODE_NAMES)
             yield f"expected {_MODES} for {name!r}, got {describe(mode)}", hint
     elif mode is not None and not isinstance(mode, ssl.VerifyMode):
-        yield f"expected {_MODES} for {name!r}, got {describe(mode)}", ""
+        meant = mode.lower() if isinstance(mode, str) else ""
+        hint = f"did you mean ssl.CERT_{meant.upper()}?" if meant in _MODE_NAMES else ""
+        yield f"expected {_MODES} for {name!r}, got {describe(mode)}", hint
     checks = options.get(f"{prefix}check_hostname")
     if checks is not None and not isinstance(checks, bool):
-        yield f"expected True or False for '{prefix}check_hostname', got {describe(checks)}", ""
+        expected = "True or False"
+        yield (
+            f"expected {expected} for '{prefix}check_hostname', got {describe(checks)}",
+            text_hint(checks, expected),
+        )
     elif checks and (mode == "none" or mode == ssl.CERT_NONE) and mode is not None:
         yield (
             f"'{prefix}check_hostname' has no effect with {name!r} of ssl.CERT_NONE",
