@@ -69,7 +69,16 @@ def test_each_python_that_the_project_names_is_tested_and_no_other() -> None:
 @pytest.mark.usefixtures("everything_there")
 def test_the_folders_that_a_cell_names_are_there() -> None:
     for cell in matrix.CELLS:
-        assert all((ROOT / name).exists() for name in cell.tests)
+        named = (*cell.tests, *cell.without, *matrix.OF_NO_VERSION)
+        assert all((ROOT / name).exists() for name in named)
+
+
+@pytest.mark.usefixtures("everything_there")
+def test_the_engine_is_tested_on_each_python() -> None:
+    runs, _ = matrix.plan()
+    with_it = {run.python for run in runs if "tests/engine" not in run.without}
+    assert {"3.11", *with_it} == set(interpreters.PYTHONS)  # there `make test` has run it
+    assert all("tests/engine" in run.tests for run in runs if run.tests)
 
 
 @pytest.mark.usefixtures("everything_there")

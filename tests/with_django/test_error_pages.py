@@ -71,6 +71,15 @@ def test_the_page_of_a_request_that_failed(debug: bool) -> None:
     assert SECRET not in page
 
 
+LOCMEM = "django.core.mail.backends.locmem.EmailBackend"
+#: What keeps mails in mail.outbox; Django 6.1 renamed it.
+IN_MEMORY: dict[str, Any] = (
+    {"MAILERS": {"default": {"BACKEND": LOCMEM}}}
+    if django.VERSION >= (6, 1)
+    else {"EMAIL_BACKEND": LOCMEM}
+)
+
+
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("html", [True, False])
 def test_the_mail_to_the_administrators(html: bool) -> None:
@@ -83,7 +92,7 @@ def test_the_mail_to_the_administrators(html: bool) -> None:
     with override_settings(
         DEBUG=False,
         ADMINS=["admin@example.com"] if django.VERSION >= (6, 0) else [("A", "admin@example.com")],
-        EMAIL_BACKEND="django.core.mail.backends.locmem.EmailBackend",
+        **IN_MEMORY,
     ):
         mail.outbox = []
         AdminEmailHandler(include_html=html).emit(record)
