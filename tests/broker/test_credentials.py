@@ -443,7 +443,7 @@ def test_providers_that_cannot_be_compared_make_no_pools_without_end() -> None:
 
     class Provider:
         def __init__(self) -> None:
-            self.client = threading.Lock()
+            self.client = object()
 
     with pytest.raises(ValueError, match="make one and keep it, or give the class __eq__"):
         for _ in range(50):
