@@ -10,7 +10,6 @@ from .lease import Entry, Lease
 from .opening import open_all, outage_error
 from .refusals import refusal
 from .sweeping import close_dead_idle
-from .threads import interpreter_ends
 from .waiting import Waiter
 
 if TYPE_CHECKING:
@@ -91,8 +90,8 @@ def _wait(
             claims = len(pool.ledger.waiters) <= LOOKING
         # In this order: two threads at work at once take longer than one after the other.
         if spent is not None:
-            pool.close_returned(*spent)
-        pool.start_openings(openings, deadline)
+            pool.close_returned(*spent, deadline)
+        pool.start_openings(openings, deadline, here=True)
         if pool.ledger.suspended:
             pool.tell("wanted")
         if refusal is not None:
@@ -163,6 +162,9 @@ def leave(pool: Pool[T], waiter: Waiter[T], began: float) -> float:
             openings = pool.ledger.pump()
             pool.ledger.nudge()
     pool.start_openings(openings)
+    if pool.threadless and pool.ledger.openings.unclaimed:
+        # Nobody is on the way to what this caller had no time for.
+        pool.leave_openings()
     return waited
 
 
@@ -170,13 +172,13 @@ def look_again(pool: Pool[Any], deadline: float | None = None) -> None:
     """A waiter, for itself: pump, and carry out what nobody has taken up (no thread runs, or it was killed)."""
     pool.settle()
     with pool.lock:
-        # Before the pump: what it plans now is not for this thread, whose deadline a hanging look-up would not heed.
+        # Before the pump: what it plans now is not for this thread, unless there is no other.
         unclaimed = pool.ledger.openings.unclaimed
         openings = pool.ledger.pump()
         pool.ledger.give_up(lambda: outage_error(pool))
-    pool.start_openings(openings, deadline)
+    pool.start_openings(openings, deadline, here=True)
     if unclaimed:
-        open_all(pool, deadline if interpreter_ends() else None)
+        open_all(pool, deadline)
 
 
 def _refusal(pool: Pool[Any], reason: str, seconds: float = 0.0) -> Exception:

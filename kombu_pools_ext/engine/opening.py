@@ -26,8 +26,11 @@ def open_all(pool: Pool[Any], deadline: float | None = None) -> None:
 
     :param deadline: of whoever does it in place of such a thread, if there is one.
     """
-    while _open_next(pool, deadline):
-        pass
+    while deadline is None or pool.clock() < deadline:
+        if not _open_next(pool, deadline):
+            return
+    # Its time is up, and what is left is somebody else's.
+    pool.leave_openings()
 
 
 def _open_next(pool: Pool[Any], deadline: float | None) -> int:

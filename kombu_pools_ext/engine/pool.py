@@ -27,7 +27,7 @@ from .ledger import Ledger
 from .opening import THREAD, open_all
 from .options import PoolOptions
 from .returning import Returns
-from .threads import interpreter_ends, spawn_thread
+from .threads import spawn_thread
 from .waiting import Waiter
 
 __all__ = ["Pool"]
@@ -111,6 +111,8 @@ class Pool(Returns[T]):
             self.ledger.replace()
         if ways_out.is_uwsgi_master():
             self.ledger.retire()
+        #: Whether the latest thread for openings could not be started.
+        self.threadless = False
         #: When borrowers begin to do the maintenance thread's work.
         self.overdue_at = float("inf")
 
@@ -241,7 +243,7 @@ class Pool(Returns[T]):
     ) -> Lease[T]:
         """The long way of :meth:`acquire`, or what is left of it for a *lease* that has to be looked at."""
         if lease is None:
-            lease = self._take_idle(share, now, kind)
+            lease = self._take_idle(share, now, kind, timeout)
         why = None if lease is None else unfit_because(self, lease, now)
         if lease is None or why is not None:
             deadline = None if timeout is None else now + timeout
@@ -256,9 +258,9 @@ class Pool(Returns[T]):
         return lease
 
     def _take_idle(
-        self, share: Share | None, now: float, kind: type[Lease[Any]]
+        self, share: Share | None, now: float, kind: type[Lease[Any]], timeout: float | None
     ) -> Lease[T] | None:
-        """Do what has to be done first, and lend what is idle: under the lock."""
+        """Do what has to be done first, within *timeout*, and lend what is idle: under the lock."""
         if not _mark[0]:
             # Before the lock is touched, which a child may have inherited locked.
             fork.child_begins()
@@ -276,7 +278,7 @@ class Pool(Returns[T]):
             # It may be able to run by now, and so may whoever listens for commands.
             self.keeper.watch(self)
             self.tell("wanted")
-            upkeep.tend(self)
+            upkeep.tend(self, None if timeout is None else now + timeout)
         # Closes the race of a borrower and somebody who begins to wait.
         with self.lock:
             lease = self.ledger.take_idle(share, now, kind)
@@ -291,14 +293,32 @@ class Pool(Returns[T]):
 
     # -- openings and closings -----------------------------------------------------------------------
 
-    def start_openings(self, count: int, deadline: float | None = None) -> None:
-        """Carry out *count* planned openings: in threads, or here where none can be started.
+    def start_openings(
+        self, count: int, deadline: float | None = None, *, here: bool = False
+    ) -> None:
+        """Carry out *count* planned openings in threads.
 
-        :param deadline: until when the caller has time for that, once the interpreter ends.
+        Where none can be started, this caller does it if it is to be done *here*, and else whoever waits for them.
+
+        :param deadline: until when the caller has time for that.
         """
         for _ in range(count):
-            if not self.spawn_opener():
-                open_all(self, deadline if interpreter_ends() else None)
+            if self.spawn_opener():
+                continue
+            if here:
+                open_all(self, deadline)
+            else:
+                self.leave_openings()
+            return
+
+    def leave_openings(self) -> None:
+        """Have whoever waits first carry out what is planned, in its own time."""
+        with self.lock:
+            waiter = self.ledger.waiters.next()
+            if waiter is None:
+                self.ledger.openings.cancel_unclaimed()
+            else:
+                waiter.nudge()
 
     def spawn(self, work: Callable[[], None], name: str) -> bool:
         """Run *work* in a thread; ``False`` where none can be started."""
@@ -306,7 +326,8 @@ class Pool(Returns[T]):
 
     def spawn_opener(self) -> bool:
         """Start a thread that carries out planned openings; ``False`` where none can be started."""
-        return self._spawn(lambda: open_all(self), THREAD)
+        self.threadless = not self._spawn(lambda: open_all(self), THREAD)
+        return not self.threadless
 
     def close_entry(self, entry: Entry[T], reason: str, timeout: float | None = None) -> None:
         """Close an entry that the ledger has moved to ``closing``.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from . import fork
 from .lease import Entry, Lease
 from .operating import Operations
+from .upkeep import TOGETHER
 
 __all__ = ["Returns"]
 
@@ -143,13 +144,17 @@ class Returns(Operations[T]):
         lease._entry = None
         return None if reason is None else (entry, reason)
 
-    def close_returned(self, entry: Entry[T], reason: str) -> None:
-        """Close what came back and must not be lent again."""
+    def close_returned(self, entry: Entry[T], reason: str, deadline: float | None = None) -> None:
+        """Close what came back and must not be lent again.
+
+        :param deadline: until when the caller has time for a goodbye, by the pool's clock.
+        """
         # What is only old, or takes long: its goodbye is not this borrower's to wait for.
         if reason not in IN_BACKGROUND or not self._spawn(
             lambda: self.close_entry(entry, reason), "kombu-pools-close"
         ):
-            self.close_entry(entry, reason)
+            left = None if deadline is None else max(0.0, deadline - self.clock())
+            self.close_entry(entry, reason, left if left is None else min(left, TOGETHER))
 
     def dropped(self, entry: Entry[T]) -> None:
         """A lease was collected: called by its entry's finalizer, which may only append, disturb and nudge."""

@@ -21,7 +21,7 @@ def spawn_thread(work: Callable[[], None], name: str) -> bool:
         return False
     try:
         threading.Thread(target=work, name=name, daemon=True).start()
-    except RuntimeError:
+    except (RuntimeError, MemoryError):
         return False
     return True
 

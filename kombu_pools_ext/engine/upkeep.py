@@ -39,11 +39,13 @@ FOREVER = float("inf")
 THREAD = "kombu-pools-upkeep"
 
 
-def tend(pool: Pool[Any]) -> float | None:
+def tend(pool: Pool[Any], deadline: float | None = None) -> float | None:
     """Do what is due in *pool*; return the seconds until its next round, or ``None`` if it has nothing left.
 
     Closes what expired, opens what ``min_idle`` asks for, keeps alive what is open, reports leaks and takes dropped
     leases home.
+
+    :param deadline: of a borrower who does it in place of the thread, by the pool's clock.
     """
     pool.settle()
     ledger = pool.ledger
@@ -55,7 +57,7 @@ def tend(pool: Pool[Any]) -> float | None:
         lent = aging.due_lent(ledger)
         # A gate may have lost the last one who kept it shut.
         openings += ledger.pump()
-    pool.start_openings(openings)
+    pool.start_openings(openings, deadline, here=True)
     # First what others' lives depend on; the goodbyes, which may take their time, at the end.
     keep_idle(pool, idle)
     for entry in lent:
@@ -70,8 +72,9 @@ def tend(pool: Pool[Any]) -> float | None:
             seconds,
             borrower.details() if borrower is not None else "an unknown place",
         )
-    deadline = time.monotonic() + TOGETHER
-    close_together([(pool, entry, reason) for entry, reason in expired], deadline)
+    seconds = TOGETHER if deadline is None else min(TOGETHER, deadline - pool.clock())
+    closing = [(pool, entry, reason) for entry, reason in expired]
+    close_together(closing, time.monotonic() + seconds)
     return nap
 
 

@@ -98,6 +98,8 @@ class Driver:
         self.checking: deque[Step] = deque()
         self.closing: deque[Step] = deque()
         self.opened: list[Item] = []
+        #: The seconds that openings in a caller's own thread were given.
+        self.within: list[float] = []
         self.checked: list[Item] = []
         #: Those of them that had to answer.
         self.proved: list[Item] = []
@@ -127,6 +129,7 @@ class Driver:
         return step() if step is not None else None
 
     def open_within(self, seconds: float) -> Item:
+        self.within.append(seconds)
         return self.open()
 
     def open(self) -> Item:
@@ -219,7 +222,7 @@ class Rig:
             if refusal is not None:
                 return refusal
             openings = self.pool.ledger.pump()
-        self.pool.start_openings(openings)
+        self.pool.start_openings(openings, here=True)
         return None
 
     def take(self, count: int = 1) -> list[Lease[Item]]:

@@ -356,10 +356,15 @@ def test_what_is_lent_is_there() -> None:
 
 def test_not_ready_in_time_tells_the_cause_and_leaves_nothing_behind() -> None:
     tested = rig(5, min_idle=2, outage_patience=0.0, jitter=lambda: 1.0)
-    tested.driver.opening.extend([None, *(OSError("refused") for _ in range(100))])
+
+    def refuse() -> None:
+        tested.clock.advance(1.0)
+        raise OSError("refused")
+
+    tested.driver.opening.extend([None, refuse])
     tested.spawner.able = False
     with pytest.raises(ConnectTimeout, match="refused") as caught:
-        tested.pool.wait_ready(0.0)
+        tested.pool.wait_ready(1.0)
     assert isinstance(caught.value, PoolTimeout)
     assert tested.pool.lent == 0
     assert_sound(tested.pool)
