@@ -21,7 +21,7 @@ def publish(
     exchange: str | Exchange | None = None,
     using: str = "default",
     **kwargs: Any,
-) -> Any:
+) -> None:
     """Publish one message: take a producer from the pool, publish, give it back.
 
     A publish whose connection broke is tried again on another one, as ``RETRY`` says. With ``CONFIRM``, which is the
@@ -40,7 +40,7 @@ def publish(
     :raises ImproperlyConfigured: if the setting is wrong.
     """
     body, routing_key, kwargs = _rendered(body, routing_key, using, kwargs)
-    return pools.publish(body, routing_key, exchange=rendered(exchange), using=using, **kwargs)
+    pools.publish(body, routing_key, exchange=rendered(exchange), using=using, **kwargs)
 
 
 def publish_on_commit(

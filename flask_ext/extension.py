@@ -233,7 +233,7 @@ class KombuPools:
         exchange: str | Exchange | None = None,
         using: str = "default",
         **kwargs: Any,
-    ) -> Any:
+    ) -> None:
         """Publish one message, and again on another connection when one broke, as ``RETRY`` says.
 
         The context's producer is used if there is one already; else one is lent for this message alone.
@@ -250,7 +250,7 @@ class KombuPools:
         :raises LimitExceeded: if no producer became free in time.
         :raises OperationalError: if the broker cannot be reached.
         """
-        return self._pools.publish(body, routing_key, exchange=exchange, using=using, **kwargs)
+        self._pools.publish(body, routing_key, exchange=exchange, using=using, **kwargs)
 
     def __repr__(self) -> str:
         if not has_app_context():

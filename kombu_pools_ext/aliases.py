@@ -269,7 +269,7 @@ class Pools:
         using: str = "default",
         acquire_timeout: float | None = _AS_CONFIGURED,
         **kwargs: Any,
-    ) -> Any:
+    ) -> None:
         """Publish one message: take a producer, publish, give it back.
 
         With confirms it returns when the broker has the message. A publish whose connection broke is tried again on
@@ -306,9 +306,8 @@ class Pools:
                 block=acquire_timeout is None, timeout=acquire_timeout
             ) as producer:
                 became = ""
-                done = producer.publish(body, routing_key=routing_key, exchange=exchange, **kwargs)
+                producer.publish(body, routing_key=routing_key, exchange=exchange, **kwargs)
                 became = "was published before that"
-            return done
         except BaseException as error:
             # Before and after the publish, whose own errors say what became of the message.
             if became and not (isinstance(error, Exception) and raised_by_carrier(error)):

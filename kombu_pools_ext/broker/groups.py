@@ -213,10 +213,21 @@ class Producers(_BrokerGroup):
 
 
 def register_group(group: Any) -> Any:
-    """Have :func:`reset` and :func:`set_limit` reach *group*; a function, and a decorator of instances' makers.
+    """Have :func:`reset` and :func:`set_limit` reach *group*.
 
     :returns: *group*.
+    :raises TypeError: for what has no pools: a class, say, in place of a group made of it.
     """
+    if isinstance(group, type):
+        name = group.__name__
+        raise TypeError(
+            f"register_group takes a group, and {name} is a class, which has no pools; register what it makes: "
+            f"{name.lower()} = register_group({name}(limit=use_global_limit))"
+        )
+    if not callable(getattr(group, "values", None)):
+        raise TypeError(
+            f"register_group takes a group of pools, with a method values(), not {group!r}"
+        )
     _groups.append(group)
     return group
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .direct import Direct, direct_for
 from .frames import encode_publish, encode_usual
 from .serializing import serialized
-from .shape import fulfilled, intact
+from .shape import intact
 from .tally import Delivery
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def publish(
 
     :param view: a producer of a class that publishes as kombu's does.
     :param item: its connection.
-    :returns: what kombu would, or :data:`KOMBUS`.
+    :returns: ``None``, or :data:`KOMBUS`.
     """
     state = view.__dict__
     channel = state.get("_channel")
@@ -117,10 +117,11 @@ def publish(
     if frames is None or (confirms is None and not direct.heed()):
         # The second half of kombu's: it must not be serialized twice.
         properties |= {"delivery_mode": delivery_mode, "message_id": message_id}
-        return producer._publish(
+        producer._publish(
             *(content, priority, content_type, content_encoding, headers, properties),
             *(routing_key, mandatory, immediate, name, [], timeout, confirm_timeout),
         )
+        return None
     if confirms is not None:
         confirms.send(
             Delivery(message_id, name, routing_key, mandatory or immediate, len(frames)),
@@ -129,7 +130,7 @@ def publish(
         )
         return None
     direct.write(frames)
-    return fulfilled()
+    return None
 
 
 def _octets(content: Any, encoding: Any) -> bytes | None:

@@ -8,6 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import kombu
+from vine import promise
 
 from ..engine import Lease
 from . import lean
@@ -64,7 +65,9 @@ class ProducerView:
     def publish(self, body: Any, *args: Any, **kwargs: Any) -> Any:
         """:meth:`kombu.Producer.publish`, which gives the message a ``message_id`` unless it has one.
 
-        With confirms it returns when the broker has the message. If the connection breaks, and the pool or the caller
+        With confirms it returns when the broker has the message. It returns ``None``, on each transport, with confirms
+        or without: py-amqp's promise, which kombu would return, has been kept by then. A class with a ``publish`` of
+        its own may return something else. If the connection breaks, and the pool or the caller
         (``retry=True``) wants that, it is tried again on another connection, which this producer has from then on;
         after any other failure on the wire the connection is not lent again.
 
@@ -126,7 +129,8 @@ class ProducerView:
                 done = lean.publish(self, item, body, **kwargs)
                 if done is not KOMBUS:
                     return done
-            return super().publish(body, *args, **kwargs)  # type: ignore[misc]  # the producer class behind this mix-in
+            done = super().publish(body, *args, **kwargs)  # type: ignore[misc]  # the producer class behind this mix-in
+            return None if type(done) is promise else done
         except CANNOT_BE_ENCODED as error:
             given = dict(kwargs)
             named(args, given)
@@ -170,7 +174,8 @@ class ProducerView:
             bounds = getattr(item, "bounds", None)
             try:
                 with nullcontext() if bounds is None else bounds.publishing(deadline):
-                    return super().publish(body, *args, **kwargs)  # type: ignore[misc]  # as in _send()
+                    done = super().publish(body, *args, **kwargs)  # type: ignore[misc]  # as in _send()
+                return None if type(done) is promise else done
             except Exception as error:
                 if not is_refusal(error):
                     # Another answer is one to this connection: to a retry, another one may not give it.

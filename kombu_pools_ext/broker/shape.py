@@ -22,13 +22,12 @@ from amqp.abstract_channel import AbstractChannel
 from amqp.method_framing import frame_writer
 from amqp.transport import _AbstractTransport
 from kombu.transport import pyamqp
-from vine import promise
 
 from . import serializing
 from .frames import encode_publish, encode_usual
 from .own_errors import raised_by_carrier
 
-__all__ = ["fits", "fulfilled", "intact", "is_plain"]
+__all__ = ["fits", "intact", "is_plain"]
 
 logger = logging.getLogger("kombu_pools_ext")
 
@@ -118,12 +117,6 @@ def problems() -> Iterator[str]:
             yield f"{where} has other parameters"
     if amqp.Channel.basic_publish is not amqp.Channel._basic_publish:
         yield "amqp.Channel.basic_publish is not its own"
-    done = promise()
-    done()
-    if any(
-        getattr(done, one, None) != getattr(fulfilled(), one, None) for one in promise.__slots__
-    ):
-        yield "vine.promise has other fields"
     yield from serializing.problems()
     try:
         yield from _trials()
@@ -226,16 +219,6 @@ def _by_us(
             **properties,
         },
     )
-
-
-def fulfilled() -> Any:
-    """What py-amqp's ``basic_publish`` returns without confirms: a promise that was called, in half of its time."""
-    done = object.__new__(promise)
-    done.fun = done.reason = done.on_error = done._svpending = done._lvpending = None
-    done.weak = done.ignore_result = done.failed = done.cancelled = False
-    done.args, done.kwargs = (), {}
-    done.ready, done.value = True, ((), {})
-    return done
 
 
 _KOMBUS = tuple(kombu.Producer.__dict__.get(name) for name in _PRODUCERS)

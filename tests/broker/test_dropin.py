@@ -710,7 +710,7 @@ def test_a_registered_group_is_reset_and_limited(pools: ModuleType) -> None:
 
 
 def test_register_group_as_a_decorator(pools: ModuleType) -> None:
-    # Of a class it makes no sense in kombu's either: what is registered must have pools.
+    # kombu's accepts a class as well, and each reset() fails from then on: what is registered must have pools.
     @pools.register_group
     @lambda make: make()
     class group(pools.PoolGroup):  # noqa: N801

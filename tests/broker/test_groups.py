@@ -516,6 +516,25 @@ def test_kombus_own_pools_are_usable_after_a_reset(
     pool.force_close_all()
 
 
+@pytest.mark.parametrize("kind", [Group, Connections, dict, type("Mine", (), {})])
+def test_a_class_is_no_group(kind: Any) -> None:
+    before = groups.registered_groups()
+    with pytest.raises(
+        TypeError, match=rf"{kind.__name__} is a class.*= register_group\({kind.__name__}\("
+    ):
+        register_group(kind)
+    assert groups.registered_groups() == before
+    reset()
+    set_limit(3)
+
+
+@pytest.mark.parametrize("what", [None, 5, "group", [], Pool(5)])
+def test_what_has_no_pools_is_no_group(what: Any) -> None:
+    with pytest.raises(TypeError, match="a group of pools"):
+        register_group(what)
+    reset()
+
+
 def test_every_registered_group_is_known() -> None:
     group = register_group(Group())
     assert groups.registered_groups()[:2] == (connections, producers)

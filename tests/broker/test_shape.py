@@ -67,7 +67,6 @@ def wrapped(function: Any) -> Any:
         (shape, "_METHODS", ((amqp.Channel, "close", ("code",)),), "has other parameters"),
         (shape, "frame_writer", other_frames, "are others"),
         (shape, "frame_writer", no_frames, r"a trial failed: RuntimeError\('not today'\)"),
-        (shape, "fulfilled", object, "vine.promise has other fields"),
         (serializing, "_encode", str, "encodes otherwise"),
         (kombu.Producer, "publish", wrapped(kombu.Producer.publish), "none of its own"),
         (amqp.Channel, "basic_publish", wrapped(amqp.Channel.basic_publish), "is not its own"),
