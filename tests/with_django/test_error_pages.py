@@ -21,22 +21,23 @@ from kombu_pools_ext.errors import BrokerUnreachable
 SECRET = "s3cr3t-Pa55"
 OURS = "django_app.debug.SafeExceptionReporterFilter"
 
-PARTS: dict[str, Any] = {"HOST": "broker.invalid", "USER": "app", "PASSWORD": SECRET}
-URL = f"amqp://app:{SECRET}@broker.invalid//"
+# Nobody listens there.
+PARTS: dict[str, Any] = {"HOST": "127.0.0.1", "PORT": 1, "USER": "app", "PASSWORD": SECRET}
+URL = f"amqp://app:{SECRET}@127.0.0.1:1//"
 #: Ways to write a password into the settings, and the filter that each of them needs.
 FORMS: dict[str, tuple[Any, str | None]] = {
     "parts": ({"default": PARTS}, None),
     "parts, lower case": ({"default": {key.lower(): one for key, one in PARTS.items()}}, None),
-    "parts, in a list": ({"default": {**PARTS, "HOST": ["a.invalid", "b.invalid"]}}, None),
+    "parts, in a list": ({"default": {**PARTS, "HOST": ["127.0.0.1", "::1"]}}, None),
     "URL": ({"default": {"URL": URL}}, OURS),
     "URL alone": ({"default": URL}, OURS),
-    "URLs": ({"default": {"URL": [URL, f"amqp://b:{SECRET}@b.invalid//"]}}, OURS),
-    "URLs in a text": ({"default": {"URL": f"{URL};amqp://b:{SECRET}@b.invalid//"}}, OURS),
+    "URLs": ({"default": {"URL": [URL, f"amqp://b:{SECRET}@[::1]:1//"]}}, OURS),
+    "URLs in a text": ({"default": {"URL": f"{URL};amqp://b:{SECRET}@[::1]:1//"}}, OURS),
 }
 
 
 def fail(request: HttpRequest) -> HttpResponse:
-    publish({"it": 1}, "q")
+    publish({"it": 1}, "q", acquire_timeout=0.2)
     return HttpResponse("not reached")
 
 
@@ -67,7 +68,7 @@ def test_the_page_of_a_request_that_failed(debug: bool) -> None:
     assert answer.status_code == 500
     page = answer.content.decode()
     # The page has the settings, where it is the one for debugging.
-    assert ("broker.invalid" in page or "b.invalid" in page) == debug
+    assert ("KOMBU_POOLS" in page) == debug
     assert SECRET not in page
 
 
