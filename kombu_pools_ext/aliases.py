@@ -225,6 +225,7 @@ class Pools:
         kept = change.connect(timeout)
         if kept and not force:
             raise _kept(kept, new, " and its settings")
+        change.suspend()
         self._settings = new
         if _configured is not None and _configured() is self:
             groups.name_aliases(new)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from . import renewing
 from .broker import groups
@@ -58,6 +59,7 @@ class Change:
             alias for alias in old if alias in new and not _same(old[alias], new[alias])
         ]
         self.gone = [alias for alias in old if alias not in new]
+        self._suspended: dict[ConnectionPool, Literal["fail", "wait"]] = {}
 
     def check(self, needed: Collection[str], name: str) -> None:
         """Refuse what cannot be used.
@@ -95,7 +97,11 @@ class Change:
                 continue
             if groups.connections.get(new) is None:
                 added.append(new)
-            wanted.setdefault(groups.connections[new], []).append(alias)
+            pool = groups.connections[new]
+            if former.suspended is None:
+                wanted.setdefault(pool, []).append(alias)
+            else:
+                self._suspended[pool] = former.suspended
         kept: dict[str, renewing.Kept] = {}
         opened: dict[ConnectionPool, OpenConnection] = {}
 
@@ -118,6 +124,11 @@ class Change:
             for pool, item in opened.items():
                 pool.take_in(item)
         return kept
+
+    def suspend(self) -> None:
+        """Suspend the new pools whose former ones are: to be called before anybody finds them."""
+        for pool, mode in self._suspended.items():
+            pool.suspend(mode)
 
     @staticmethod
     def _give_up(

@@ -317,6 +317,12 @@ class ConnectionPool(PoolFace, KombuConnectionPool):
         engine = MadeOnce.of(self, "engine")
         return engine is not None and bool(engine.ledger.counters.opened)
 
+    @property
+    def suspended(self) -> Literal["fail", "wait"] | None:
+        """How :meth:`suspend` was called, until :meth:`resume`."""
+        engine = MadeOnce.of(self, "engine")
+        return None if engine is None else engine.ledger.suspended
+
     def try_opening(self, timeout: float) -> Trial[OpenConnection]:
         """Begin to open a connection beside the pool, in a thread of its own.
 

@@ -15,7 +15,7 @@ import pytest
 from kombu_pools_ext import aliases, connections, events
 from kombu_pools_ext.aliases import Pools, configure
 from kombu_pools_ext.control import local
-from kombu_pools_ext.errors import ConnectionsKept, UnknownAlias
+from kombu_pools_ext.errors import ConnectionsKept, PoolSuspended, UnknownAlias
 from kombu_pools_ext.settings import SettingsError
 from tests.broker.common import PATIENCE, eventually, within
 from tests.broker.rig import in_child
@@ -360,6 +360,20 @@ def test_who_holds_or_awaits_a_lease_meanwhile_is_served_by_what_works(redis_url
     assert served == [True] * 3
     assert old.stats().opened == 1
     eventually(lambda: old.stats().closed == {"drained": 1})
+
+
+def test_what_is_suspended_stays_so_and_opens_nothing(memory_url: str) -> None:
+    source = Source(default={"URL": memory_url, "LIMIT": 2})
+    pools = Pools(source)
+    used(pools)
+    pools.suspend(mode="fail")
+    source.current = {"default": {"URL": memory_url, "LIMIT": 3}}
+    assert dict(pools.reload().changed) == {"default": (1, 0)}
+    with pytest.raises(PoolSuspended):
+        pools.connections["default"].acquire(timeout=PATIENCE)
+    assert pools.connections["default"].stats().opened == 0
+    pools.resume()
+    used(pools)
 
 
 def test_no_request_fails_of_a_rotation_and_a_reload(private_redis: PrivateRedis) -> None:

@@ -202,6 +202,7 @@ def test_wrong_settings_of_flask_are_in_no_frame_of_ours(what: str) -> None:
 
 
 def test_wrong_settings_of_django_are_in_no_frame_of_ours(tmp_path: Path) -> None:
+    pytest.importorskip("django")
     program = f"""
 import sys
 sys.path[:0] = {[str(ROOT), str(Path(__file__).parents[2])]!r}
