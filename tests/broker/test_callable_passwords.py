@@ -99,7 +99,8 @@ def test_one_callable_is_one_pool_and_another_is_another(
     pools, password = Pools(), Password("guest")
     pool = pools.connections[broker(password)]
     assert pools.connections[broker(password)] is pool
-    assert pools.connections[broker(Password("guest"))] is not pool
+    assert pools.connections[broker(Password("another"))] is not pool
+    assert pools.connections[broker(lambda: "guest")] is not pool
     assert password.asked == 0  # whoever only looks a pool up learns no secret
     pools.reset()
 

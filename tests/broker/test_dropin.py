@@ -66,7 +66,9 @@ def test_a_connection_is_lent_for_a_with_block(pools: ModuleType, url: str) -> N
     with pools.connections[connection].acquire(block=True) as lent:
         lent.ensure_connection(max_retries=1)
         assert lent.connected
-        assert lent.as_uri() == Connection(url).as_uri().replace("localhost", lent.hostname)
+        # A newer kombu shows a password that is not there, too.
+        ours, kombus = (one.as_uri().replace("://:**@", "://") for one in (lent, Connection(url)))
+        assert ours == kombus.replace("localhost", lent.hostname)
 
 
 @pytest.mark.broker

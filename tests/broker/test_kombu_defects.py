@@ -603,7 +603,9 @@ def test_a_lent_connection_can_be_cloned(memory_url: str) -> None:
         assert type(clone) is Connection
         assert not clone.connected
         assert clone.heartbeat == 5
-        assert clone.as_uri() == lent.as_uri()
+        # A newer kombu shows a password that is not there, too.
+        clones, lents = (one.as_uri().replace("://:**@", "://") for one in (clone, lent))
+        assert clones == lents
 
 
 def test_a_lent_connection_stands_for_its_broker(memory_url: str) -> None:
