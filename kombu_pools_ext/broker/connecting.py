@@ -118,7 +118,7 @@ class Connector:
                 # As it was written: kombu makes an address of localhost, which no certificate is made out to.
                 connection.hostname = host
                 failures.append(error)
-                told.append(f"{uri_of(connection)}: {_explained(connection, error)}")
+                told.append(f"{_where(connection)}: {_explained(connection, error)}")
             else:
                 connection.at_most = None
                 self._note(number or 0)
@@ -244,10 +244,19 @@ def _seconds_for(connection: OpenConnection) -> float:
     return max(seconds, own) if isinstance(own, int | float) else seconds
 
 
+def _where(connection: kombu.Connection) -> str:
+    """What the broker is called that *connection* is set to."""
+    try:
+        return uri_of(connection)
+    except OSError:
+        # No descriptor is free, not even one for kombu's transport, whose defaults a URI is made with.
+        return str(connection.transport_cls)
+
+
 def _explained(connection: kombu.Connection, error: Exception) -> str:
     # The notes name the addresses that were tried, where there are several.
     why = "; ".join((str(error) or type(error).__name__, *getattr(error, "__notes__", ())))
-    redis = getattr(connection.transport, "driver_type", None) == "redis"
+    redis = getattr(connection.get_transport_cls(), "driver_type", None) == "redis"
     what_to_do = tls.remedy(error, connection.hostname, connection.ssl, redis=redis)
     return f"{why}; {what_to_do}" if what_to_do else why
 
