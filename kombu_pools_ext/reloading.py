@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 from . import renewing
 from .broker import groups
@@ -59,7 +58,6 @@ class Change:
             alias for alias in old if alias in new and not _same(old[alias], new[alias])
         ]
         self.gone = [alias for alias in old if alias not in new]
-        self._suspended: dict[ConnectionPool, Literal["fail", "wait"]] = {}
 
     def check(self, needed: Collection[str], name: str) -> None:
         """Refuse what cannot be used.
@@ -83,7 +81,7 @@ class Change:
             raise SettingsError(problems, name)
 
     def connect(self, timeout: float) -> dict[str, renewing.Kept]:
-        """Open a connection for each alias that is in use and has other connections from now on.
+        """Open a connection for each alias that is in use, not suspended, and has other connections from now on.
 
         :param timeout: seconds for all of them together.
         :returns: by alias, those that could not be; then none of those that could has been taken in.
@@ -93,15 +91,16 @@ class Change:
         for alias in self.changed:
             old, new = self.old[alias], self.new[alias]
             former = groups.connections.get(old)
-            if old.identity == new.identity or former is None or not former.was_used:
+            if (
+                old.identity == new.identity
+                or former is None
+                or not former.was_used
+                or former.suspended
+            ):
                 continue
             if groups.connections.get(new) is None:
                 added.append(new)
-            pool = groups.connections[new]
-            if former.suspended is None:
-                wanted.setdefault(pool, []).append(alias)
-            else:
-                self._suspended[pool] = former.suspended
+            wanted.setdefault(groups.connections[new], []).append(alias)
         kept: dict[str, renewing.Kept] = {}
         opened: dict[ConnectionPool, OpenConnection] = {}
 
@@ -127,8 +126,10 @@ class Change:
 
     def suspend(self) -> None:
         """Suspend the new pools whose former ones are: to be called before anybody finds them."""
-        for pool, mode in self._suspended.items():
-            pool.suspend(mode)
+        for alias in self.changed:
+            former = groups.connections.get(self.old[alias])
+            if former is not None and former.suspended:
+                groups.connections[self.new[alias]].suspend_as(former)
 
     @staticmethod
     def _give_up(

@@ -1310,6 +1310,8 @@ def test_a_name_that_is_like_none_gets_them_all() -> None:
         "KOMBU_URL",
         "KOMBU_SERIALIZER",
         "MY_KOMBU_POOLS_VIEW",
+        "_KOMBU_POOLS",
+        "MY_KOMBU_POOLS",
         "DATABASE_POOLS_CONTROL",
         "pool",
         5,

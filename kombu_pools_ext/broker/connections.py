@@ -323,6 +323,11 @@ class ConnectionPool(PoolFace, KombuConnectionPool):
         engine = MadeOnce.of(self, "engine")
         return None if engine is None else engine.ledger.suspended
 
+    def suspend_as(self, former: ConnectionPool) -> None:
+        """Be suspended as *former* is, whose place this pool takes; :meth:`resume` ends both."""
+        if former.suspended is not None:
+            self.engine.suspend_as(former.engine)
+
     def try_opening(self, timeout: float) -> Trial[OpenConnection]:
         """Begin to open a connection beside the pool, in a thread of its own.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypeVar
 
@@ -46,6 +47,7 @@ class Operations(Generic[T]):
         keeper: Upkeep | NoUpkeep
         driver: Driver[T]
         overdue_at: float
+        suspended_with: weakref.WeakSet[Any] | None
 
         def tell(self, event: str, *args: Any) -> None: ...
 
@@ -118,6 +120,19 @@ class Operations(Generic[T]):
             openings = self.ledger.pump()
         self.start_openings(openings)
         self.keeper.nudge(self)
+        former, self.suspended_with = self.suspended_with, None
+        for one in former or ():
+            one.resume()
+
+    def suspend_as(self, former: Operations[T]) -> None:
+        """Be suspended as *former* is, whose place this pool takes; :meth:`resume` ends both."""
+        mode = former.ledger.suspended
+        if mode is None or former is self:
+            return
+        if self.suspended_with is None:
+            self.suspended_with = weakref.WeakSet()
+        self.suspended_with.add(former)
+        self.suspend(mode)
 
     def shut_gate(self, gate: Gate, item: T, reason: str) -> None:
         """Lend nothing to shares with *gate*, whose borrowers wait, until *item* opens it or is closed.

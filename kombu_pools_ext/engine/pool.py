@@ -12,6 +12,7 @@ import random
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from types import FrameType
@@ -82,6 +83,8 @@ class Pool(Returns[T]):
         self._unseen_for = -1.0 if self._with_stack else self.check_after
         self._spawn = spawn
         self.keeper = keeper if keeper is not None else upkeep.shared
+        #: Pools whose place this one has taken while they were suspended.
+        self.suspended_with: weakref.WeakSet[Pool[T]] | None = None
         self._begin(limit)
         fork.register(self)
 

@@ -47,6 +47,9 @@ class Strays:
         upper = name.upper()
         if _OURS.fullmatch(upper):
             return True
+        if any(upper.endswith(f"_{one}") for one in self._known):
+            # Not misspelt: somebody's own, which one of ours is made of, say.
+            return False
         # Before difflib is loaded, which takes longer than all else here.
         return ("KOMB" in upper or "POOL" in upper) and bool(closest(upper, self._known, _ALIKE))
 

@@ -376,6 +376,52 @@ def test_what_is_suspended_stays_so_and_opens_nothing(memory_url: str) -> None:
     used(pools)
 
 
+def test_what_is_suspended_and_was_never_used_stays_so(memory_url: str) -> None:
+    source = Source(default={"URL": memory_url, "LIMIT": 2})
+    pools = Pools(source)
+    pools.suspend(mode="fail")
+    source.current = {"default": {"URL": memory_url, "LIMIT": 3}}
+    pools.reload()
+    with pytest.raises(PoolSuspended):
+        pools.connections["default"].acquire(timeout=PATIENCE)
+
+
+def test_what_is_suspended_stays_so_where_another_alias_has_to_be_forced(memory_url: str) -> None:
+    source = Source(default={"URL": memory_url, "LIMIT": 2}, other={"URL": memory_url, "LIMIT": 4})
+    pools = Pools(source)
+    used(pools)
+    used(pools, "other")
+    pools.suspend(["default"], mode="fail")
+    source.current = {"default": {"URL": memory_url, "LIMIT": 3}, "other": NOWHERE}
+    assert list(pools.reload(force=True).failures) == ["other"]
+    with pytest.raises(PoolSuspended):
+        pools.connections["default"].acquire(timeout=PATIENCE)
+
+
+def test_a_resume_after_reloads_ends_it_for_who_waits_in_a_former_pool(memory_url: str) -> None:
+    source = Source(default={"URL": memory_url, "LIMIT": 2})
+    pools = Pools(source)
+    old = used(pools)
+    pools.suspend()
+    served = threading.Event()
+
+    def ask() -> None:
+        with old.acquire(timeout=PATIENCE):
+            served.set()
+
+    waiter = threading.Thread(target=ask, daemon=True)
+    waiter.start()
+    eventually(lambda: old.stats().waiting == 1)
+    for limit in (3, 4):
+        source.current = {"default": {"URL": memory_url, "LIMIT": limit}}
+        pools.reload()
+    assert not served.is_set()
+    pools.resume()
+    waiter.join(PATIENCE)
+    assert served.is_set()
+    assert not old.stats().suspended
+
+
 def test_no_request_fails_of_a_rotation_and_a_reload(private_redis: PrivateRedis) -> None:
     import redis
 
