@@ -173,6 +173,8 @@ def establish(connection: OpenConnection) -> Any:
 
     :raises Exception: the transport's; no descriptor is left open.
     """
+    # Of other connections, and of others' libraries.
+    tls.forget_errors()
     # Made first: kombu's for amqps:// sets `ssl`.
     transport = connection.transport
     if getattr(transport, "driver_name", None) != "py-amqp":
@@ -193,6 +195,7 @@ def establish(connection: OpenConnection) -> Any:
                     handshake.opened()
                     channel = first.wait(established)
             except Exception as error:
+                tls.forget_errors()
                 another = addresses.failed(handshake.reason(error))
                 # A broker that refuses us would do so at its other addresses too. What is no broker is not asked.
                 no_broker = isinstance(error, WrongProtocol) or tls.speaks_none(error)

@@ -15,6 +15,7 @@ from typing import Any
 
 from .own_errors import mark, raised_by_carrier
 from .sockets import GONE, Within, system_poll
+from .tls import forget_errors
 
 __all__ = [
     "ANSWER_TIMEOUT",
@@ -126,6 +127,7 @@ class Bounds:
 
     def blame(self, error: BaseException) -> None:
         """Mark what a socket raised; note what somebody else raised in the middle of an operation."""
+        forget_errors()
         if isinstance(error, OSError) and raised_by_carrier(error):
             # A time-out may be that of somebody who only looked whether something had come.
             self.ended = self.ended or not isinstance(error, TimeoutError)

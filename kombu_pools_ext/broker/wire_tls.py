@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .own_errors import mark, raised_by_carrier
+from .tls import forget_errors
 
 __all__ = ["OverTls"]
 
@@ -108,6 +109,7 @@ class OverTls:
             return self._read_tls_once(size)
         except BaseException as error:
             self._blame(error)
+            forget_errors()
             raise
 
     def _read_tls_once(self, size: int) -> bytes:
@@ -161,6 +163,7 @@ class OverTls:
                         else:
                             self._wait_for_room(until)
             except BaseException as error:
+                forget_errors()
                 self._tear()
                 if _is_closed_meanwhile(error):
                     closed = OSError(errno.EBADF, str(error))
