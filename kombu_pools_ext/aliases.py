@@ -212,7 +212,8 @@ class Pools:
         # By process: a child that is forked in the middle must not wait for a thread that it does not have.
         turn, me = (os.getpid(), "reload"), object()
         if self._turns.setdefault(turn, me) is not me:
-            raise RuntimeError(f"{self!r} is being reloaded by another thread")
+            # Not by its repr, which would read the settings.
+            raise RuntimeError(f"{self.name} is being reloaded by another thread")
         try:
             return self._reload(timeout, force, needed)
         finally:
