@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -75,8 +76,8 @@ def renew(
 ) -> dict[ConnectionPool, Drained | Kept | Exception]:
     """Have each of *pools* begin anew: one new connection is opened, and then the others are closed.
 
-    One that has no connection, or is suspended, opens none. One whose new connection fails keeps all that it has, and
-    does not keep the others from it.
+    One that has no connection, or is suspended, opens none, and none does in an interpreter that is ending. One whose
+    new connection fails keeps all that it has, and does not keep the others from it.
 
     :param timeout: seconds for the new connections, those of all pools together.
     :param force: close them without opening one.
@@ -92,6 +93,8 @@ def renew(
             done[pool] = pool.renew(opened)
 
     every = tuple(dict.fromkeys(pools))
+    # At its end an interpreter opens nothing: what that needs is not there any more.
+    force = force or sys.is_finalizing()
     trying = [pool for pool in every if pool.can_renew and not force]
     for pool in every:
         if pool not in trying:
