@@ -143,11 +143,12 @@ class Handshake:
         # A certificate's error is a ValueError too.
         garbled = isinstance(error, _GARBLED) and not isinstance(error, OSError)
         if garbled and self._recv is not None:
-            words = f"{self._where} sends what is no AMQP: {error!r}"
-            if self._is_open:
-                # A broker it is, and what came was garbled on the way.
-                raise OSError(errno.EBADMSG, words) from error
-            raise WrongProtocol(words) from error
+            raise self._no_amqp(repr(error)) from error
+
+    def _no_amqp(self, what: str) -> OSError:
+        words = f"{self._where} sends what is no AMQP: {what}"
+        # One that has opened the connection is a broker, and what came was garbled on the way.
+        return OSError(errno.EBADMSG, words) if self._is_open else WrongProtocol(words)
 
     def opened(self) -> None:
         """The connection is open, and what is waited for from now on is its first channel."""
@@ -225,9 +226,7 @@ class Handshake:
     def _read(self, size: int) -> bytes:
         largest = self._established.frame_max
         if size > largest:
-            raise WrongProtocol(
-                f"{self._where} sends what is no AMQP: a frame of more than {largest} bytes"
-            )
+            raise self._no_amqp(f"a frame of more than {largest} bytes")
         data = self._read_some()
         while self._head is not None:
             self._head += data[: 8 - len(self._head)]
