@@ -373,10 +373,11 @@ def default_channel(item: OpenConnection) -> Any:
     if confirms is not None and confirms.channel is channel:
         return channel
     wanted = item.established.confirm_publish
-    first, item.first_channel = item.first_channel, None
     selected = False
-    if channel is None and first is not None:
-        channel = item._default_channel = first
+    # Else it stays the pool's: a borrower of the connection has opened another default channel before.
+    if channel is None and item.first_channel is not None:
+        channel, item.first_channel = item.first_channel, None
+        item._default_channel = channel
         item.untidy = True
         selected = wanted
     if channel is None or (wanted and channel._confirm_selected):

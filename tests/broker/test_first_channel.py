@@ -122,6 +122,28 @@ def test_one_that_is_not_used_does_no_harm(amqp_url: str) -> None:
 
 
 @pytest.mark.broker
+@pytest.mark.parametrize("confirms", [True, False])
+def test_one_that_is_not_used_is_not_what_a_borrower_left(
+    confirms: bool, amqp_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    connections = pools.ConnectionPool(
+        kombu.Connection(amqp_url, transport_options={"confirm_publish": confirms}), limit=1
+    )
+    connections.lends_producers = True
+    with connections.acquire(timeout=PATIENCE) as connection:
+        first = connection.connection
+        assert connection.default_channel.is_open
+    for _ in range(2):
+        with pools.ProducerPool(connections).acquire(timeout=PATIENCE) as producer:
+            producer.publish("one", routing_key="nobody's", mandatory=False)
+            assert producer.connection.connection is first
+        with connections.acquire(timeout=PATIENCE) as connection:
+            assert connection.default_channel.is_open
+    assert caplog.messages == []
+    connections.force_close_all()
+
+
+@pytest.mark.broker
 def test_another_product_is_asked_step_by_step(
     proxy: Proxy, amqp_url: str, make: MakePool, inbox: Callable[[str], Inbox]
 ) -> None:
