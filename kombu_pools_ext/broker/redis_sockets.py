@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from .credentials import CredentialsFailed
 from .own_errors import mark, raised_by_carrier
 from .sockets import GONE, Within, system_poll
 from .tls import forget_errors
@@ -292,6 +293,9 @@ def connecting(connection: Any, seconds: float) -> Iterator[None]:
     with bounds.within(_monotonic() + seconds), bounds.hearing(MOST_IN_HANDSHAKE):
         try:
             yield
+        except CredentialsFailed:
+            # Theirs was the silence, and not the broker's.
+            raise
         except Exception as error:
             if _monotonic() < bounds.deadline:
                 raise

@@ -183,12 +183,12 @@ def run(
     try:
         request = Request(
             command=command,
-            using=tuple(dict.fromkeys(using)),
+            using=_once_each(using),
             limit=limit,
             mode=mode,
             force=force,
-            processes=tuple(dict.fromkeys(process)),
-            hosts=tuple(dict.fromkeys(host)),
+            processes=_once_each(process),
+            hosts=_once_each(host),
             timeout=timeout,
         )
         _check(request, format, expect, dry_run, watch)
@@ -208,6 +208,11 @@ def run(
         return FAILED
 
 
+def _once_each(names: Sequence[str]) -> Any:
+    # A single text is refused by the request, and not read letter by letter.
+    return names if isinstance(names, str) else tuple(dict.fromkeys(names))
+
+
 def _check(request: Request, format: str, expect: int | None, dry_run: bool, watch: bool) -> None:
     problems = []
     if format not in FORMATS:
@@ -218,9 +223,11 @@ def _check(request: Request, format: str, expect: int | None, dry_run: bool, wat
         for option in OPTIONS
         if given.get(option.key) and not option.suits(request.command)
     ]
-    if expect is not None and not 1 <= expect <= MOST_EXPECTED:
+    if expect is not None and not (
+        isinstance(expect, int) and expect is not True and 1 <= expect <= MOST_EXPECTED
+    ):
         problems.append(
-            f"--expect takes a number of processes, 1 to {MOST_EXPECTED}, not {expect}; --allow-none is for none"
+            f"--expect takes a number of processes, 1 to {MOST_EXPECTED}, not {expect!r}; --allow-none is for none"
         )
     problems += [
         f"--watch and {name} exclude each other"

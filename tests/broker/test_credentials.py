@@ -326,6 +326,21 @@ def test_one_that_does_not_answer_is_waited_for_in_one_thread_and_no_longer_than
     assert SECRET not in repr(Login(None, SECRET))
 
 
+def test_the_caller_of_redis_hears_whose_silence_it_was(
+    silence: threading.Event, redis_url: str
+) -> None:
+    pools = Pools(
+        default={
+            "URL": redis_url,
+            "CREDENTIALS": lambda: (silence.wait(), "no")[1],
+            "CONNECT_TIMEOUT": 0.05,
+            "OUTAGE_PATIENCE": 0,
+        }
+    )
+    with pytest.raises(BrokerUnreachable, match=r"CREDENTIALS \(.*\) has not answered within"):
+        pools.connections["default"].acquire(timeout=PATIENCE)
+
+
 def test_the_caller_hears_whose_silence_it_was(silence: threading.Event) -> None:
     pools = alias(lambda: (silence.wait(), "no")[1], CONNECT_TIMEOUT=0.05)
     with pytest.raises(BrokerUnreachable, match=r"CREDENTIALS \(.*\) has not answered within"):

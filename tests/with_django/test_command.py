@@ -175,6 +175,24 @@ def test_wrong_use(configure: Callable[..., None], arguments: list[str], complai
 
 
 @pytest.mark.parametrize(
+    "options, complaint",
+    [
+        ({"using": "default"}, "using: expected names, got 'default'"),
+        ({"process": "4711"}, "processes: expected names, got '4711'"),
+        ({"expect": "2"}, "--expect takes a number of processes, 1 to 1000000, not '2'"),
+        ({"expect": True}, "--expect takes a number of processes, 1 to 1000000, not True"),
+    ],
+)
+def test_wrong_use_from_python(
+    configure: Callable[..., None], options: dict[str, Any], complaint: str
+) -> None:
+    configure()
+    with pytest.raises(CommandError, match=complaint) as told:
+        command("reset", **options)
+    assert told.value.returncode == 2
+
+
+@pytest.mark.parametrize(
     "settings, complaint",
     [
         ({"KOMBU_POOLS": {"default": {"URL": "memory://", "LIMIT": -1, "X": 1}}}, r"'LIMIT'(.|\n)*'X'"),
