@@ -213,7 +213,7 @@ def _once_each(names: Sequence[str]) -> Any:
     return names if isinstance(names, str) else tuple(dict.fromkeys(names))
 
 
-def _check(request: Request, format: str, expect: int | None, dry_run: bool, watch: bool) -> None:
+def _check(request: Request, format: str, expect: Any, dry_run: bool, watch: bool) -> None:
     problems = []
     if format not in FORMATS:
         problems.append(f"unknown format {format!r}: expected one of {', '.join(FORMATS)}")
