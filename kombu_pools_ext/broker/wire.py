@@ -25,6 +25,7 @@ from amqp.transport import SSLTransport
 
 from .own_errors import mark, raised_by_carrier
 from .sockets import GONE, Within, system_poll
+from .tls import forget_errors
 from .wire_tls import OverTls
 
 __all__ = ["HEARTBEAT", "Wire"]
@@ -393,7 +394,11 @@ class Wire(OverTls):
             with contextlib.suppress(OSError):
                 patience = sock.gettimeout()
                 sock.settimeout(LAST_WORD if patience is None else min(patience, LAST_WORD))
-        type(self._transport).close(self._transport)
+        try:
+            type(self._transport).close(self._transport)
+        finally:
+            if self._tls:
+                forget_errors()
 
     # -- what went wrong --------------------------------------------------------------------------------
 
