@@ -243,6 +243,11 @@ def test_credentials_that_cannot_be_asked(given: Any, message: str, hint: str) -
             "TRANSPORT_OPTIONS",
             "'password' would take the place of what CREDENTIALS says",
         ),
+        (
+            {"URL": "redis://h", "TRANSPORT_OPTIONS": {"credential_provider": object()}},
+            "TRANSPORT_OPTIONS",
+            "'credential_provider' is there besides CREDENTIALS",
+        ),
         ({"URL": "redis+socket:///s"}, "CREDENTIALS", "with AMQP and Redis alone, over TCP"),
         ({"TRANSPORT": "sqs"}, "CREDENTIALS", "with AMQP and Redis alone"),
         ({}, "URL", "missing"),

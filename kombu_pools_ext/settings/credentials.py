@@ -119,6 +119,12 @@ def credential_problems(
             "the URL has a 'credential_provider' besides, and which of them holds is not said",
             "remove one of the two",
         )
+    if "credential_provider" in options:
+        yield (
+            "transport_options",
+            f"'credential_provider' is there besides {name}, and which of them holds is not said",
+            "remove one of the two",
+        )
     for option in _IN_THEIR_PLACE:
         if option in options:
             yield (
