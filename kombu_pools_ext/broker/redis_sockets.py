@@ -100,6 +100,17 @@ class Bounds:
         finally:
             self.room = before
 
+    @contextlib.contextmanager
+    def at_least(self, seconds: float) -> Iterator[None]:
+        """Within, reads and writes have so many *seconds*, whatever deadline holds outside."""
+        before = self.deadline
+        if before is not None:
+            self.deadline = max(before, _monotonic() + seconds)
+        try:
+            yield
+        finally:
+            self.deadline = before
+
     def count(self, received: int) -> None:
         """Note that so many bytes have come.
 
@@ -269,6 +280,28 @@ class _Channel:
         return parameters
 
 
+class _Unacknowledged:
+    """Mixed into kombu's account of a channel's messages: what Redis has handed out is written down in time.
+
+    Between the two it is in this process alone. A deadline there, that of a goodbye say, would lose it.
+    """
+
+    channel: Any
+
+    def append(self, *arguments: Any) -> None:
+        with self._in_time():
+            # Kombu's class stands behind this mix-in.
+            super().append(*arguments)  # type: ignore[misc]
+
+    def restore_by_tag(self, *arguments: Any, **options: Any) -> None:
+        with self._in_time():
+            super().restore_by_tag(*arguments, **options)  # type: ignore[misc]  # as above
+
+    def _in_time(self) -> contextlib.AbstractContextManager[None]:
+        client = self.channel.connection.client
+        return client.bounds.at_least(client.answer_timeout)  # type: ignore[no-any-return]  # of Any
+
+
 _channel_classes: dict[type[Any], type[Any]] = {}
 
 
@@ -278,7 +311,11 @@ def bound(transport: Any) -> Bounds | None:
         return None
     kind = type(transport).Channel
     if kind not in _channel_classes:
-        _channel_classes[kind] = type(kind.__name__, (_Channel, kind), {"__doc__": kind.__doc__})
+        account = kind.QoS
+        own = type(account.__name__, (_Unacknowledged, account), {"__doc__": account.__doc__})
+        _channel_classes[kind] = type(
+            kind.__name__, (_Channel, kind), {"__doc__": kind.__doc__, "QoS": own}
+        )
     transport.Channel = _channel_classes[kind]
     return Bounds()
 

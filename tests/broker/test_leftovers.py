@@ -24,6 +24,7 @@ from kombu_pools_ext.settings import PoolSettings
 from tests.broker.common import PATIENCE, eventually
 from tests.broker.conftest import Inbox
 from tests.broker.rig import AMQP, Node, confirming
+from tests.brokers import PrivateRedis
 
 #: Every connection is checked before it is lent, however fresh.
 ALWAYS = PoolOptions(check_after=0.0)
@@ -552,6 +553,24 @@ def test_what_redis_sends_after_a_lease_is_not_lost(
     assert box.bodies(1) == [0]
     assert ran == []
     eventually(lambda: pool.stats().closed)
+    pool.force_close_all()
+
+
+@pytest.mark.redis
+@pytest.mark.slow
+def test_what_redis_sends_after_a_lease_is_not_lost_where_it_takes_no_writes_for_a_while(
+    private_redis: PrivateRedis, inbox: Callable[[str], Inbox]
+) -> None:
+    box = inbox(private_redis.url)
+    pool = pools.ConnectionPool(kombu.Connection(private_redis.url), limit=1)
+    with pool.acquire(timeout=PATIENCE) as connection, kombu.Connection(private_redis.url) as other:
+        connection.Consumer([entity(box)], on_message=print).consume()
+        with pytest.raises(TimeoutError):
+            connection.drain_events(timeout=0.01)
+        fill(box, 1)
+        # The message is on its way. To give it back takes longer than a goodbye may.
+        other.default_channel.client.execute_command("CLIENT", "PAUSE", 3000, "WRITE")
+    assert box.bodies(1) == [0]
     pool.force_close_all()
 
 
