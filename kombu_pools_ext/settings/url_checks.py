@@ -141,12 +141,9 @@ def _plus_problems(url: str, shown: str, implementation: str) -> Iterator[tuple[
 
 
 def _socket_problems(rest: str, shown: str) -> Iterator[tuple[str, str]]:
-    if (early := _early_end(rest)) is not None:
-        yield f"{shown} has {early[0]}", early[1]
-        return
     parts = _split(rest)
-    if parts is None:
-        yield f"{shown} cannot be read", _encode()
+    if not isinstance(parts, SplitResult):
+        yield f"{shown} {parts[0]}", parts[1]
         return
     yield from _login_problems(parts.netloc, shown, "redis")
     if parts.netloc.rpartition("@")[2] or not parts.path.strip("/"):
@@ -164,34 +161,34 @@ def _socket_problems(rest: str, shown: str) -> Iterator[tuple[str, str]]:
 def _early_end(rest: str) -> tuple[str, str] | None:
     """What in *rest*, a URL after its scheme, ends user and password too early, or the whole of it; and a hint."""
     if "#" in rest:
-        return "a '#' in it, where kombu would end it", _encode("#")
+        return "has a '#' in it, where kombu would end it", _encode("#")
     end = re.search(r"[/?]", rest)
     if end is None or "@" not in rest[end.start() :]:
         return None
     found = end.group()
     return (
-        f"an '@' after the first {found!r}, where kombu would end user, password and host",
+        f"has an '@' after the first {found!r}, where kombu would end user, password and host",
         _encode(f"{found}@"),
     )
 
 
-def _split(rest: str) -> SplitResult | None:
+def _split(rest: str) -> SplitResult | tuple[str, str]:
+    """The parts of *rest*, a URL after its scheme; or what is wrong with it as a whole, and a hint."""
+    if (early := _early_end(rest)) is not None:
+        return early
     # What urllib raises quotes the URL, so nothing of it is passed on, not even as a context.
     try:
         # As kombu does: the rules of HTTP, whatever the transport.
         return urlsplit(f"http://{rest}")
     except ValueError:
-        return None
+        return "cannot be read", _encode()
 
 
 def _part_problems(url: str, shown: str, implementation: str) -> Iterator[tuple[str, str]]:
     rest = url.partition("://")[2]
-    if (early := _early_end(rest)) is not None:
-        yield f"{shown} has {early[0]}", early[1]
-        return
     parts = _split(rest)
-    if parts is None:
-        yield f"{shown} cannot be read", _encode()
+    if not isinstance(parts, SplitResult):
+        yield f"{shown} {parts[0]}", parts[1]
         return
     try:
         port = parts.port
