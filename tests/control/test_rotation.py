@@ -6,7 +6,6 @@ import contextlib
 import json
 import secrets
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from kombu_pools_ext.control.attaching import _servers
 from kombu_pools_ext.control.options import ControlSettings
 from kombu_pools_ext.control.project import Project
 from tests.control.rig import PATIENCE, Base, memory, until
+from tests.worker import ready
 
 #: Listens with a secret and former ones, and prints a line for each reset.
 PROGRAM = """
@@ -56,21 +56,10 @@ def sides(request: pytest.FixtureRequest) -> tuple[list[str], list[str]]:
     return [made[one] for one in process], [made[one] for one in command]
 
 
-@contextlib.contextmanager
-def process(url: str, settings: dict[str, Any], mine: list[str]) -> Iterator[Any]:
-    arguments = [url, settings, mine[0], mine[1:]]
-    with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *map(json.dumps, arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as found:
-        try:
-            assert found.stdout is not None
-            assert found.stdout.readline() == "ready\n"
-            yield found
-        finally:
-            found.kill()
+def process(
+    url: str, settings: dict[str, Any], mine: list[str]
+) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
+    return ready("-c", PROGRAM, *map(json.dumps, [url, settings, mine[0], mine[1:]]))
 
 
 def resets(found: Any) -> int:

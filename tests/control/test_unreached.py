@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pytest
 
 from kombu_pools_ext.control import Control, ControlSettings, Project, unreached
 from tests.control.rig import CHILD, NOBODY, SECRET, WAIT, Base, Child, memory, needs_root, until
+from tests.worker import ready
 
 Reasons = Callable[..., list[str]]
 
@@ -71,18 +70,8 @@ def _of_nobody(base: Path, secret: str) -> Iterator[None]:
     # What root has installed may be in a directory that it keeps to itself.
     loaded = "import codecs, os\ncodecs.lookup('ascii'), codecs.lookup('idna')\n"
     demoted = loaded + CHILD.replace("directory,", f"os.setuid({NOBODY}); directory,", 1) + WAIT
-    with subprocess.Popen(
-        [sys.executable, "-c", demoted, str(base), secret, memory()],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-            yield
-        finally:
-            process.kill()
+    with ready("-c", demoted, str(base), secret, memory()):
+        yield
 
 
 def test_processes_that_listen_in_another_directory(base: Base, reasons: Reasons) -> None:

@@ -20,6 +20,7 @@ from django.test import override_settings
 from django_app import conf, connections
 from django_app.signals import pools_reset
 from kombu_pools_ext.control import command_line, serve
+from tests.worker import ready, said
 
 from .conftest import until
 
@@ -385,29 +386,16 @@ def test_watching_until_nobody_reads_any_more(project: dict[str, str]) -> None:
 
 
 def test_a_running_process_is_reset(project: dict[str, str]) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", WORKER],
-        env=project,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as worker:
-        assert worker.stdin is not None
-        assert worker.stdout is not None
-        try:
-            assert worker.stdout.readline() == "ready\n"
-            until(lambda: f":{worker.pid} " in run(project, "status").stdout, PATIENCE)
-            short = run(project, "suspend", "--expect", "2")
-            assert (short.returncode, short.stdout.count("\n")) == (4, 2)
-            assert "2 processes were expected, and 1 answered" in short.stderr
-            assert run(project, "resume", "--expect", "1").returncode == 0
-            done = run(project, "reset", "--using", "good", "--process", str(worker.pid))
-            assert done.returncode == 0
-            assert done.stdout.endswith("  good  closed 1 idle connection\n")
-            assert worker.stdout.readline() == "command\n"
-        finally:
-            worker.stdin.close()
-            worker.wait(PATIENCE)
+    with ready("-c", WORKER, env=project) as worker:
+        until(lambda: f":{worker.pid} " in run(project, "status").stdout, PATIENCE)
+        short = run(project, "suspend", "--expect", "2")
+        assert (short.returncode, short.stdout.count("\n")) == (4, 2)
+        assert "2 processes were expected, and 1 answered" in short.stderr
+        assert run(project, "resume", "--expect", "1").returncode == 0
+        done = run(project, "reset", "--using", "good", "--process", str(worker.pid))
+        assert done.returncode == 0
+        assert done.stdout.endswith("  good  closed 1 idle connection\n")
+        assert said(worker) == "command"
     assert "no process" in run(project, "status").stdout
 
 
@@ -434,25 +422,12 @@ def test_commands_reach_processes_across_a_rotation_of_the_secret(
         settings.write_text("\n".join([text, *lines]).replace("'old'", f"'old{number}'"))
 
     write(process)
-    with subprocess.Popen(
-        [sys.executable, "-c", WORKER],
-        env=project,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as worker:
-        assert worker.stdin is not None
-        assert worker.stdout is not None
-        try:
-            assert worker.stdout.readline() == "ready\n"
-            write(command)
-            until(lambda: f":{worker.pid} " in run(project, "status").stdout, PATIENCE)
-            done = run(project, "reset", "--using", "good", "--expect", "1")
-            assert (done.returncode, done.stdout.count("\n")) == (0, 1), done.stderr
-            assert worker.stdout.readline() == "command\n"
-        finally:
-            worker.stdin.close()
-            worker.wait(PATIENCE)
+    with ready("-c", WORKER, env=project) as worker:
+        write(command)
+        until(lambda: f":{worker.pid} " in run(project, "status").stdout, PATIENCE)
+        done = run(project, "reset", "--using", "good", "--expect", "1")
+        assert (done.returncode, done.stdout.count("\n")) == (0, 1), done.stderr
+        assert said(worker) == "command"
 
 
 def test_a_former_secret_that_is_taken_away_is_read_anew(listening: Callable[..., None]) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.worker import ready
 
 from .conftest import until
 
@@ -83,23 +83,6 @@ KOMBU_POOLS = {{"default": "memory://"}}
     }
 
 
-@contextlib.contextmanager
-def worker(project: dict[str, str]) -> Iterator[int]:
-    with subprocess.Popen(
-        [sys.executable, "-c", WORKER],
-        env=project,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        try:
-            assert process.stdout.readline() == "ready\n"
-            yield process.pid
-        finally:
-            process.kill()
-
-
 def run(project: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "django", "kombu_pools", *arguments],
@@ -111,8 +94,8 @@ def run(project: dict[str, str], *arguments: str) -> subprocess.CompletedProcess
 
 
 def test_a_pool_that_was_used_first_is_reset(project: dict[str, str]) -> None:
-    with worker(project) as pid:
-        until(lambda: f":{pid} " in run(project, "status").stdout, PATIENCE)
+    with ready("-c", WORKER, env=project) as worker:
+        until(lambda: f":{worker.pid} " in run(project, "status").stdout, PATIENCE)
         done = run(project, "reset")
         assert done.stdout.endswith("  default  closed 1 idle connection\n"), done.stderr
         # The command has used a pool as well, and is none of those that it is for.

@@ -20,6 +20,7 @@ from flask_ext import AppPools, KombuPools, PoolsImproperlyConfigured, pools_res
 from kombu_pools_ext.control import command_line, serve
 from kombu_pools_ext.control.command_line import COMMANDS, FORMATS, OPTIONS
 from kombu_pools_ext.errors import SettingsError
+from tests.worker import ready, said
 
 from .conftest import MakeApp, eventually
 
@@ -421,25 +422,11 @@ def test_a_running_process_is_reset(
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    with subprocess.Popen(
-        [sys.executable, "shop.py"],
-        cwd=tmp_path,
-        env={**environment, "PROJECT": secrets(process)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as worker:
-        assert worker.stdin is not None
-        assert worker.stdout is not None
-        try:
-            assert worker.stdout.readline() == "ready\n"
-            eventually(lambda: f":{worker.pid} " in run("status"), PATIENCE)
-            told = run("reset", "--process", str(worker.pid))
-            assert told.endswith("  default  closed 1 idle connection\n")
-            # The command's own program has used a pool as well, and is none of those that it is for.
-            assert len(told.splitlines()) == 1
-            assert worker.stdout.readline() == "command\n"
-        finally:
-            worker.stdin.close()
-            worker.wait(PATIENCE)
+    with ready("shop.py", cwd=tmp_path, env={**environment, "PROJECT": secrets(process)}) as worker:
+        eventually(lambda: f":{worker.pid} " in run("status"), PATIENCE)
+        told = run("reset", "--process", str(worker.pid))
+        assert told.endswith("  default  closed 1 idle connection\n")
+        # The command's own program has used a pool as well, and is none of those that it is for.
+        assert len(told.splitlines()) == 1
+        assert said(worker) == "command"
     assert "no process" in run("status")
