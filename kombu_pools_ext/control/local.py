@@ -21,6 +21,7 @@ from kombu.utils.url import parse_url
 
 from .. import events, renewing
 from ..aliases import Pools
+from ..broker.connecting import is_login_refused
 from ..broker.connections import ConnectionPool
 from ..engine.counters import Drained
 from ..errors import ConnectionsKept
@@ -234,6 +235,7 @@ def reset(
         outcome, error = done[pool], None
         if isinstance(outcome, renewing.Kept):
             error = outcome.told(tell(outcome.error, pools.settings[alias]))
+            error += _after_a_refusal(pools, alias, outcome.error)
         elif isinstance(outcome, Exception):
             error = tell(outcome, pools.settings[alias])
         else:
@@ -246,6 +248,17 @@ def reset(
             rows.append(ResetRow(*_whose(pools, alias), False, 0, pool.lent, error))
     events.pools_reset.send(reason=reason)
     return rows
+
+
+def _after_a_refusal(pools: Pools, alias: str, error: Exception) -> str:
+    """What there is to do where a reset was refused for its user or password: it dials with the settings of before."""
+    if not is_login_refused(error):
+        return ""
+    if pools.settings[alias].asks_for_credentials:
+        return "; that is what CREDENTIALS gave: does it know the new password yet?"
+    if pools.can_change:
+        return "; has the password changed? write it where the settings come from, and `reload`"
+    return "; has the password changed? these settings hold until the process ends: restart it"
 
 
 #: What a reload says where it cannot do anything.
@@ -314,8 +327,9 @@ def reload(
 def _why_kept(error: ConnectionsKept, alias: str) -> str:
     if alias not in error.failures:
         named = ", ".join(map(repr, error.failures))
-        return f"as before, because {named} cannot be connected to"
-    return f"as before: {tell(error.failures[alias], error.tried[alias])}"
+        return f"keeps its settings, because {named} cannot be connected to"
+    why = tell(error.failures[alias], error.tried[alias])
+    return f"keeps its settings, because a connection with the new ones cannot be opened: {why}"
 
 
 def ping(pools: Pools, using: Sequence[str] | None = None, timeout: float = 5.0) -> list[PingRow]:

@@ -61,7 +61,7 @@ class RoundTrip:
         return self._seconds
 
     def _silence(self) -> TimeoutError:
-        return TimeoutError(f"no answer within {self._timeout:g} s")
+        return TimeoutError(f"no answer within {self._timeout:.3g} s")
 
     def _run(self) -> None:
         try:

@@ -39,10 +39,11 @@ def refusal(
         )
     cause = ledger.breaker.cause
     if reason == "timeout" and (len(ledger.openings) or cause is not None):
-        why = f"; the last attempt failed: {cause}" if cause is not None else ""
+        why = "; is the broker reachable? else raise the time-out"
+        if cause is not None:
+            why = f"; the last attempt failed: {cause}; a longer time-out waits for what passes, as a restart does"
         error = errors.connect_timeout(
-            f"{state}: no connection was ready within {seconds:.3g} s{why}; is the broker reachable? else raise the "
-            "time-out"
+            f"{state}: no connection was ready within {seconds:.3g} s{why}"
         )
         error.__cause__ = cause
         return error

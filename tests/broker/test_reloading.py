@@ -230,9 +230,11 @@ def test_one_broker_that_cannot_be_reached_leaves_everything_as_it_was(redis_url
     assert list(caught.value.failures) == ["other"]
     default, other, same = local.reload(pools)
     assert [default.ok, other.ok, same.ok] == [False] * 3
-    assert default.error == "as before, because 'other' cannot be connected to"
+    assert default.error == "keeps its settings, because 'other' cannot be connected to"
     assert other.error is not None
-    assert other.error.startswith("as before: ")
+    assert other.error.startswith(
+        "keeps its settings, because a connection with the new ones cannot be opened: "
+    )
     assert {alias: pools.connections[alias] for alias in pools.settings} == before
     assert [pool.stats().closed for pool in before.values()] == [{}, {}, {}]
     # Nor is anything left of the attempts.

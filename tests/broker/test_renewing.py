@@ -104,6 +104,34 @@ def test_a_reset_with_a_rotated_password_keeps_what_works(broker: Broker) -> Non
 
 
 @pytest.mark.slow
+def test_a_reset_that_was_refused_for_its_password_says_what_to_do(broker: Broker) -> None:
+    url, [host, port] = broker.url, ["127.0.0.1", broker.server.port]
+    transport = url.partition(":")[0]
+    kept = {"default": {"URL": url}}
+    asking = {"default": {"HOST": host, "PORT": port, "TRANSPORT": transport}}
+    asking["default"]["CREDENTIALS"] = lambda: ("shop", "first-password")
+    ways = {
+        "these settings hold until the process ends: restart it": Pools(kept),
+        "write it where the settings come from, and `reload`": Pools(lambda: kept),
+        "that is what CREDENTIALS gave: does it know the new password yet?": Pools(asking),
+    }
+    for pools in ways.values():
+        publish(pools)
+    broker.rotate()
+    for remedy, pools in ways.items():
+        [row] = local.reset(pools)
+        assert row.error is not None
+        assert row.error.endswith(remedy)
+    # A broker that is away has refused nobody.
+    broker.server.kill()
+    try:
+        [row] = local.reset(ways.popitem()[1])
+        assert row.ok or "password" not in str(row.error)
+    finally:
+        broker.server.start()
+
+
+@pytest.mark.slow
 def test_a_reset_while_leases_are_out_gives_them_up_as_they_come_back(broker: Broker) -> None:
     pools = broker.pools()
     pool = pools.connections["default"]

@@ -147,7 +147,7 @@ def test_what_is_wrong_is_told_and_changes_nothing(
         settings.write(default={"URL": "redis://127.0.0.1:1/0", "LIMIT": 2})
         code, shown, wrong = run(base, settings, "reload")
         assert code == 1
-        assert "failed: as before: " in shown[0]
+        assert "failed: keeps its settings, because " in shown[0]
         assert wrong[0].startswith("reload failed in 1 of 1 process: ")
         code, shown, _ = run(base, settings, "reset")
         assert (code, did(shown)) == (0, ["default  closed 1 idle connection"])
