@@ -11,7 +11,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from kombu_pools_ext.documentation import Page
 from kombu_pools_ext.errors import SettingsError
-from kombu_pools_ext.settings.sources import is_function
+from kombu_pools_ext.settings.sources import is_function, problems_unasked
 
 from . import conf
 
@@ -48,10 +48,11 @@ def _is_management_command() -> bool:
 
 def _problems() -> Iterator[str]:
     try:
-        if is_function(conf.configured()):
+        configured = conf.configured()
+        if is_function(configured):
             # Not called: it may ask a secrets store, and wait for it.
-            if beside := conf.strays(conf.NAME):
-                raise SettingsError(beside, conf.NAME)
+            if found := [*conf.strays(conf.NAME), *problems_unasked(configured)]:
+                raise SettingsError(found, conf.NAME)
             return
         settings = conf.read_settings()
     except SettingsError as error:

@@ -13,13 +13,27 @@ from kombu.utils.url import parse_url
 from .problems import Report
 from .urls import implementation_of, is_installed, transport_of
 
-__all__ = ["EXAMPLE", "credential_problems", "credentials", "function_of", "module_and_name"]
+__all__ = [
+    "EXAMPLE",
+    "NO_MODULE",
+    "credential_problems",
+    "credentials",
+    "function_of",
+    "is_module",
+    "module_and_name",
+]
 
 #: A hint.
 EXAMPLE = "a function without arguments, or its dotted path such as 'shop.vault.credentials'"
 
 _PATH = re.compile(
     r"([^\W\d]\w*(?:\.[^\W\d]\w*)*)(?:\.([^\W\d]\w*)|:([^\W\d]\w*(?:\.[^\W\d]\w*)*))"
+)
+
+#: Of a path that leads nowhere: a message and a hint.
+NO_MODULE = (
+    "there is no module of that path",
+    "is it misspelt, or not on sys.path? a method is 'module:Class.method'",
 )
 
 #: Options of the transport that would take their place.
@@ -32,6 +46,11 @@ def module_and_name(path: str) -> tuple[str, str] | None:
     return None if found is None else (found.group(1), found.group(2) or found.group(3))
 
 
+def is_module(name: str) -> bool:
+    """Whether there is a module of that name; imports nothing."""
+    return name in sys.modules or is_installed(name)
+
+
 def credentials(value: Any, report: Report) -> str | Callable[[], Any] | None:
     """Check what was given as ``CREDENTIALS``. Nothing of it is shown: it may be a password by mistake."""
     if value is None:
@@ -40,11 +59,8 @@ def credentials(value: Any, report: Report) -> str | Callable[[], Any] | None:
         path = module_and_name(value)
         if path is None:
             report("the text is no dotted path", f"expected {EXAMPLE}")
-        elif path[0] not in sys.modules and not is_installed(path[0]):
-            report(
-                "there is no module of that path",
-                "is it misspelt, or not on sys.path? a method is 'module:Class.method'",
-            )
+        elif not is_module(path[0]):
+            report(*NO_MODULE)
         else:
             return value
     elif (function := function_of(value, report)) is not None:

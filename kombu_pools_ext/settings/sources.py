@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from ..masking import describe
-from .credentials import module_and_name
+from .credentials import NO_MODULE, is_module, module_and_name
 from .problems import Problem, SettingsError, nearest
 
-__all__ = ["SUFFIXES", "can_change", "is_file", "is_function", "read"]
+__all__ = ["SUFFIXES", "can_change", "is_file", "is_function", "problems_unasked", "read"]
 
 #: What the names of files end with.
 SUFFIXES = (".json", ".toml")
@@ -47,6 +47,16 @@ def is_function(value: object) -> bool:
 def can_change(value: object) -> bool:
     """Whether to read *value* again may give other settings."""
     return is_file(value) or is_function(value)
+
+
+def problems_unasked(value: object) -> list[Problem]:
+    """What is wrong with *value* as far as it can be told without calling or importing anything."""
+    if isinstance(value, str) and is_function(value):
+        module, _ = module_and_name(value) or ("", "")
+        if not is_module(module):
+            message, hint = NO_MODULE
+            return [Problem(None, None, f"{describe(value)}: {message}", hint)]
+    return []
 
 
 def read(value: object) -> object:

@@ -116,7 +116,7 @@ def test_a_setting_that_raises_when_it_is_read_breaks_no_start() -> None:
     )
 
 
-@pytest.mark.parametrize("source", ["lambda: 1 / 0", "'no_such_module.pools'"])
+@pytest.mark.parametrize("source", ["lambda: 1 / 0", "'this.pools'"])
 def test_a_function_that_settings_come_from_is_not_called(source: str) -> None:
     told = f"{{'KOMBU_POOLS': {source}, 'KOMBU_POOLS_LIMIT': 3}}"
     done = subprocess.run(
@@ -127,6 +127,16 @@ def test_a_function_that_settings_come_from_is_not_called(source: str) -> None:
     assert text.splitlines()[1:] == [
         "KOMBU_POOLS: 'KOMBU_POOLS_LIMIT' is no setting; "
         'did you mean KOMBU_POOLS = {"default": {"LIMIT": …}}?'
+    ]
+
+
+@pytest.mark.parametrize("path", ["no_such_module.pools", "json.no_such_module:Vault.pools"])
+def test_a_path_to_a_module_that_does_not_exist_is_an_error(path: str) -> None:
+    ((_, level, text),) = started(KOMBU_POOLS=path)
+    assert level == "ERROR"
+    assert text.splitlines()[1:] == [
+        f"KOMBU_POOLS: {path!r}: there is no module of that path; is it misspelt, or not on sys.path? "
+        "a method is 'module:Class.method'"
     ]
 
 
