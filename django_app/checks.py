@@ -115,7 +115,7 @@ def check_aliases(**kwargs: Any) -> list[CheckMessage]:
     known = _valid()
     if not known:
         return []
-    # First, because a decorator tells what it asks for when its view is imported. Of method_decorator the class knows.
+    # First, because a decorator registers its alias when the view is imported. With method_decorator, the class has it.
     of_classes = _decorated_views()
     return [
         Error(
@@ -131,7 +131,7 @@ def check_aliases(**kwargs: Any) -> list[CheckMessage]:
 
 
 def _decorated_views() -> dict[str, list[str]]:
-    """The names of decorated views in the URLconf, by alias; imports them all, as Django's own check of it does."""
+    """Return the names of decorated views in the URLconf, by alias; this imports them, as Django's own check does."""
     from django.urls import get_resolver
 
     found: dict[str, list[str]] = {}
@@ -183,7 +183,7 @@ def check_control(**kwargs: Any) -> list[CheckMessage]:
 
 @register(TAG)
 def check_credentials_path(**kwargs: Any) -> list[CheckMessage]:
-    """E006: what CREDENTIALS names cannot be imported, or is no function."""
+    """E006: the function that CREDENTIALS names cannot be imported, or is not callable."""
     found: list[CheckMessage] = []
     for alias, settings in _valid().items():
         credentials = Credentials.of(settings)
@@ -192,12 +192,12 @@ def check_credentials_path(**kwargs: Any) -> list[CheckMessage]:
         try:
             credentials.load()
         except Exception as error:
-            # What else a module raises while it is imported is not ours to show.
+            # The text of any other error that a module raises on import may contain a secret.
             ours = isinstance(error, ImportError | TypeError)
             why = str(error) if ours else f"importing it raised {type(error).__name__}"
             found.append(
                 Error(
-                    "What CREDENTIALS names cannot be asked.",
+                    "The function that CREDENTIALS names cannot be called.",
                     hint=f"{_at(alias)}: {why}",
                     id="kombu_pools.E006",
                 )
@@ -303,7 +303,7 @@ def check_error_pages(**kwargs: Any) -> list[CheckMessage]:
         reporter: Any = import_string(django_settings.DEFAULT_EXCEPTION_REPORTER_FILTER)()
         shown = set(_texts_in(reporter.cleanse_setting(conf.NAME, conf.configured())))
     except Exception:
-        # A filter of somebody's own, which has ways of its own.
+        # A filter of the project's own may fail here.
         return []
     return [
         Warning(

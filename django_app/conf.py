@@ -66,7 +66,7 @@ _STRAYS = Strays(NAME, {CONTROL: KEYS})
 
 
 def strays(near: str) -> list[Problem]:
-    """A problem for each name in the settings that was meant for *near*, one of ours, and is none."""
+    """Return a problem for each misspelt name in the settings that was meant for *near*, one of our settings."""
     return [problem for setting, problem in _STRAYS.among(dir(django_settings)) if setting == near]
 
 

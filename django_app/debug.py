@@ -1,4 +1,4 @@
-"""Error pages and mails without the passwords of URLs: Django masks settings by their names alone, ``PASSWORD`` say."""
+"""Mask the passwords in URLs on error pages and in mails: Django masks settings only by name, such as ``PASSWORD``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["SafeExceptionReporterFilter"]
 
 
 class SafeExceptionReporterFilter(debug.SafeExceptionReporterFilter):
-    """Django's, which also masks the password of each URL in the settings, whatever they are called.
+    """Django's filter, which also masks the password of each URL in the settings, whatever the setting is called.
 
     For ``DEFAULT_EXCEPTION_REPORTER_FILTER = "django_app.debug.SafeExceptionReporterFilter"``.
     """
@@ -20,7 +20,7 @@ class SafeExceptionReporterFilter(debug.SafeExceptionReporterFilter):
     def cleanse_setting(self, key: Any, value: Any) -> Any:
         """*value* as an error page may show it."""
         cleansed = super().cleanse_setting(key, value)
-        # Django comes by here for each value of a dict or list as well.
+        # Django also calls this for each value of a dict or list.
         if isinstance(cleansed, str) and "@" in cleansed.partition("://")[2]:
             return mask_url(cleansed)
         return cleansed

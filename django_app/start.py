@@ -1,4 +1,4 @@
-"""What the start of a server tells of wrong settings; else the first use of the pools, at night, would tell it."""
+"""Report wrong settings when a server starts, and not only at the first use of the pools."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ logger = logging.getLogger("kombu_pools_ext.django")
 def report_problems() -> None:
     """Log what is wrong with the settings, at ERROR; never raises, and opens nothing.
 
-    A start goes on: it may be that of a process that never uses a pool. Where Django's own command line is at work, its
-    system checks tell the same.
+    The start goes on, because the process may never use a pool. Under Django's own command line nothing is logged,
+    because its system checks report the same.
     """
     if _is_management_command():
         return
@@ -32,7 +32,7 @@ def report_problems() -> None:
         for message in _problems():
             logger.error("%s", message)
     except Exception:
-        # A setting may be an object of anybody's, which is asked for what it holds.
+        # A setting may be an object of any class, whose methods may raise anything.
         logger.exception("%s cannot be read; each use of the pools will fail", conf.NAME)
 
 
@@ -50,7 +50,7 @@ def _problems() -> Iterator[str]:
     try:
         configured = conf.configured()
         if is_function(configured):
-            # Not called: it may ask a secrets store, and wait for it.
+            # The function is not called: it may wait for a secrets store.
             if found := [*conf.strays(conf.NAME), *problems_unasked(configured)]:
                 raise SettingsError(found, conf.NAME)
             return

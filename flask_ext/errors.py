@@ -1,4 +1,4 @@
-"""Wrong settings, as Flask's command line tells them."""
+"""The error for wrong settings, which Flask's command line prints as a message."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["PoolsImproperlyConfigured"]
 class PoolsImproperlyConfigured(SettingsError, click.ClickException):
     """The configuration of an application is wrong; the text has a line for each problem, ``problems`` holds them all.
 
-    Where an application is loaded for a command (``flask kombu-pools``, ``flask run`` or any other) the command prints
-    them and ends with code 2, in place of a traceback.
+    If an application is loaded for a command (``flask kombu-pools``, ``flask run`` or any other), the command prints
+    the problems and ends with code 2, without a traceback.
 
     :param problems: in any order.
     :param name: of the key in ``app.config``.
     """
 
-    #: Of ``flask``: what was given was not understood.
+    #: The exit code of ``flask`` for input that it does not understand.
     exit_code = 2
 
     def __init__(self, problems: Iterable[Problem], name: str = "") -> None:

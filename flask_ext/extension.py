@@ -37,7 +37,7 @@ _STRAYS = Strays(POOLS, {URL: (), CONTROL: KEYS})
 
 
 def _strays(app: Flask, *near: str) -> list[Problem]:
-    """A problem for each name in the configuration of *app* that was meant for one of these settings, and is none."""
+    """Return a problem for each name in the configuration of *app* that was meant for one of *near*, our settings."""
     return [problem for setting, problem in _STRAYS.among(app.config) if setting in near]
 
 
@@ -50,7 +50,7 @@ def settings_from(app: Flask) -> dict[str, PoolSettings]:
     pools, url = app.config.get(POOLS), app.config.get(URL)
     beside = _strays(app, POOLS, URL)
     if pools is not None and url is not None:
-        both = f"{URL} is set as well, and which of them holds is not said"
+        both = f"{URL} is set as well, and only one of them can hold"
         raise SettingsError([*beside, Problem(None, None, both, "remove one of the two")], POOLS)
     if pools is not None:
         return parse_settings(pools, name=POOLS, beside=beside)
@@ -71,7 +71,7 @@ def settings_from(app: Flask) -> dict[str, PoolSettings]:
 def _how_to_set_one() -> str:
     unread = sorted(name for name in os.environ if name.startswith(f"FLASK_{POOLS}"))
     if unread:
-        return f"app.config.from_prefixed_env() reads {unread[0]} of the environment"
+        return f"call app.config.from_prefixed_env() to read {unread[0]} from the environment"
     return f"set one of them, as in app.config[{URL!r}] = 'amqp://…'"
 
 
@@ -106,14 +106,14 @@ class AppPools(Pools):
 
     def __init__(self, app: Flask, settings: dict[str, PoolSettings]) -> None:
         super().__init__(lambda: None, name=POOLS)
-        # Else the application, which has these pools, would be collected only with the garbage.
+        # A reference would make a cycle, and only the garbage collector would free the application.
         self._app = weakref.ref(app)
         self._settings = settings
 
     def _configured_app(self) -> Flask:
         app = self._app()
         if app is None:
-            raise RuntimeError("the application of these pools is gone")
+            raise RuntimeError("the Flask application of these pools does not exist any more")
         return app
 
     def _given(self) -> Any:

@@ -37,7 +37,7 @@ __all__ = ["AliasedPools", "Pools", "configure"]
 
 #: Stands for "as ACQUIRE_TIMEOUT says".
 _AS_CONFIGURED: Any = object()
-#: Seconds that a reload leaves to whoever is between a look-up and its acquire.
+#: Seconds that a reload waits for callers that have looked a pool up and are about to acquire.
 SETTLED = 0.05
 #: Every set of this process, as long as it lives.
 _all: weakref.WeakSet[Pools] = weakref.WeakSet()
@@ -53,7 +53,7 @@ def _living() -> list[Pools]:
             continue
 
 
-#: Where no alias is asked for: URLs will do. A dict that somebody wrote, and left empty, is a mistake.
+#: For ``Pools()`` without settings, which is fine. An empty dict that somebody passes is a mistake.
 _NONE_GIVEN: dict[str, Any] = {}
 
 
@@ -114,10 +114,10 @@ class AliasedPools(Finder, Mapping[Any, Any]):
 class Pools:
     """A set of aliases over the shared groups.
 
-    :param settings: the dict of ``docs/reference/settings.md``; or where it is found, now and at each :meth:`reload`: a
-        function that returns it, or a dotted path to one, which are asked at the first use; or a file of JSON or TOML.
+    :param settings: the dict of ``docs/reference/settings.md``; or where it comes from, now and at each :meth:`reload`:
+        a function that returns it, or a dotted path to one, which is called at the first use; or a JSON or TOML file.
     :param aliases: the same as keywords: ``Pools(default={"url": "amqp://localhost//"})``.
-    :param name: what the setting is called where it comes from, for errors.
+    :param name: the name of the setting, for errors.
     :raises SettingsError: with every problem, at once for a dict or a file, at the first use for a function.
     """
 
@@ -131,7 +131,9 @@ class Pools:
         **aliases: Any,
     ) -> None:
         if aliases and not isinstance(settings, Mapping | None):
-            raise TypeError("aliases as keywords go with a dict of others, or with none")
+            raise TypeError(
+                "keywords for aliases can only be combined with a dict of other aliases"
+            )
         #: What the setting is called where it comes from.
         self.name = name
         self._settings: dict[str, PoolSettings] | None = None
@@ -164,7 +166,7 @@ class Pools:
         return settings
 
     def _given(self) -> Any:
-        """What the settings are read from: a dict, a function, a path."""
+        """What the settings are read from: a dict, a function or a path."""
         return self._source()
 
     def _parse(self) -> dict[str, PoolSettings]:
@@ -183,7 +185,7 @@ class Pools:
 
     @property
     def can_change(self) -> bool:
-        """Whether the settings come from where a :meth:`reload` may find others: a function or a file, not a dict."""
+        """Whether a :meth:`reload` may find other settings: they come from a function or a file, not from a dict."""
         return can_change(self._given())
 
     def reload(
@@ -193,26 +195,26 @@ class Pools:
         force: bool = False,
         needed: Collection[str] = (),
     ) -> Reloaded:
-        """Read the settings anew, and go on with pools as they say; what has not changed keeps its connections.
+        """Read the settings anew and replace the pools whose settings have changed; the others keep their connections.
 
-        A changed alias whose pool is in use opens a new connection first, beside its limit. Only when all of them are
-        there, the new settings are in force; then the old pools close what is idle, and what is lent when it comes
-        back. Whoever waits in an old pool is still served there.
+        For each changed alias whose pool is in use, a new connection is opened first, beyond its limit. Only when all
+        of them are open are the new settings in force. Then the old pools close their idle connections, and lent ones
+        when they come back. Callers that wait in an old pool are still served there.
 
         :param timeout: seconds for the new connections of all aliases together.
-        :param force: take the new settings whether or not anything can be connected to with them.
+        :param force: take the new settings even if no connection can be opened with them.
         :param needed: aliases that must not be gone.
         :returns: which aliases changed, stayed, came and went.
         :raises SettingsError: with every problem of the new settings; the old ones are still in force.
         :raises ConnectionsKept: if a new connection cannot be opened; the old settings are still in force.
-        :raises RuntimeError: if another thread is at it.
-        :raises Exception: what the function raises that returns the settings; the old ones are still in force.
+        :raises RuntimeError: if another thread is reloading.
+        :raises Exception: whatever the function that returns the settings raises; the old ones are still in force.
         """
         timeout = valid_seconds(timeout)
         # By process: a child that is forked in the middle must not wait for a thread that it does not have.
         turn, me = (os.getpid(), "reload"), object()
         if self._turns.setdefault(turn, me) is not me:
-            # Not by its repr, which would read the settings.
+            # Its repr would read the settings.
             raise RuntimeError(f"{self.name} is being reloaded by another thread")
         try:
             return self._reload(timeout, force, needed)
@@ -233,7 +235,7 @@ class Pools:
         self.connections.forget_names()
         self.producers.forget_names()
         if change.changed or change.gone:
-            # Whoever has just looked an old pool up is about to take a connection of it, which still works.
+            # A caller that has just looked up an old pool may still take a connection from it.
             time.sleep(SETTLED)
         done = change.retire(self._is_named)
         if change.changed or change.gone or done.new:
@@ -241,7 +243,7 @@ class Pools:
         return replace(done, failures={alias: one.error for alias, one in kept.items()})
 
     def _is_named(self, group: groups.PoolGroup, settings: PoolSettings) -> bool:
-        """Whether settings that are in force, anybody's, lead to the pool of *group* with *settings*."""
+        """Whether settings in force, of any set of aliases, lead to the pool of *group* with *settings*."""
         key = group.key(settings)
         every = [groups.named_settings(), *(pools._settings or {} for pools in _living())]
         return any(group.key(one) == key for named in every for one in named.values())
@@ -249,7 +251,7 @@ class Pools:
     def forget_settings(self) -> None:
         """Read the settings anew at the next use, and drain the pools that were made by the old ones.
 
-        A :meth:`reload` for tests that change settings: nothing is looked at before the old ones go.
+        This is a :meth:`reload` for tests that change settings: it opens no new connections first.
         """
         settings, self._settings = self._settings, None
         self.connections.forget_names()
@@ -353,16 +355,16 @@ class Pools:
         timeout: float = renewing.TIMEOUT,
         force: bool = False,
     ) -> dict[str, Drained]:
-        """Close and rebuild the pools of these aliases, or of all: what is idle now, what is lent as it comes back.
+        """Close the connections of these aliases, or of all: idle ones now, lent ones when they come back.
 
-        Each pool that has connections opens a new one first, beside its limit; where that fails, it keeps what it has.
-        A suspended pool opens none, and closes what is idle.
+        Each pool that has connections opens a new one first, beyond its limit; if that fails, it keeps the old ones.
+        A suspended pool opens none, and closes its idle connections.
 
         :param timeout: seconds for the new connections of all pools together.
-        :param force: close them without opening one first.
-        :returns: by alias, how many connections were closed and how many are still lent; of aliases that share a pool
-            the first has its numbers.
-        :raises ConnectionsKept: if a pool keeps what it has; the others were reset.
+        :param force: close the old connections without opening a new one first.
+        :returns: by alias, how many connections were closed and how many are still lent; if aliases
+            share a pool, the first one has its numbers.
+        :raises ConnectionsKept: if a pool keeps its connections; the others were reset.
         :raises UnknownAlias: for an alias that is not configured; nothing has happened then.
         """
         timeout = valid_seconds(timeout)
@@ -456,7 +458,7 @@ def _kept(
 ) -> ConnectionsKept:
     words = "; ".join(f"alias {alias!r} {one.told(more=more)}" for alias, one in kept.items())
     errors = {alias: one.error for alias, one in kept.items()}
-    words = f"{words}; force=True gives them up all the same"
+    words = f"{words}; force=True closes them in any case"
     error = ConnectionsKept(words, errors, {alias: tried[alias] for alias in kept})
     error.__cause__ = next(iter(errors.values()))
     return error

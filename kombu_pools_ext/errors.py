@@ -78,10 +78,10 @@ class ConnectTimeout(PoolTimeout, BrokerUnreachable, engine.ConnectTimeout):
 
 
 class ConnectionsKept(PoolError, OperationalError):
-    """A reset, or a reload, opened no new connection first, so what was open still is; ``__cause__`` says why.
+    """A reset or reload could not open a new connection first, so the old ones are still open; ``__cause__`` says why.
 
     :param words: what was kept.
-    :param failures: by alias, what the new connection failed of.
+    :param failures: by alias, why the new connection could not be opened.
     :param tried: by alias, the settings that it was opened with.
     """
 
@@ -92,7 +92,7 @@ class ConnectionsKept(PoolError, OperationalError):
         tried: Mapping[str, PoolSettings] | None = None,
     ) -> None:
         super().__init__(words)
-        #: By alias, what the new connection failed of. A reset has done what it was told for the others.
+        #: By alias, why the new connection could not be opened. The other pools of a reset were reset.
         self.failures = dict(failures or {})
         #: By alias, the settings that the new connection was opened with.
         self.tried = dict(tried or {})

@@ -55,7 +55,7 @@ class Event:
 
 
 class _Demand(Event):
-    """An event that reaches those, too, who come too late for it."""
+    """An event that also reaches listeners that connect after it was sent."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -64,7 +64,7 @@ class _Demand(Event):
     def connect(self, listener: Callable[..., Any]) -> Callable[..., Any]:
         """As :meth:`Event.connect`; if it was sent before, *listener* is called at once, without arguments."""
         super().connect(listener)
-        # After that: what is sent in this moment is heard one way or the other, or both.
+        # Only now: an event that is sent at this moment reaches the listener once or twice, but not never.
         if self.was_sent:
             self._tell(listener, {})
         return listener

@@ -1,4 +1,4 @@
-"""Other settings for pools that are in use: what changes between the two, and what becomes of the connections.
+"""Change the settings of pools in use: what differs, and what happens to the connections.
 
 ``docs/explanation/renewing.md`` has the states.
 """
@@ -20,25 +20,25 @@ __all__ = ["Change", "Reloaded"]
 
 @dataclass(frozen=True)
 class Reloaded:
-    """What became of the aliases; every one of the old and the new settings is in one of the four."""
+    """What a reload did; each alias of the old and the new settings is in one of the first four attributes."""
 
-    #: By alias, how many of its former connections were closed, and how many are still lent.
+    #: By alias, how many connections of its old pool were closed, and how many are still lent.
     changed: Mapping[str, Drained]
     #: The same for those that are not configured any more.
     gone: Mapping[str, Drained]
     #: Those that were not configured before. They connect when they are first used.
     new: tuple[str, ...]
     stayed: tuple[str, ...]
-    #: By alias, with ``force``: what its new connection failed of.
+    #: By alias, with ``force``: why its new connection could not be opened.
     failures: Mapping[str, Exception] = field(default_factory=dict)
 
 
-#: What an alias has of its own beside the pool of connections.
+#: The settings that do not concern the connections.
 _ITS_OWN = ("acquire_timeout", "retry", "mandatory", "serializer", "compression", "confirm_timeout")
 
 
 def _same(old: PoolSettings, new: PoolSettings) -> bool:
-    # Not by themselves: of CREDENTIALS the same function may be another object.
+    # The settings cannot be compared with ==: equal functions in CREDENTIALS may be different objects.
     return old.identity == new.identity and all(
         getattr(old, name) == getattr(new, name) for name in _ITS_OWN
     )
@@ -47,7 +47,7 @@ def _same(old: PoolSettings, new: PoolSettings) -> bool:
 class Change:
     """The way from one set of settings to another.
 
-    :param old: by alias; none if there were none yet.
+    :param old: by alias; empty if there were none yet.
     :param new: by alias.
     """
 
@@ -60,14 +60,14 @@ class Change:
         self.gone = [alias for alias in old if alias not in new]
 
     def check(self, needed: Collection[str], name: str) -> None:
-        """Refuse what cannot be used.
+        """Refuse settings that cannot be used.
 
         :param needed: aliases that must stay.
-        :param name: what the settings are called.
-        :raises SettingsError: with everything.
+        :param name: the name of the settings.
+        :raises SettingsError: with every problem.
         """
         problems = [
-            Problem(alias, None, "it is gone, and BROADCAST of KOMBU_POOLS_CONTROL names it")
+            Problem(alias, None, "it is gone, but BROADCAST of KOMBU_POOLS_CONTROL names it")
             for alias in self.gone
             if alias in needed
         ]
@@ -81,10 +81,10 @@ class Change:
             raise SettingsError(problems, name)
 
     def connect(self, timeout: float) -> dict[str, renewing.Kept]:
-        """Open a connection for each alias that is in use, not suspended, and has other connections from now on.
+        """Open a connection for each alias that is in use, is not suspended, and gets a new pool of connections.
 
         :param timeout: seconds for all of them together.
-        :returns: by alias, those that could not be; then none of those that could has been taken in.
+        :returns: by alias, the failures; if there are any, none of the new connections has been taken in.
         """
         wanted: dict[ConnectionPool, list[str]] = {}
         added: list[PoolSettings] = []
@@ -125,7 +125,7 @@ class Change:
         return kept
 
     def suspend(self) -> None:
-        """Suspend the new pools whose former ones are: to be called before anybody finds them."""
+        """Suspend each new pool whose old one is suspended; has to be called before look-ups find the new ones."""
         for alias in self.changed:
             former = groups.connections.get(self.old[alias])
             if former is not None and former.suspended:
@@ -141,9 +141,9 @@ class Change:
             groups.connections.drop(settings)
 
     def retire(self, in_use: Callable[[groups.PoolGroup, PoolSettings], bool]) -> Reloaded:
-        """Give up the pools that nobody names any more.
+        """Replace the old pools that no alias names any more.
 
-        :param in_use: whether settings that are in force lead to the pool of a group with the given ones.
+        :param in_use: whether settings in force lead to the pool of the given group with the given settings.
         """
         done: dict[str, Drained] = {}
         closed: set[int] = set()

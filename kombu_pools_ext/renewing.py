@@ -1,4 +1,4 @@
-"""New connections before the old ones go: each pool opens one first, and keeps what it has if it cannot.
+"""Replace connections: each pool opens a new one first, and keeps the old ones if that fails.
 
 ``docs/explanation/renewing.md`` has the states.
 """
@@ -19,7 +19,7 @@ __all__ = ["TIMEOUT", "Kept", "renew", "try_all"]
 
 K = TypeVar("K")
 
-#: Seconds for the new connections, those of all pools together.
+#: Seconds for the new connections of all pools together.
 TIMEOUT = 5.0
 
 
@@ -31,8 +31,8 @@ def try_all(
     """Open a connection beside each pool, all at once.
 
     :param timeout: seconds for all of them together.
-    :param then: is called for each with its connection, which is *then*'s to take in or to close, or with what the
-        opening failed of.
+    :param then: is called for each with its new connection, which it has to take in or to close, or with the error of
+        the opening.
     """
     trials: dict[K, Trial[OpenConnection]] = {}
     try:
@@ -46,25 +46,25 @@ def try_all(
                 opened = error
             then(name, opened)
     finally:
-        # What an interruption, Ctrl-C say, left open.
+        # An interruption such as Ctrl-C may have left some open.
         for trial in trials.values():
             trial.give_up()
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A pool keeps what it has."""
+    """A pool keeps its connections."""
 
     #: How many connections.
     count: int
-    #: What the new connection failed of.
+    #: Why the new connection could not be opened.
     error: Exception
 
     def told(self, why: str | None = None, more: str = "") -> str:
-        """In words.
+        """Return what happened as a text.
 
-        :param why: the error in words.
-        :param more: what is kept besides.
+        :param why: the error as a text.
+        :param more: what else is kept.
         """
         connections = "its connection" if self.count == 1 else f"its {self.count} connections"
         why = why or str(self.error) or type(self.error).__name__
@@ -74,14 +74,14 @@ class Kept:
 def renew(
     pools: Iterable[ConnectionPool], timeout: float = TIMEOUT, *, force: bool = False
 ) -> dict[ConnectionPool, Drained | Kept | Exception]:
-    """Have each of *pools* begin anew: one new connection is opened, and then the others are closed.
+    """Replace the connections of each of *pools*: open a new one, and then close the old ones.
 
-    One that has no connection, or is suspended, opens none, and none does in an interpreter that is ending. One whose
-    new connection fails keeps all that it has, and does not keep the others from it.
+    A pool without connections, or a suspended one, opens none, and neither does any pool while the interpreter ends. A
+    pool whose new connection fails keeps all its connections, and the other pools go on.
 
-    :param timeout: seconds for the new connections, those of all pools together.
-    :param force: close them without opening one.
-    :returns: for each, how many were closed and how many are still lent, or that it keeps them, or what it failed of.
+    :param timeout: seconds for the new connections of all pools together.
+    :param force: close the old connections without opening a new one.
+    :returns: for each pool, how many were closed and how many are still lent, or that it keeps them, or its error.
     """
     done: dict[ConnectionPool, Drained | Kept | Exception] = {}
 
@@ -93,7 +93,7 @@ def renew(
             done[pool] = pool.renew(opened)
 
     every = tuple(dict.fromkeys(pools))
-    # At its end an interpreter opens nothing: what that needs is not there any more.
+    # An interpreter that ends cannot open anything any more.
     force = force or sys.is_finalizing()
     trying = [pool for pool in every if pool.can_renew and not force]
     for pool in every:

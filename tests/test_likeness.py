@@ -118,7 +118,7 @@ def test_those_that_cannot_be_compared_are_few() -> None:
     assert {stand_in(one.get_credentials) for one in kept} == {
         stand_in(one.get_credentials) for one in kept
     }
-    with pytest.raises(ValueError, match=r"16 objects of .*Locked.* make one and keep it"):
+    with pytest.raises(ValueError, match=r"16 objects of .*Locked.* make one object and keep it"):
         stand_in(Locked(threading.Lock()))
     with pytest.raises(ValueError, match="Locked"):
         stand_in(Locked(threading.Lock()).get_credentials)

@@ -42,8 +42,8 @@ _NOT_THE_BROKERS = (TypeError, ValueError, ImportError, AttributeError)
 _REFUSALS = frozenset({402, 403, 404, 501, 502, 503, 504, 505, 530, 540})
 
 
-#: What RabbitMQ says when there are as many connections as virtual host, user or node admit, or as many channels as
-#: user or node do: told as a refusal, and gone when one closes.
+#: What RabbitMQ says when the virtual host, user or node has reached its limit of connections, or the user or node that
+#: of channels: a refusal which passes when one of them closes.
 _LIMITS = (
     "connection limit (",
     "number of channels opened for user",
@@ -111,7 +111,7 @@ class Connector:
                 connection._connection_factory()
             except Exception as error:
                 if isinstance(error, CredentialsFailed):
-                    raise  # they are the same for the next broker
+                    raise  # the next broker would get the same credentials
                 # A certificate's error is a ValueError too.
                 if isinstance(error, _NOT_THE_BROKERS) and not isinstance(error, OSError):
                     raise
@@ -173,7 +173,7 @@ def establish(connection: OpenConnection) -> Any:
 
     :raises Exception: the transport's; no descriptor is left open.
     """
-    # Of other connections, and of others' libraries.
+    # Errors of other connections, and of other libraries.
     tls.forget_errors()
     # Made first: kombu's for amqps:// sets `ssl`.
     transport = connection.transport
@@ -214,7 +214,7 @@ def establish(connection: OpenConnection) -> Any:
 
 
 def _log_in(connection: OpenConnection) -> float | None:
-    """Ask for user and password, where they are asked for; return the seconds that are left for the connection."""
+    """Call ``CREDENTIALS`` if there are any; return the seconds that are left for the connection."""
     if connection.credentials is None:
         return connection.at_most
     seconds = connection.connect_timeout or CONNECT_TIMEOUT
@@ -248,11 +248,11 @@ def _seconds_for(connection: OpenConnection) -> float:
 
 
 def _where(connection: kombu.Connection) -> str:
-    """What the broker is called that *connection* is set to."""
+    """Return the name of the broker that *connection* is set to."""
     try:
         return uri_of(connection)
     except OSError:
-        # No descriptor is free, not even one for kombu's transport, whose defaults a URI is made with.
+        # No descriptor is free, and kombu's transport, whose defaults the URI needs, takes one.
         return str(connection.transport_cls)
 
 
@@ -316,7 +316,7 @@ def may_pass(error: BaseException) -> bool:
 
 
 def is_login_refused(error: BaseException) -> bool:
-    """Whether *error* is a broker's word on user or password."""
+    """Whether a broker refused the user or password with *error*."""
     if isinstance(error, NotConnected):
         return any(map(is_login_refused, error.failures))
     return isinstance(error, amqp.exceptions.AccessRefused) or login_refused(error)

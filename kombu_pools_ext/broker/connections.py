@@ -189,7 +189,7 @@ class ConnectionPool(PoolFace, KombuConnectionPool):
         ``docs/reference/settings.md``.
     :param name: stands in errors, logs and tables; by default the URI without its password.
     :param confirm_timeout: seconds that a publish waits for its confirm, where the connection asks for confirms.
-    :param credentials: what is asked for user and password at each connect, in the place of the connection's own.
+    :param credentials: is called for user and password at each connect, in place of the connection's own.
     """
 
     def __init__(
@@ -237,8 +237,8 @@ class ConnectionPool(PoolFace, KombuConnectionPool):
         )
 
     def _make_engine(self) -> Pool[OpenConnection]:
-        # Imported here, by whoever uses the pool first: an import in a thread of ours may meet one that is under way,
-        # of eventlet say, which both would get half of. What is wrong with it, the opening says.
+        # Imported here, in the thread that uses the pool first: a thread of the pool might import it while another one
+        # does, and get a partially initialized module. The opening reports a failed import.
         with contextlib.suppress(Exception):
             self.connection.get_transport_cls()
         options = self._options() if callable(self._options) else self._options
@@ -313,52 +313,52 @@ class ConnectionPool(PoolFace, KombuConnectionPool):
 
     @property
     def was_used(self) -> bool:
-        """Whether it has opened a connection in this process."""
+        """Whether the pool has opened a connection in this process."""
         engine = MadeOnce.of(self, "engine")
         return engine is not None and bool(engine.ledger.counters.opened)
 
     @property
     def suspended(self) -> Literal["fail", "wait"] | None:
-        """How :meth:`suspend` was called, until :meth:`resume`."""
+        """The mode of :meth:`suspend`, until :meth:`resume`; else ``None``."""
         engine = MadeOnce.of(self, "engine")
         return None if engine is None else engine.ledger.suspended
 
     def suspend_as(self, former: ConnectionPool) -> None:
-        """Be suspended as *former* is, whose place this pool takes; :meth:`resume` ends both."""
+        """Suspend this pool as *former*, which it replaces, is suspended; :meth:`resume` then ends both."""
         if former.suspended is not None:
             self.engine.suspend_as(former.engine)
 
     def try_opening(self, timeout: float) -> Trial[OpenConnection]:
-        """Begin to open a connection beside the pool, in a thread of its own.
+        """Begin to open a connection that the pool does not count yet, in a thread of its own.
 
-        :param timeout: seconds for it.
+        :param timeout: seconds for the opening.
         """
         return Trial(self.engine, timeout)
 
     @property
     def can_renew(self) -> bool:
-        """Whether connections are open that a reset would give up, and others may be opened: it is not suspended."""
+        """Whether the pool has open connections, and may open new ones because it is not suspended."""
         engine = MadeOnce.of(self, "engine")
         return engine is not None and engine.can_renew
 
     def renew(self, item: OpenConnection) -> Drained:
-        """Go on with *item*, which :meth:`try_opening` has opened, and close all others: those that are lent later.
+        """Take in *item*, which :meth:`try_opening` has opened, and close all others, lent ones when they come back.
 
         :returns: how many were closed, and how many are still lent.
         """
         return self.engine.renew(item)
 
     def take_in(self, item: OpenConnection) -> None:
-        """Have *item*, which :meth:`try_opening` has opened, be one of the pool's."""
+        """Add *item*, which :meth:`try_opening` has opened, to the pool."""
         self.engine.take_in(item)
 
     def close_untaken(self, item: OpenConnection) -> None:
-        """Close *item*, which :meth:`try_opening` has opened, and nobody has taken in."""
+        """Close *item*, which :meth:`try_opening` has opened, without adding it to the pool."""
         with contextlib.suppress(Exception):
             self._driver.close(item, broken=False)
 
     def replace_by_another(self) -> Drained:
-        """Another pool takes its place: close what is idle, and the rest as it comes back and nobody waits for it.
+        """Make way for another pool: close idle connections, and lent ones that come back while nobody waits.
 
         :returns: how many were closed, and how many are still lent.
         """

@@ -1,7 +1,7 @@
-"""Asking ``CREDENTIALS``: user and password for one connection, within its time, in a thread of its own.
+"""Call ``CREDENTIALS`` for the user and password of one connection, in a thread of its own.
 
-Whoever is asked may be another server, which is down, slow or silent. So a connection that is being made waits for the
-answer as long as it may take itself, and no longer; and as long as one question is overdue, no further one is asked.
+The function may depend on a server that is down, slow or silent. So an opening waits for the answer only within its own
+time-out; and while one call is overdue, the pool starts no other.
 """
 
 from __future__ import annotations
@@ -26,16 +26,18 @@ __all__ = ["Credentials", "CredentialsFailed", "Login"]
 #: The name of a thread that asks.
 THREAD = "kombu-pools-credentials"
 
-_REMEDY = "it is asked again for the next connection, and those that are open stay"
-_EXPECTED = "expected a password, or a tuple of user and password, each a text that is not empty"
+_REMEDY = "it is called again for the next connection; open connections stay open"
+_EXPECTED = (
+    "expected a password, or a tuple of user and password, each of them a text that is not empty"
+)
 
 
 class CredentialsFailed(OperationalError):
-    """``CREDENTIALS`` raised an error, which is the cause, or has not answered."""
+    """``CREDENTIALS`` has raised an error, which is ``__cause__``, or has not answered in time."""
 
 
 class Login(NamedTuple):
-    """What was answered."""
+    """What ``CREDENTIALS`` returned."""
 
     #: ``None`` if it was a password alone.
     user: str | None
@@ -46,19 +48,19 @@ class Login(NamedTuple):
 
 
 class _Question:
-    """One call, which may outlive whoever waits for it."""
+    """One call, which may last longer than the openings that wait for it."""
 
     def __init__(self, ask: Callable[[], Any]) -> None:
         self._ask = ask
         self._answered = threading.Event()
-        # Of a forked child's parent nobody answers.
+        # In a forked child, a call of the parent never ends.
         self._pid = os.getpid()
         self._answer: Any = None
         self._error: BaseException | None = None
 
     def run(self) -> None:
         try:
-            # What it logs may be published by a handler, for which this connection would be waited for.
+            # A log handler may publish what the function logs, and would wait for this very connection.
             with busy():
                 self._answer = self._ask()
         except BaseException as error:
@@ -84,15 +86,15 @@ class _Question:
 
 
 class Credentials:
-    """What one pool asks.
+    """The ``CREDENTIALS`` of one pool.
 
-    :param source: a function without arguments, or its dotted path, which is imported when it is first asked.
+    :param source: a function without arguments, or its dotted path, which is imported at the first call.
     :param names_user: whether the URLs name the user.
     """
 
     @classmethod
     def of(cls, settings: PoolSettings) -> Credentials | None:
-        """What a pool with *settings* asks; ``None`` if nothing."""
+        """Return the credentials of a pool with *settings*; ``None`` if it has none."""
         source = settings.credentials if settings.asks_for_credentials else None
         return None if source is None else cls(source, names_user=settings.names_user)
 
@@ -100,7 +102,7 @@ class Credentials:
         self._source = source
         self._names_user = names_user
         self._function: Callable[[], Any] | None = None if isinstance(source, str) else source
-        #: A question that was not answered in time: a further one would be overdue, too.
+        #: A call that has not answered in time; another one would not either.
         self._overdue: _Question | None = None
 
     @property
@@ -113,13 +115,13 @@ class Credentials:
         return f"CREDENTIALS ({source})"
 
     def ask(self, seconds: float, *, needs_user: bool) -> Login:
-        """Ask, outside of any lock.
+        """Call the function and return its answer; not to be called under a lock.
 
-        :param seconds: the longest to wait for the answer.
-        :param needs_user: whether one without a user is no answer, where the URLs name none either.
-        :raises CredentialsFailed: if it raises an error, or has not answered.
-        :raises TypeError, ValueError: if what it returns is nothing of the kind.
-        :raises ImportError: if there is none at the dotted path.
+        :param seconds: how long to wait for the answer at most.
+        :param needs_user: whether the answer must name a user if the URLs name none.
+        :raises CredentialsFailed: if the function raises an error, or does not answer in time.
+        :raises TypeError, ValueError: if it returns something else than credentials.
+        :raises ImportError: if there is no function at the dotted path.
         """
         function = self.load()
         question = self._overdue
@@ -141,13 +143,13 @@ class Credentials:
         return self._login(answer, needs_user)
 
     def _failed(self, error: BaseException) -> CredentialsFailed:
-        # By its class alone: what it says may have a secret in it. It is the cause.
+        # Only its class is shown, because its text may contain a secret. The error itself is the cause.
         return CredentialsFailed(f"{self._name} raised {type(error).__name__}; {_REMEDY}")
 
     def load(self) -> Callable[[], Any]:
-        """The function that is asked; imports it, where its path was given.
+        """Return the function; import it first if its path was given.
 
-        :raises ImportError, TypeError: if there is none at that path.
+        :raises ImportError, TypeError: if there is no function at that path.
         """
         if self._function is not None:
             return self._function
@@ -164,10 +166,10 @@ class Credentials:
         return self._function
 
     def _login(self, answer: Any, needs_user: bool) -> Login:
-        # As a provider of redis-py answers: the password alone may be a tuple, too.
+        # A provider of redis-py may return a tuple of the password alone.
         given = answer if isinstance(answer, tuple | list) else (answer,)
         user, password = (None, *given)[-2:] if given else (None, None)
-        # Of what is wrong no more is told than its type.
+        # A wrong value is shown by its type only.
         if len(given) > 2 or not isinstance(password, str) or not isinstance(user, str | None):
             if inspect.iscoroutine(answer):
                 answer.close()
@@ -182,8 +184,8 @@ class Credentials:
             )
         if needs_user and not user and not self._names_user:
             raise ValueError(
-                f"{self._name} returned no user, and there is none in URL or USER: return (user, password), or name it "
-                "there"
+                f"{self._name} returned no user, and there is none in URL or USER: return (user, password), or set "
+                "USER"
             )
         return Login(user or None, password)
 

@@ -73,11 +73,11 @@ class OpenConnection(kombu.Connection):
     pool_name = ""
     #: Seconds that Redis gets for an answer.
     answer_timeout: float = redis_sockets.ANSWER_TIMEOUT
-    #: What is asked for user and password each time it connects.
+    #: Called for user and password each time it connects.
     credentials: Credentials | None = None
     #: Seconds for connecting, where it must not take as long as it may.
     at_most: float | None = None
-    #: Whether the channel that is opened together with it, where AMQP carries it, is to be its default channel.
+    #: With AMQP, whether the channel that is opened together with it becomes its default channel.
     with_channel: bool = False
     #: That channel, until it is used.
     first_channel: Any = None
@@ -120,8 +120,8 @@ class OpenConnection(kombu.Connection):
         return _UNBOUND if bounded is None else bounded.within(deadline)
 
     def _init_params(self, **params: Any) -> None:
-        # Whether "amqp" is to be librabbitmq, its origin knows. To find out, kombu imports gevent and eventlet where it
-        # sees them, and in a thread of ours: another one may be in the middle of that, and get half of it.
+        # The origin knows whether "amqp" means librabbitmq. To find out, kombu would import gevent and eventlet in
+        # a thread of the pool, while another thread may be importing them.
         asked = params.get("transport") or "amqp"
         super()._init_params(**{**params, "transport": "pyamqp" if asked == "amqp" else asked})
         if asked == "amqp":
@@ -138,7 +138,7 @@ class OpenConnection(kombu.Connection):
         return connecting.establish(self)
 
     def log_in(self, login: Login) -> None:
-        """Connect as *login* from now on; a copy of the connection does, too."""
+        """Connect as *login* from now on; copies of the connection do so too."""
         self.password = login.password
         if login.user is not None:
             self.userid = login.user
@@ -171,8 +171,8 @@ class ConnectionDriver:
     :param answer_timeout: seconds that Redis gets for each answer, unless the connection's own options say it.
     :param on_blocked: is told of each connection on which the broker takes no messages for a while, and why.
     :param on_unblocked: is told when it takes them again.
-    :param credentials: what is asked for user and password at each connect, if anything is.
-    :param with_channel: returns whether whoever borrows a connection is likely to use its default channel.
+    :param credentials: called for user and password at each connect, if given.
+    :param with_channel: returns whether borrowers are likely to use the default channel of a connection.
     """
 
     def __init__(
@@ -281,7 +281,7 @@ class ConnectionDriver:
 
     def may_pass(self, error: BaseException) -> bool:
         """Whether an opening that failed with *error* may succeed later, without anybody's doing."""
-        # Of a password that rotates broker and we hear at two moments.
+        # A rotated password reaches the broker and this process at different moments.
         asks = self._credentials is not None
         return connecting.may_pass(error) or (asks and connecting.is_login_refused(error))
 

@@ -1,7 +1,7 @@
 """The first channel of a connection, which producers publish on: opened together with it.
 
 The connection, a channel on it and confirms on that are three requests, each of which py-amqp sends when it has the
-answer to the one before. RabbitMQ answers them in turn, however they come: sent together, they take the time of one.
+answer to the one before. RabbitMQ answers them in order even if they come together, so they take the time of one.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ _METHODS: tuple[tuple[type[Any], str, tuple[str, ...]], ...] = (
 
 
 class FirstChannel:
-    """The first channel of the connection that *transport* makes, which is open once that has answered it.
+    """The first channel of a connection that *transport* makes; the connection counts as open once the channel is.
 
-    A broker that refuses channels, or hangs up when it is asked for one, has opened nothing: without a channel a
-    connection is of no use to anybody.
+    A broker that refuses channels, or hangs up when it is asked for one, has opened nothing, because a connection
+    without a channel is useless.
 
     :param transport: kombu's, for py-amqp.
-    :param kept: whether somebody is likely to use it; else it is closed at once.
+    :param kept: whether a borrower is likely to use the channel; otherwise it is closed at once.
     """
 
     def __init__(self, transport: Any, *, kept: bool) -> None:
@@ -85,10 +85,10 @@ class FirstChannel:
         self._selected = True
 
     def wait(self, established: Any) -> Any:
-        """Return the channel when all has been answered, asked for by now; ``None`` if it was not kept.
+        """Wait for all answers and return the channel; ``None`` if it was not kept.
 
-        :param established: the connection, which is open.
-        :raises Exception: py-amqp's, as where a channel is asked for by itself: what the broker said, or the socket.
+        :param established: the open connection.
+        :raises Exception: py-amqp's, as for any other channel: the broker's error, or the socket's.
         """
         if self.channel is None:
             channel = self._transport.create_channel(established)

@@ -58,7 +58,7 @@ def name_aliases(settings: Mapping[str, PoolSettings]) -> None:
 
 
 def named_settings() -> Mapping[str, PoolSettings]:
-    """The aliases that :func:`name_aliases` was last called with."""
+    """Return the aliases that :func:`name_aliases` was last called with."""
     return _aliases
 
 
@@ -81,7 +81,7 @@ def _connection_to(urls: str | Sequence[str]) -> kombu.Connection:
 
 
 def _refuse_misread(urls: str | Sequence[str]) -> None:
-    """Refuse what kombu would read otherwise than it was written, as the setting ``URL`` does.
+    """Refuse URLs that kombu would misread, as the setting ``URL`` does.
 
     :raises SettingsError: with every problem.
     """
@@ -92,7 +92,7 @@ def _refuse_misread(urls: str | Sequence[str]) -> None:
 
 
 def _urls_in(connection: kombu.Connection) -> list[str]:
-    """What of *connection* kombu has not read yet, or reads as it connects."""
+    """Return the URLs in *connection* that kombu reads only when it connects."""
     urls = [one for one in connection.alt or () if isinstance(one, str) and "://" in one]
     if connection.uri_prefix and "://" in (connection.hostname or ""):
         urls.append(f"{connection.uri_prefix}+{connection.hostname}")
@@ -216,12 +216,12 @@ def register_group(group: Any) -> Any:
     """Have :func:`reset` and :func:`set_limit` reach *group*.
 
     :returns: *group*.
-    :raises TypeError: for what has no pools: a class, say, in place of a group made of it.
+    :raises TypeError: if *group* has no pools, such as a class in place of its instance.
     """
     if isinstance(group, type):
         name = group.__name__
         raise TypeError(
-            f"register_group takes a group, and {name} is a class, which has no pools; register what it makes: "
+            f"register_group takes a group, and {name} is a class, which has no pools; register an instance: "
             f"{name.lower()} = register_group({name}(limit=use_global_limit))"
         )
     if not callable(getattr(group, "values", None)):

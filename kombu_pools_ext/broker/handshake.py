@@ -70,7 +70,7 @@ _TAKEN = (
 )
 
 
-#: What a broker says once in each connection; a second time it would change what was agreed on.
+#: Methods that come once in each connection; a second one would change what was agreed on.
 _ONCE = (
     spec.Connection.Start,
     spec.Connection.Secure,
@@ -84,7 +84,7 @@ class WrongProtocol(ConnectionError):
 
 
 def _refuse(*args: Any) -> None:
-    raise amqp.exceptions.UnexpectedFrame("the broker begins to shake hands again")
+    raise amqp.exceptions.UnexpectedFrame("the broker begins the handshake again")
 
 
 def _nothing() -> None:
@@ -96,8 +96,8 @@ class Handshake:
 
     :param transport: kombu's, for py-amqp.
     :param addresses: takes the next of these, and its share of their time.
-    :param checks_name: whether TLS compares the certificate's name; else that is sent alone.
-    :param ask: sends, by the ``amqp.Connection`` that it is given, what need not wait until that is open.
+    :param checks_name: whether TLS compares the certificate's name; otherwise the name is only sent.
+    :param ask: is called with the ``amqp.Connection``, to send what need not wait until it is open.
     """
 
     def __init__(
@@ -147,11 +147,11 @@ class Handshake:
 
     def _no_amqp(self, what: str) -> OSError:
         words = f"{self._where} sends what is no AMQP: {what}"
-        # One that has opened the connection is a broker, and what came was garbled on the way.
+        # A peer that has opened the connection is a broker, so its frames were garbled on the way.
         return OSError(errno.EBADMSG, words) if self._is_open else WrongProtocol(words)
 
     def opened(self) -> None:
-        """The connection is open, and what is waited for from now on is its first channel."""
+        """Note that the connection is open, so that the handshake now waits for its first channel."""
         self._phase = "it opened no channel"
         self._is_open = True
 
@@ -254,7 +254,7 @@ class Handshake:
     def _tuned(self, channel_max: int, frame_max: int, heartbeat: int) -> None:
         if 0 < frame_max < SMALLEST_FRAME_MAX:
             raise WrongProtocol(
-                f"{self._where} wants frames of {frame_max} bytes at most; AMQP asks for {SMALLEST_FRAME_MAX}"
+                f"{self._where} wants frames of at most {frame_max} bytes, but AMQP needs {SMALLEST_FRAME_MAX} at least"
             )
         established = self._established
         # Before py-amqp makes a buffer of that size. A client may ask for less than is proposed.

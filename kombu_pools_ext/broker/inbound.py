@@ -1,7 +1,7 @@
-"""What a peer may say: messages of a bounded size, for channels that are open, and little that nobody waits for.
+"""Bound what a peer may send: the size of messages, the channels, and the bytes on an idle connection.
 
-py-amqp keeps the parts of a message until the last has come, for any number of a channel, however large the message is
-said to be. An :class:`Inbound` stands before it, and looks at each frame before anything is kept of it.
+py-amqp keeps the parts of a message until the last one has come, for any channel number and any announced size. An
+:class:`Inbound` checks each frame before py-amqp keeps anything of it.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from amqp.exceptions import UnexpectedFrame
 
 __all__ = ["MOST_FRAME", "MOST_MESSAGE", "MOST_UNASKED", "SMALLEST_FRAME_MAX", "Inbound"]
 
-#: Bytes of a frame that are agreed on at the most, unless the connection's own ``frame_max`` is more: py-amqp has a
-#: buffer of that size for each connection. RabbitMQ proposes an eighth of it unless it is configured.
+#: The largest ``frame_max`` in bytes, unless the connection's own is larger: py-amqp has a buffer of that size for each
+#: connection. RabbitMQ proposes an eighth of it unless it is configured otherwise.
 MOST_FRAME = 1 << 20
-#: Bytes of a frame that each peer has to take: AMQP 0-9-1's ``frame-min-size``.
+#: The smallest ``frame_max`` in bytes: AMQP 0-9-1's ``frame-min-size``.
 SMALLEST_FRAME_MAX = 4096
-#: Bytes of one message, and of all together whose end has not come: no RabbitMQ can be configured to take a larger one.
+#: The most bytes of all incomplete messages; no RabbitMQ can be configured to take a larger message.
 MOST_MESSAGE = 512 << 20
-#: Bytes that a connection hears in all while it is idle, heartbeats left out, before it is given up: what came back of
-#: its leases' messages, say.
+#: The most bytes in total that may come while a connection is idle, heartbeats not counted, such as returned messages
+#: of earlier leases.
 MOST_UNASKED = 8 << 20
 
 _METHOD, _HEADER, _BODY, _HEARTBEAT = 1, 2, 3, 8
-#: Bytes that a message counts for at least, where nobody has asked for it: it is a line in the log.
+#: The least that a message on an idle connection counts as, because it is a line in the log.
 _LINE = 1024
-#: Bytes besides its content that a part of a message takes in memory, about.
+#: About how many bytes a part of a message takes in memory besides its content.
 _PART = 64
-#: What the parts of messages may weigh together; those of the largest do, in frames of the smallest size.
+#: The most that all parts may take in memory: as much as the largest message in the smallest frames.
 _HEAVIEST = MOST_MESSAGE + MOST_MESSAGE // SMALLEST_FRAME_MAX * _PART * 2
 
 
 class Inbound:
-    """Stands before the handler of a connection's frames; to be called with each.
+    """Checks each frame of a connection, and passes it on to py-amqp's handler.
 
     :param make: makes that handler from *connection* and *callback*: py-amqp's ``frame_handler``.
     :param connection: an ``amqp.Connection`` that can be :attr:`~.amqp_leftovers.Connection.idle`.
@@ -48,7 +48,7 @@ class Inbound:
     ) -> None:
         self._handle = make(connection, callback)
         self._connection = connection
-        # By channel, bytes of a message that are still to come, and what weighs what has.
+        # By channel: the bytes of a message that are still missing, and the memory that its parts take.
         self._parts: dict[int, tuple[int, int]] = {}
         self._unasked = 0
 
@@ -75,7 +75,7 @@ class Inbound:
         coming = size + sum(left for left, _ in self._parts.values())
         if not channel or coming > MOST_MESSAGE:
             raise UnexpectedFrame(
-                f"a message of {size} bytes came on channel {channel}, where {MOST_MESSAGE} may be under way at most"
+                f"a message of {size} bytes came on channel {channel}; incomplete ones may have {MOST_MESSAGE} in all"
             )
         if size:
             self._parts[channel] = size, len(payload)
@@ -84,7 +84,7 @@ class Inbound:
         left, weight = self._parts.pop(channel, (0, 0))
         if not 0 < size <= left:
             raise UnexpectedFrame(
-                f"{size} bytes of a message came on channel {channel}, where {left} were to come"
+                f"{size} bytes of a message came on channel {channel}, but {left} were expected"
             )
         if size == left:
             return

@@ -1,7 +1,6 @@
-"""What a connection is called in names, errors and logs: made here of what the connection says, and never by kombu.
+"""Make the name of a connection for errors and logs; kombu's own URI is never shown.
 
-kombu masks what it took for the password. What it took for something else, because it read a URL otherwise than it was
-written, it shows.
+kombu masks only what it took for the password. If it misread a URL, its URI shows the rest of the password.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ def like_it(state: dict[str, Any]) -> kombu.Connection:
 
 
 def with_host(connection: kombu.Connection) -> kombu.Connection:
-    """*connection*, or one like it with the host that kombu would take, which else says so in the log, again and again.
+    """Return *connection*, or a copy with kombu's default host, because kombu would log a warning at each use.
 
     ``memory://`` names no host, and needs none.
     """
@@ -42,7 +41,7 @@ def uri_of(connection: kombu.Connection, mask: str = MASK) -> str:
     connection = with_host(connection)
     host = connection.hostname or "localhost"
     if connection.uri_prefix or connection.transport.can_parse_url:
-        # Such a transport takes its URL as it is, and has it for a host.
+        # Such a transport takes its URL as it is, and keeps it as the host.
         prefix = f"{connection.uri_prefix}+" if connection.uri_prefix else ""
         return mask_url(f"{prefix}{host}") if "://" in host else f"{prefix}{_part(host, mask)}"
     told = dict(connection._info())
@@ -50,7 +49,7 @@ def uri_of(connection: kombu.Connection, mask: str = MASK) -> str:
     if user and connection.password:
         user = quote(str(user), safe="")
     elif user:
-        # Alone it may be a password that lacks its user.
+        # A user without a password may be a password whose user is missing.
         user = _part(user, mask)
     login = f"{user or ''}:{mask}@"
     authority = f"{_part(host, mask)}{_port(port, mask)}"
@@ -59,7 +58,7 @@ def uri_of(connection: kombu.Connection, mask: str = MASK) -> str:
 
 def _part(value: Any, mask: str, safe: str = "") -> str:
     text = str(value)
-    # It stands between a password and its host.
+    # An '@' stands between a password and the host, so the part may contain a password.
     return mask if "@" in text else quote(text, safe=safe)
 
 
@@ -75,7 +74,7 @@ def masked_uri(connection: kombu.Connection) -> str:
 
 
 def describe_resource(value: object) -> str:
-    """Whatever somebody gave in the place of a lease or of a broker, for an error."""
+    """Return a text for an error about a value that was given in place of a lease or a broker."""
     if isinstance(value, kombu.Connection):
         return f"<Connection: {uri_of(value)}>"
     return describe(value)

@@ -208,7 +208,7 @@ class PoolGroup(Finder, KombuPoolGroup):
         self.forget_names()
 
     def drop(self, resource: Any) -> None:
-        """Take one pool out of the group for good: asked for again, it is another one, whoever holds this one."""
+        """Remove one pool from the group; the next look-up makes a new one, even if this one is still in use."""
         key = self._key_for(resource)
         dict.pop(self, key, None)
         self._former.pop(key, None)

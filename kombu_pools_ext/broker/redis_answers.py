@@ -106,7 +106,7 @@ def passes(error: BaseException) -> bool:
 
 
 def login_refused(error: BaseException) -> bool:
-    """Whether *error* is Redis's word on user or password."""
+    """Whether Redis refused the user or password with *error*."""
     return _code(error) in ("NOAUTH", "WRONGPASS")
 
 

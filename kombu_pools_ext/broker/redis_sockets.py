@@ -31,8 +31,8 @@ __all__ = [
 
 #: Seconds that Redis gets for an answer, where nobody said how long: what CONFIRM_TIMEOUT is by default.
 ANSWER_TIMEOUT = 10.0
-#: Bytes that Redis may say while it is connected to, for its answers are words; and in answer to a publish, for an
-#: exchange with half a million queues is told of in fewer.
+#: The most bytes that Redis may send while connecting, when its answers are short, and in answer to a publish: half a
+#: million queues of an exchange take less.
 MOST_IN_HANDSHAKE, MOST_ANSWERED = 1 << 20, 64 << 20
 
 _monotonic = time.monotonic
@@ -93,7 +93,7 @@ class Bounds:
 
     @contextlib.contextmanager
     def hearing(self, most: int) -> Iterator[None]:
-        """Within, no more than *most* bytes come, with an :class:`OSError`; what is read within that counts alone."""
+        """Within, raise an :class:`OSError` if more than *most* bytes come; an inner block counts its own bytes."""
         before, self.room = self.room, most
         try:
             yield
@@ -102,7 +102,7 @@ class Bounds:
 
     @contextlib.contextmanager
     def at_least(self, seconds: float) -> Iterator[None]:
-        """Within, reads and writes have so many *seconds*, whatever deadline holds outside."""
+        """Within, give reads and writes at least *seconds*, even if an outer deadline is earlier."""
         before = self.deadline
         if before is not None:
             self.deadline = max(before, _monotonic() + seconds)
@@ -112,16 +112,16 @@ class Bounds:
             self.deadline = before
 
     def count(self, received: int) -> None:
-        """Note that so many bytes have come.
+        """Note that *received* bytes have come.
 
-        :raises OSError: if those are too many.
+        :raises OSError: if they are too many.
         """
         if self.room is None:
             return
         self.room -= received
         if self.room < 0:
             self.ended = True
-            error = OSError(errno.EMSGSIZE, "Redis answers more than there can be to say")
+            error = OSError(errno.EMSGSIZE, "Redis sends more than any answer can have")
             mark(error, self)
             raise error
 
@@ -245,16 +245,16 @@ class _Connecting:
 
 
 class _Channel:
-    """Mixed into the transport's channel class: its connections have time-outs, and one suffices for it."""
+    """Mixed into the transport's channel class: its connections get time-outs, and it needs only one of them."""
 
     connection: Any
     async_pool: Any
 
     @property
     def pool(self) -> Any:
-        """What commands draw their connections from.
+        """The pool of connections for commands.
 
-        Kombu's keeps a pool of its own for them, and so each connection would be two clients at Redis.
+        kombu keeps a second pool for them, so each connection would be two clients at Redis.
         """
         return self.async_pool
 
@@ -263,7 +263,7 @@ class _Channel:
         parameters: dict[str, Any] = super()._connparams(*arguments, **options)  # type: ignore[misc]
         client = self.connection.client
         if (most := parameters.get("max_connections")) is not None:
-            # It was meant for each of the two.
+            # kombu's option is for each of its two pools.
             parameters["max_connections"] = 2 * most
         if parameters.get("socket_timeout") is None:
             parameters["socket_timeout"] = client.answer_timeout
@@ -281,9 +281,9 @@ class _Channel:
 
 
 class _Unacknowledged:
-    """Mixed into kombu's account of a channel's messages: what Redis has handed out is written down in time.
+    """Mixed into kombu's ``QoS``: a message that Redis has handed out is always recorded there as unacknowledged.
 
-    Between the two it is in this process alone. A deadline there, that of a goodbye say, would lose it.
+    Until then only this process has the message, so an early deadline, such as that of a goodbye, would lose it.
     """
 
     channel: Any
@@ -331,7 +331,7 @@ def connecting(connection: Any, seconds: float) -> Iterator[None]:
         try:
             yield
         except CredentialsFailed:
-            # Theirs was the silence, and not the broker's.
+            # The credentials did not answer, not the broker.
             raise
         except Exception as error:
             if _monotonic() < bounds.deadline:
@@ -354,9 +354,9 @@ def sockets_of(transport: Any) -> Iterator[Any]:
 
 
 def keep_one(channel: Any) -> None:
-    """Hang up on what consuming, and what a transaction, has opened on *channel* besides its one connection to Redis.
+    """Close what a consumer or a transaction has opened on *channel* besides its one connection to Redis.
 
-    Nothing may be asked of Redis on it at the moment.
+    No command may be under way on it.
     """
     pool = channel.__dict__.get("_async_pool")
     if pool is None:
@@ -371,7 +371,7 @@ def keep_one(channel: Any) -> None:
             cycle._fd_to_chan.pop(sock.fileno(), None)
         client.connection = None
         pool.release(held)
-    # The last one is the next to be taken.
+    # redis-py takes the last one next.
     for spare in tuple(getattr(pool, "_available_connections", ()))[:-1]:
         spare.disconnect()
 

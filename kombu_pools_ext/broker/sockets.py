@@ -28,9 +28,9 @@ def _find_poll() -> Any:
     return None if eventlet is None else getattr(eventlet.original("select"), "poll", None)
 
 
-#: ``select.poll`` as the system has it, ``None`` where it has none. gevent's switches greenlets, and takes milliseconds
-#: beside a busy one; eventlet takes it away. Found at import: whoever has patched it by then is loaded as a whole, and
-#: to ask those packages later, from a thread of ours, would break an import of theirs that is under way.
+#: The system's own ``select.poll``; ``None`` if it has none. gevent's switches greenlets, and takes milliseconds beside
+#: a busy one; eventlet removes it. It is looked up at import, because a package that has patched it by then is
+#: completely loaded; a later look, from a thread of the pool, could break an import that is under way.
 system_poll: Any = _find_poll()
 
 

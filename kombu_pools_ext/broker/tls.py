@@ -1,8 +1,7 @@
 """TLS: the name that a certificate must be made out to, and what to do when it is not accepted.
 
-Left to itself, py-amqp takes any certificate that a known authority signed, whoever's it is: it compares names only if
-it is given one. And only then it asks for one: a server of several names (SNI) is to be told it whether it is compared
-or not.
+By itself, py-amqp accepts any certificate that a known authority has signed: it compares and sends (SNI) a name only if
+it is given one. Here the name is always sent, whether it is compared or not.
 """
 
 from __future__ import annotations
@@ -41,19 +40,17 @@ _ANY_CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 def forget_errors() -> None:
     """Empty this thread's queue of OpenSSL's errors; 12 µs.
 
-    CPython leaves the error of a failed system call in it, where OpenSSL puts one there (Python 3.14 with OpenSSL 3.6
-    does): whatever reads next in this thread, over another connection, would get that error in place of waiting.
+    CPython may leave the error of a failed system call in it (Python 3.14 with OpenSSL 3.6 does). The next read in this
+    thread, on another connection, would raise that error instead of waiting.
     """
     try:
-        _ANY_CONTEXT.set_ciphers(
-            "-"
-        )  # no cipher is called that, and what finds that out clears the queue
+        _ANY_CONTEXT.set_ciphers("-")  # no cipher has this name, and the look-up clears the queue
     except ssl.SSLError:
         pass
 
 
 def checks_name(options: Any) -> bool:
-    """Whether *options*, kombu's ``ssl`` for AMQP, have the certificate's name compared.
+    """Whether the certificate's name is compared with *options*, kombu's ``ssl`` for AMQP.
 
     They do unless they turn it off, with ``cert_reqs=ssl.CERT_NONE`` or with ``check_hostname=False``.
     """
@@ -98,9 +95,9 @@ def wrap_unchecked(
     tls_minimum_version: Any = None,
     **options: Any,
 ) -> Any:
-    """Wrap *sock* for TLS with py-amqp's options, whose ``server_hostname`` is sent and not compared."""
+    """Wrap *sock* for TLS with py-amqp's options; ``server_hostname`` is sent, but not compared."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT if ssl_version is None else ssl_version)
-    # In this order: where names are compared, certificates have to be verified.
+    # In this order, because comparing names needs verified certificates.
     context.check_hostname = False
     if cert_reqs is not None:
         context.verify_mode = cert_reqs

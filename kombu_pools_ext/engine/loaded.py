@@ -1,4 +1,4 @@
-"""Packages that somebody else may have loaded."""
+"""Find packages that the application may have loaded."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ __all__ = ["loaded"]
 
 
 def loaded(name: str) -> Any:
-    """The module *name* if it has been imported as a whole; ``None`` else.
+    """Return the module *name* if it is completely imported; else ``None``.
 
-    Another thread may be in the middle of that. To import it as well would give one of the two half of it, which Python
-    prefers to a deadlock; and half of it has not what is looked for.
+    Another thread may be importing it. If this thread imported it too, Python might give one of the two a partially
+    initialized module, to avoid a deadlock.
     """
     module = sys.modules.get(name)
     if module is None or getattr(getattr(module, "__spec__", None), "_initializing", False):

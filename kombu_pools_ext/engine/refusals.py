@@ -41,7 +41,7 @@ def refusal(
     if reason == "timeout" and (len(ledger.openings) or cause is not None):
         why = "; is the broker reachable? else raise the time-out"
         if cause is not None:
-            why = f"; the last attempt failed: {cause}; a longer time-out waits for what passes, as a restart does"
+            why = f"; the last attempt failed: {cause}; a longer time-out helps only if that passes, as a restart does"
         error = errors.connect_timeout(
             f"{state}: no connection was ready within {seconds:.3g} s{why}"
         )

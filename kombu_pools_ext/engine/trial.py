@@ -1,4 +1,4 @@
-"""Opening one item before a pool gives up those that it has."""
+"""Open one item before a pool closes the old ones."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ THREAD = "kombu-pools-try"
 
 
 class Trial(Generic[T]):
-    """An opening beside a pool, which begins at once, in a thread of its own: the pool counts it when it is taken in.
+    """Open an item in a thread of its own, from now on; the pool counts it only once it is taken in.
 
-    What it fails of is no matter of the pool's, which goes on with what it has.
+    A failure does not affect the pool.
 
-    :param pool: whose driver opens.
-    :param timeout: seconds for it.
+    :param pool: its driver opens the item.
+    :param timeout: seconds for the opening.
     """
 
     def __init__(self, pool: Pool[T], timeout: float) -> None:
@@ -52,7 +52,7 @@ class Trial(Generic[T]):
         except BaseException as error:
             self._error = error
         else:
-            # Closes the race with whoever gives up just now.
+            # Closes the race with a thread that gives up at this moment.
             with self._lock:
                 given_up = self._given_up
                 if not given_up:
@@ -63,10 +63,10 @@ class Trial(Generic[T]):
             self._ended.set()
 
     def result(self) -> T:
-        """Wait for the item, which is the caller's from then on.
+        """Wait for the item and return it; it belongs to the caller then.
 
-        :raises TimeoutError: if it is not there in time.
-        :raises Exception: what the opening failed of.
+        :raises TimeoutError: if it is not open in time.
+        :raises Exception: the error of the opening.
         """
         self._ended.wait(max(0.0, self._deadline - time.monotonic()))
         item = self._take()
@@ -79,7 +79,7 @@ class Trial(Generic[T]):
         return item
 
     def give_up(self) -> None:
-        """Close what was opened, or will be."""
+        """Close the item if it is open, else as soon as it is."""
         item = self._take()
         if item is not None:
             self._close(item)

@@ -32,7 +32,7 @@ _PATH = re.compile(
 
 #: Of a path that leads nowhere: a message and a hint.
 NO_MODULE = (
-    "there is no module of that path",
+    "the module in the path does not exist",
     "is it misspelt, or not on sys.path? a method is 'module:Class.method'",
 )
 
@@ -41,7 +41,7 @@ _IN_THEIR_PLACE = ("userid", "password", "login_response")
 
 
 def module_and_name(path: str) -> tuple[str, str] | None:
-    """The module and the name in it that the dotted *path* stands for; ``None`` if it is none."""
+    """Return the module and the name in it that *path* stands for; ``None`` if it is not a dotted path."""
     found = _PATH.fullmatch(path)
     return None if found is None else (found.group(1), found.group(2) or found.group(3))
 
@@ -52,7 +52,7 @@ def is_module(name: str) -> bool:
 
 
 def credentials(value: Any, report: Report) -> str | Callable[[], Any] | None:
-    """Check what was given as ``CREDENTIALS``. Nothing of it is shown: it may be a password by mistake."""
+    """Check the value of ``CREDENTIALS``. No error shows it, because it may be a password by mistake."""
     if value is None:
         return None
     if isinstance(value, str):
@@ -69,22 +69,26 @@ def credentials(value: Any, report: Report) -> str | Callable[[], Any] | None:
 
 
 def function_of(value: Any, report: Report) -> Callable[[], Any] | None:
-    """*value*, if it can be asked."""
+    """Return *value* if it is a function that can be called without arguments."""
     if not callable(value) or isinstance(value, type):
         kind = "a class" if isinstance(value, type) else f"a value of type {type(value).__name__}"
-        hint = "fixed ones are USER and PASSWORD" if isinstance(value, tuple | list | dict) else ""
+        hint = (
+            "set USER and PASSWORD for a fixed user and password"
+            if isinstance(value, tuple | list | dict)
+            else ""
+        )
         if callable(getattr(value, "get_credentials", None)):
-            hint = "of a provider of redis-py, give the bound method: provider.get_credentials"
+            hint = "for a provider of redis-py, give its bound method: provider.get_credentials"
         report(f"expected {EXAMPLE}, got {kind}", hint)
     elif any(map(_is_async, (value, getattr(value, "__call__", None)))):  # noqa: B004  # what it is
         report(
-            "it is async, and a connection is opened in a thread, without an event loop",
+            "it is async, but it is called in a thread without an event loop",
             "give a plain function",
         )
     elif not _takes_nothing(value):
         report(
-            "it has arguments, and is called without any",
-            "functools.partial() binds them",
+            "it takes arguments, but is called without any",
+            "bind them with functools.partial()",
         )
     else:
         function: Callable[[], Any] = value
@@ -114,11 +118,11 @@ def credential_problems(
     implementation = implementation_of(transport)
     name = spelling["credentials"]
     if implementation == "memory":
-        return  # nobody is asked there
+        return  # it is never called there
     if implementation not in ("pyamqp", "redis") or "+" in urls[0].partition("://")[0]:
         yield (
             "credentials",
-            f"it is asked for with AMQP and Redis alone, over TCP, not with {transport}://",
+            f"it works only with AMQP and Redis over TCP, not with {transport}://",
             "",
         )
         return
@@ -126,19 +130,19 @@ def credential_problems(
     if any(one["password"] for one in parts):
         yield (
             "credentials",
-            "there is a password besides, and which of them holds is not said",
+            "there is a password as well, and only one of them can hold",
             "remove one of the two",
         )
     if any("credential_provider" in one for one in parts):
         yield (
             "credentials",
-            "the URL has a 'credential_provider' besides, and which of them holds is not said",
+            "the URL has a 'credential_provider' as well, and only one of them can hold",
             "remove one of the two",
         )
     if "credential_provider" in options:
         yield (
             "transport_options",
-            f"'credential_provider' is there besides {name}, and which of them holds is not said",
+            f"'credential_provider' is set as well as {name}, and only one of them can hold",
             "remove one of the two",
         )
     for option in _IN_THEIR_PLACE:

@@ -1,9 +1,9 @@
-"""When two objects that are asked for credentials are one: a fresh one for each request must not be a pool for each.
+"""Decide when two providers of credentials are equal, so that one made anew for each request gets no pool of its own.
 
-They are compared by what they say of themselves (``__eq__`` and ``__hash__``), a function by its code and what it has
-closed over, and any other object by its class and its attributes, as they are when it is first seen: a token that it
-keeps later makes no other of it. An object that holds what cannot be compared, such as a client or a lock, is itself
-alone; of those a process has a few, and more are refused.
+Objects are compared by ``__eq__`` and ``__hash__`` if their class has them, functions by their code and closure, and
+other objects by their class and attributes as they are when first seen: a token that an object stores later changes
+nothing. An object that holds something that cannot be compared, such as a client or a lock, is equal only to itself; a
+process may have a few of those, and more are refused.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from .nested import DEEPEST
 
 __all__ = ["MOST_ALONE", "stand_in"]
 
-#: Objects of one class that cannot be compared. Who makes one for each broker has fewer, who makes one for each request
-#: hears of it soon.
+#: The most objects of one class that cannot be compared: one for each broker stays below that, and one for each request
+#: soon exceeds it.
 MOST_ALONE = 16
 
 _PLAIN = (str, bytes, int, float, complex, bool, type(None))
@@ -35,13 +35,13 @@ _alone: weakref.WeakKeyDictionary[type[Any], dict[int, Any]] = weakref.WeakKeyDi
 
 
 class _Incomparable(Exception):
-    """Something in it is known by its identity alone."""
+    """The object holds something that can be compared only by identity."""
 
 
 def stand_in(value: Any) -> object:
-    """What is hashable, equal for objects that are one, and shows nothing of them.
+    """Return a hashable that is equal for equal providers, and shows nothing of them.
 
-    :raises ValueError: if there are more of its class than :data:`MOST_ALONE` that cannot be compared.
+    :raises ValueError: if there are more than :data:`MOST_ALONE` objects of its class that cannot be compared.
     """
     if value is None or isinstance(value, str):
         return value
@@ -87,7 +87,7 @@ def _at_first(value: Any, make: Any) -> object:
         pass  # new here, or it cannot be hashed or referred to
     found = type(value), make()
     try:
-        # Of two threads that come this way at once both get the one that was first.
+        # Two threads that get here at once both return what the first one has made.
         return _known.setdefault(value, found)
     except TypeError:
         return found
@@ -123,7 +123,7 @@ def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
     ]
     state = getattr(value, "__dict__", None)
     if (state is None and not slots) or kind.__basicsize__ > _EMPTY + _SLOT * (len(slots) + 2):
-        # Of what is written in C, a lock or a client, there is more than can be looked at.
+        # An object written in C, such as a lock or a client, has state that cannot be read.
         raise _Incomparable
     yield from (state or {}).items()
     for name in slots:
@@ -142,9 +142,9 @@ def _by_itself(value: Any) -> _Alone:
     if id(value) not in others:
         if len(others) >= MOST_ALONE:
             raise ValueError(
-                f"{MOST_ALONE} objects of {kind.__module__}.{kind.__qualname__} are asked for credentials, each of "
-                "which has a pool of its own, because they hold what cannot be compared: make one and keep it, or give "
-                "the class __eq__ and __hash__"
+                f"{MOST_ALONE} objects of {kind.__module__}.{kind.__qualname__} are used for credentials already, each "
+                "with a pool of its own, because they cannot be compared: make one object and keep it, or give the "
+                "class __eq__ and __hash__"
             )
         forget = functools.partial(_forget, others, id(value))
         try:

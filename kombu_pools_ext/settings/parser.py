@@ -396,7 +396,7 @@ def _make_url(
             shown = ", ".join(spelling[name] for name in named)
             report(
                 "url",
-                f"given beside {shown}, and which of them holds is not said",
+                f"given as well as {shown}, and only one of them can hold",
                 f"remove {spelling['url']}, or {shown}",
             )
     elif len(parts) == len(named) and any(name in given for name in PARTS):

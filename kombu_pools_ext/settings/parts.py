@@ -1,6 +1,6 @@
 """``HOST``, ``PORT``, ``USER``, ``PASSWORD``, ``VHOST`` and ``TRANSPORT``: a broker without a URL.
 
-They become one, with the right escapes: all that comes after has one way to name a broker.
+They are made into a URL with the right escapes, so that all later code sees only URLs.
 """
 
 from __future__ import annotations
@@ -27,19 +27,17 @@ _OWN_URL = frozenset(
 
 
 def _text(value: Any, report: Report) -> str | None:
-    # What is no text is told by its type alone: it may be a secret.
+    # Only the type of a wrong value is shown, because it may be a secret.
     if not isinstance(value, str):
         number = isinstance(value, int | float)
         report(
             f"expected a text, got a value of type {type(value).__name__}",
-            "where it is read as JSON, as by Flask from the environment, quote it"
-            if number
-            else "",
+            "quote it if it is read as JSON, as Flask reads the environment" if number else "",
         )
     elif not value:
         report("it is empty", "leave it out, or write None; is a variable not set?")
     elif "\0" in value or not _encodable(value):
-        report("it has a null character in it, or one that has no UTF-8", "")
+        report("it has a null character in it, or one that cannot be encoded in UTF-8", "")
     else:
         return value
     return None
@@ -58,7 +56,7 @@ def _password(value: Any, report: Report) -> str | None:
     if checked is not None and checked.strip("\r\n") != checked:
         report(
             "it begins or ends with a line break",
-            "what was read from a file needs its strip()",
+            "call strip() on what you read from a file",
         )
     return checked
 
@@ -95,14 +93,14 @@ def _is_ipv6(host: str) -> bool:
 
 def _host_hint(host: str) -> str:
     if "://" in host or "@" in host:
-        return "a URL is the setting URL"
+        return "put a URL into the setting URL"
     if "," in host or ";" in host:
-        return "several are a list"
+        return "write several hosts as a list"
     if "/" in host:
-        return "the socket of Redis is a URL: redis+socket:///path/to/the.sock"
+        return "for a socket of Redis, set URL to redis+socket:///path/to/the.sock"
     if ":" in host:
         return (
-            "the port is the setting PORT; several hosts with ports of their own are a list of URLs"
+            "put the port into the setting PORT; for hosts with different ports, set URL to a list"
         )
     return "is a variable not set?" if not host.strip() else ""
 
@@ -127,7 +125,7 @@ def _transport(value: Any, report: Report) -> str | None:
         refuse(report, value, "the name of a transport of kombu's", nearest(name, known))
         return None
     if name in _OWN_URL:
-        report(f"{describe(value)} has URLs of its own kind", "use the setting URL")
+        report(f"{describe(value)} reads its URL in its own way", "use the setting URL")
         return None
     return name
 

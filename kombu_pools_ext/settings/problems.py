@@ -77,8 +77,8 @@ class SettingsError(ValueError):
 def forgets_arguments(function: Callable[P, R]) -> Callable[P, R]:
     """Have a :class:`SettingsError` of *function* keep none of the frames that hold what was given.
 
-    Error reporters collect what the variables of each frame hold; here that is a password, under any name. The text
-    says all that the frames would.
+    Error reporters collect the variables of each frame, and here these may hold a password under any name. The text
+    of the error has all that is needed.
     """
 
     @wraps(function)
@@ -92,13 +92,13 @@ def forgets_arguments(function: Callable[P, R]) -> Callable[P, R]:
         try:
             raise told
         finally:
-            # Else the error would hold its traceback, that this frame, and the frame the error.
+            # Breaks the cycle of the error, its traceback and this frame.
             del told
 
     return call
 
 
-#: What a text is told that may stand for a value of another type.
+#: The hint for a text that may stand for a value of another type.
 _CONVERT = "text, of an environment variable for instance, must be converted first"
 _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")
@@ -106,14 +106,14 @@ _NONE = ("none", "null", "")
 
 
 def refuse(report: Report, value: object, expected: str, hint: str = "") -> None:
-    """Report that *expected* was, and *value* was given."""
+    """Report that *value* was given where *expected* describes the right values."""
     report(f"expected {expected}, got {describe(value)}", hint or text_hint(value, expected))
 
 
 def text_hint(value: object, expected: str) -> str:
-    """A hint for a text that stands for a value of another type, as texts of the environment do; empty for all else.
+    """Return a hint if *value* is a text that stands for a value of another type; else an empty text.
 
-    :param expected: the words for what is right, which name the values and types that may be meant.
+    :param expected: the words that describe the right values.
     """
     if not isinstance(value, str):
         return ""

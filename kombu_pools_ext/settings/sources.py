@@ -1,7 +1,7 @@
 """Where the settings of the pools come from: a dict, a function, a dotted path to one, or a file of JSON or TOML.
 
-A dict says the same for as long as the process lives; the others are asked again by a reload. What a file holds is
-never part of an error: it may be a password.
+A dict stays the same until the process ends; a reload reads the others again. No error quotes the content of a file,
+because it may be a password.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ __all__ = ["SUFFIXES", "can_change", "is_file", "is_function", "problems_unasked
 
 #: What the names of files end with.
 SUFFIXES = (".json", ".toml")
-#: Bytes of a file; what is larger is another one.
+#: The most bytes of a file: a larger one is most likely another file.
 LARGEST = 1024 * 1024
-#: Of a function that returns a path, say.
+#: The most steps, such as from a function to the path that it returns.
 DEEPEST = 3
 
 
@@ -88,7 +88,7 @@ def _found(path: str) -> Callable[[], Any]:
     try:
         import_module(module)
     except Exception as error:
-        # An ImportError names modules; what else a module raises may say anything.
+        # An ImportError names modules; the text of another error may contain a secret.
         told = str(error) if isinstance(error, ImportError) else ""
         why = f"{type(error).__name__}: {told}".rstrip(": ")
     if why:
@@ -102,7 +102,7 @@ def _found(path: str) -> Callable[[], Any]:
         raise _refused(f"{shown}: {module!r} has no {name!r}", nearest(name, known))
     if not callable(found):
         kind = type(found).__name__
-        raise _refused(f"{shown} is a {kind}, and not a function", "give the dict itself")
+        raise _refused(f"{shown} is a value of type {kind}, not a function", "give the dict itself")
     function: Callable[[], Any] = found
     return function
 
@@ -112,7 +112,7 @@ def _read_file(path: Path) -> object:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise _refused(
-            f"{shown} is no file of settings", f"its name ends with {' or '.join(SUFFIXES)}"
+            f"{shown} is not a file of settings", f"its name must end with {' or '.join(SUFFIXES)}"
         )
     data, why = b"", ""
     try:
@@ -132,11 +132,11 @@ def _read_file(path: Path) -> object:
     return value
 
 
-_WHOLE = "is it being written? write another one, and rename it"
+_WHOLE = "is it being written? write a new file, and rename it over this one"
 
 
 def _parsed(data: bytes, suffix: str) -> tuple[object, str]:
-    """What *data* means, or why it means nothing; not a character of it is told."""
+    """Return what *data* means, or why it cannot be read, without a character of it."""
     try:
         text = data.decode("utf-8-sig")
         if suffix == ".toml":
@@ -147,17 +147,17 @@ def _parsed(data: bytes, suffix: str) -> tuple[object, str]:
     except json.JSONDecodeError as error:
         return None, f"{error.msg} at line {error.lineno}, column {error.colno}"
     except tomllib.TOMLDecodeError as error:
-        # It quotes the character, or the key, that it stumbles over.
+        # Its text quotes a character or a key of the file.
         where = re.search(r"\(at (line \d+, column \d+|end of document)\)", str(error))
         return None, f"it cannot be understood{f' at {where.group(1)}' if where else ''}"
     except _Twice:
-        return None, "a name stands twice in it"
+        return None, "an object in it has a name twice"
     except RecursionError:
-        return None, "it is nested too deep"
+        return None, "it is nested too deeply"
 
 
 class _Twice(Exception):
-    """Of JSON, which leaves open which of the two holds."""
+    """An object in JSON has a name twice, and it is not defined which one holds."""
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,8 +1,7 @@
-"""Names beside the settings that were meant for one of them: misspelt, or an alias's setting written at the top.
+"""Find names in a framework's configuration that were meant for a setting of ours, but are misspelt or out of place.
 
-A framework's configuration holds what everybody wrote into it, and is asked for the names that are known. Nobody asks
-for a misspelt one, and what holds then is a default: a limit of 10, or in debugging a broker in memory. So a name that
-begins like ours, or nearly is one of ours, and is none, is a problem of the settings.
+A misspelt name would be ignored without an error, and a default would hold: a limit of 10, or under DEBUG a broker in
+memory. So a name that begins like one of our settings, or resembles one, but is none, is a problem of the settings.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from .problems import Problem, closest
 __all__ = ["Strays"]
 
 _OURS = re.compile(r"KOMBU[_-]?POOLS?[_-]?(.*)", re.DOTALL)
-#: How alike a name must be that does not begin like ours.
+#: How much a name must resemble a setting if it does not begin like ours.
 _ALIKE = 0.85
 
 
 class Strays:
-    """Tells strays from the settings of one configuration, and from what is not ours.
+    """Distinguishes strays from the settings of one configuration, and from names that are not ours.
 
     :param name: what the dict of aliases is called.
     :param others: the names of the other settings, each with the keys that may stand in it.
@@ -30,7 +29,7 @@ class Strays:
 
     def __init__(self, name: str, others: Mapping[str, Collection[str]]) -> None:
         self._known = (name, *others)
-        #: By the end of a name that somebody may write: the setting that it is about, and how it is written there.
+        #: By the end of a wrong name: the setting that was meant, and the right way to write it.
         self._places = {
             key.upper(): (name, f'{name} = {{"default": {{"{key.upper()}": …}}}}') for key in CHECKS
         }
@@ -41,16 +40,16 @@ class Strays:
             self._places[end] = other, other
 
     def is_one(self, name: object) -> bool:
-        """Whether *name* is no setting, and was meant to be one."""
+        """Whether *name* was meant to be a setting, but is none."""
         if not isinstance(name, str) or name in self._known:
             return False
         upper = name.upper()
         if _OURS.fullmatch(upper):
             return True
         if any(upper.endswith(f"_{one}") for one in self._known):
-            # Not misspelt: somebody's own, which one of ours is made of, say.
+            # Most likely a variable of the project's own, from which one of our settings is made.
             return False
-        # Before difflib is loaded, which takes longer than all else here.
+        # The cheap test comes first: loading difflib takes longer than all else here.
         return ("KOMB" in upper or "POOL" in upper) and bool(closest(upper, self._known, _ALIKE))
 
     def among(self, names: Iterable[object]) -> Iterator[tuple[str, Problem]]:

@@ -59,8 +59,8 @@ _QUERY_SETTINGS = {
 
 #: A hint.
 EXAMPLE = "a broker URL looks like amqp://user:password@host:5672/vhost"
-_SEVERAL = "several brokers to fail over to are a list of URLs"
-_SOCKET = "a Unix socket of Redis is redis+socket:///path/to/the.sock"
+_SEVERAL = "write several brokers to fail over to as a list of URLs"
+_SOCKET = "for a Unix socket of Redis, write redis+socket:///path/to/the.sock"
 
 #: What a user name, password or virtual host must not have as it is.
 _SPECIAL = "/@:#?%[];"
@@ -82,7 +82,7 @@ def url_problems(url: str) -> Iterator[tuple[str, str]]:
         yield "the URL is empty", EXAMPLE
         return
     if "://" not in url:
-        # Not shown: without its transport it cannot be told what in it is a password.
+        # Not shown: without a transport, any part of the text may be a password.
         yield f"a text of {len(url)} characters without '://' is no URL", f"{EXAMPLE}; {_encode()}"
         return
     shown = describe(url)
@@ -97,7 +97,7 @@ def url_problems(url: str) -> Iterator[tuple[str, str]]:
         return
     if ";" in url:
         # kombu would cut it there.
-        yield f"{shown} has a ';' in it that no other URL follows", _encode(";")
+        yield f"{shown} has a ';' in it, and no other URL after that", _encode(";")
         return
     transport = transport_of(url)
     if transport not in TRANSPORT_ALIASES:
@@ -127,9 +127,7 @@ def _plus_problems(url: str, shown: str, implementation: str) -> Iterator[tuple[
     if meant is not None:
         hint = f"write {meant}://"
     elif scheme.lower() == "redis+cluster":
-        hint = (
-            "kombu knows no clusters of Redis: write redis://, with a server that is no node of one"
-        )
+        hint = "kombu knows no clusters of Redis: write redis://, with a server that is not part of one"
     elif implementation == "redis":
         hint = f"write redis:// or rediss://; {_SOCKET}"
     else:
@@ -147,7 +145,7 @@ def _socket_problems(rest: str, shown: str) -> Iterator[tuple[str, str]]:
         return
     yield from _login_problems(parts.netloc, shown, "redis")
     if parts.netloc.rpartition("@")[2] or not parts.path.strip("/"):
-        # kombu would leave it out.
+        # kombu would drop the host.
         yield f"{shown} does not have the path of a socket, after three slashes", _SOCKET
     for name, value in parse_qsl(parts.query):
         if name == "virtual_host":
@@ -159,7 +157,7 @@ def _socket_problems(rest: str, shown: str) -> Iterator[tuple[str, str]]:
 
 
 def _early_end(rest: str) -> tuple[str, str] | None:
-    """What in *rest*, a URL after its scheme, ends user and password too early, or the whole of it; and a hint."""
+    """Return what ends *rest*, a URL without its scheme, or the password in it too early, and a hint."""
     if "#" in rest:
         return "has a '#' in it, where kombu would end it", _encode("#")
     end = re.search(r"[/?]", rest)
@@ -242,19 +240,19 @@ def _login_problems(netloc: str, shown: str, implementation: str) -> Iterator[tu
     login, at, _ = netloc.rpartition("@")
     user, colon, password = login.partition(":")
     if "[" in login or "]" in login:
-        # Some versions of Python read it, others do not.
+        # Some versions of Python accept them, others do not.
         yield f"{shown} has brackets in its user name or password", _encode("[]")
     yield from _escape_problems(login, shown)
     if at and colon and implementation in ("librabbitmq", "pyamqp"):
-        # Each of them would be "guest".
+        # kombu takes "guest" for each of them that is empty.
         if not password:
             yield (
-                f"{shown} has an empty password, for which kombu would send that of 'guest'",
+                f"{shown} has an empty password, in place of which kombu would send 'guest'",
                 "is a variable that it is made of not set?",
             )
         if not user:
             yield (
-                f"{shown} has an empty user name, for which kombu would send 'guest'",
+                f"{shown} has an empty user name, in place of which kombu would send 'guest'",
                 "is a variable that it is made of not set?",
             )
 
@@ -295,7 +293,7 @@ def _query_problems(name: str, value: str, shown: str) -> Iterator[tuple[str, st
 
 
 def _unknown_query(name: str, shown: str) -> tuple[str, str]:
-    # Where it is masked, it is part of a password that has a ? in it.
+    # If its name is masked in the URL, it is part of a password with a '?' in it.
     named = describe(name) if name in shown else "(masked)"
     return (
         f"{shown} has the unknown query parameter {named}",
@@ -304,17 +302,17 @@ def _unknown_query(name: str, shown: str) -> tuple[str, str]:
 
 
 def _query_form_problems(query: str, shown: str) -> Iterator[tuple[str, str]]:
-    """What urllib's reading of *query* leaves out, or takes for something else."""
+    """Report what urllib drops from *query*, or misreads."""
     if not query:
         return
     pairs = [one.partition("=") for one in query.split("&")]
     if not all(name and value for name, _, value in pairs):
         yield (
-            f"{shown} has a query parameter without a name or a value, which kombu would leave out",
+            f"{shown} has a query parameter without a name or a value, which kombu would drop",
             "write ?name=value, or remove it; if it is part of a password, write '?' as %3F",
         )
     elif len({unquote(name) for name, _, _ in pairs}) < len(pairs):
-        yield f"{shown} has a query parameter twice, of which kombu would take the last", ""
+        yield f"{shown} has a query parameter twice; kombu would use the last one", ""
     if "+" in query:
         yield (
             f"{shown} has a '+' in its query, which kombu would take for a space",

@@ -225,7 +225,7 @@ def test_an_error_is_told_as_theirs_with_the_pool_and_without_what_it_says(
     told = str(caught.value)
     assert "pool 'amqp://localhost.invalid/'" in told
     assert f"CREDENTIALS ({__name__}.failing) raised LookupError" in told
-    assert "those that are open stay" in told
+    assert "open connections stay open" in told
     assert isinstance(caught.value.__cause__, LookupError)
     assert SECRET not in told + caplog.text
 
@@ -460,7 +460,7 @@ def test_providers_that_cannot_be_compared_make_no_pools_without_end() -> None:
         def __init__(self) -> None:
             self.client = object()
 
-    with pytest.raises(ValueError, match="make one and keep it, or give the class __eq__"):
+    with pytest.raises(ValueError, match="make one object and keep it, or give the class __eq__"):
         for _ in range(50):
             connections[kombu.Connection("memory://", credential_provider=Provider())]
     assert len(connections) < 50

@@ -284,7 +284,7 @@ def test_an_alias_that_is_needed_must_stay(memory_url: str) -> None:
     pools = Pools(source)
     assert set(pools.settings) == {"default", "control"}
     source.current = {"default": memory_url}
-    with pytest.raises(SettingsError, match=r"\['control'\]: it is gone, and BROADCAST"):
+    with pytest.raises(SettingsError, match=r"\['control'\]: it is gone, but BROADCAST"):
         pools.reload(needed=["control"])
     assert list(pools.reload(needed=["default"]).gone) == ["control"]
 

@@ -76,7 +76,7 @@ def test_a_frame_max_is_agreed_on_that_fits_into_memory(
 @pytest.mark.parametrize("proposed", [1, 8, 4095])
 def test_a_frame_max_that_holds_no_frame_is_none(make: MakePool, proposed: int) -> None:
     with FakeBroker(tune=(2047, proposed, 60)) as broker:
-        with pytest.raises(BrokerUnreachable, match=f"frames of {proposed} bytes at most"):
+        with pytest.raises(BrokerUnreachable, match=f"frames of at most {proposed} bytes"):
             make(kombu.Connection(broker.url)).acquire()
 
 
@@ -116,7 +116,7 @@ def test_hands_are_shaken_once(make: MakePool, again: bytes) -> None:
         with connections.acquire(timeout=PATIENCE) as connection:
             first = connection.connection
             broker.say(again)
-            with pytest.raises(UnexpectedFrame, match="shake hands again"):
+            with pytest.raises(UnexpectedFrame, match="begins the handshake again"):
                 connection.drain_events(timeout=PATIENCE)
             assert first.frame_max == 131072
         assert connections.stats().closed == {"broken": 1}
@@ -124,7 +124,7 @@ def test_hands_are_shaken_once(make: MakePool, again: bytes) -> None:
     with FakeBroker(
         {"connection.start-ok": 2 * method("connection.tune", 0, "BlB", 1, 8192, 9)}
     ) as (broker):
-        with pytest.raises(BrokerUnreachable, match="shake hands again"):
+        with pytest.raises(BrokerUnreachable, match="begins the handshake again"):
             make(kombu.Connection(broker.url)).acquire()
 
 
@@ -260,7 +260,7 @@ def test_messages_under_way_are_bounded_together() -> None:
     inbound((2, 2, half))
     inbound((3, 1, bytes(MOST_MESSAGE // 2)))
     inbound((2, 1, half))
-    with pytest.raises(UnexpectedFrame, match="may be under way"):
+    with pytest.raises(UnexpectedFrame, match="incomplete ones may have"):
         inbound((2, 0, half))
     assert len(heard) == 4
 
@@ -304,7 +304,7 @@ def test_a_redis_that_answers_without_end_is_not_listened_to(make: MakePool, beg
     with Peer(serve) as peer:
         connections = make(kombu.Connection(f"redis://{peer.address}/0", connect_timeout=PATIENCE))
         began = time.monotonic()
-        with pytest.raises(OperationalError, match="more than there can be to say"):
+        with pytest.raises(OperationalError, match="more than any answer can have"):
             connections.acquire()
         assert time.monotonic() - began < PATIENCE
         assert eventually(lambda: said < 50 * MOST_IN_HANDSHAKE)

@@ -243,7 +243,7 @@ def test_a_process_follows_the_broker_of_its_commands(
         settings.write(other=redis_url)
         [answer] = asked(other_place, Request(command="reload", timeout=PATIENCE)).answers.values()
         assert (
-            "it is gone, and BROADCAST of KOMBU_POOLS_CONTROL names it" in answer.rows[0]["error"]
+            "it is gone, but BROADCAST of KOMBU_POOLS_CONTROL names it" in answer.rows[0]["error"]
         )
 
 

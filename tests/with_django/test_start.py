@@ -135,7 +135,7 @@ def test_a_path_to_a_module_that_does_not_exist_is_an_error(path: str) -> None:
     ((_, level, text),) = started(KOMBU_POOLS=path)
     assert level == "ERROR"
     assert text.splitlines()[1:] == [
-        f"KOMBU_POOLS: {path!r}: there is no module of that path; is it misspelt, or not on sys.path? "
+        f"KOMBU_POOLS: {path!r}: the module in the path does not exist; is it misspelt, or not on sys.path? "
         "a method is 'module:Class.method'"
     ]
 

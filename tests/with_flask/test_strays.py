@@ -98,7 +98,7 @@ def test_what_nobody_read_from_the_environment_is_named(monkeypatch: pytest.Monk
     monkeypatch.setenv("FLASK_KOMBU_POOLS_URL", "memory://")
     told = refused()
     assert told.endswith(
-        "app.config.from_prefixed_env() reads FLASK_KOMBU_POOLS_URL of the environment"
+        "call app.config.from_prefixed_env() to read FLASK_KOMBU_POOLS_URL from the environment"
     )
 
 
