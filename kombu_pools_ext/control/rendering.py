@@ -164,7 +164,10 @@ def _reloaded(row: Mapping[str, Any]) -> str:
     change, closed, lent = row.get("change"), row.get("closed", 0), row.get("lent", 0)
     if change == "stayed":
         return "unchanged"
-    return f"{change}: {_reset(row)}" if closed or lent else str(change)
+    if not closed and not lent:
+        return str(change)
+    told = f"{change}: {_reset(row)}"
+    return f"{told}; using it fails from now on" if change == "gone" else told
 
 
 def _limited(row: Mapping[str, Any]) -> str:

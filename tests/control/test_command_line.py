@@ -290,6 +290,8 @@ def test_json_is_one_document(terminal: Terminal) -> None:
         ("reset", {"closed": 0, "lent": 0}, "nothing to close: no connection was open"),
         ("reset", {"closed": 0, "lent": 1}, "closed 0 idle connections, 1 lent will be closed when it comes back"),
         ("reset", {"closed": 0, "lent": 1, "shared_with": "default"}, "has the pool of default"),
+        ("reload", {"change": "gone", "closed": 0, "lent": 0}, "gone"),
+        ("reload", {"change": "gone", "closed": 1}, "gone: closed 1 idle connection; using it fails from now on"),
     ],
 )  # fmt: skip
 def test_what_was_done_is_what_is_said(
