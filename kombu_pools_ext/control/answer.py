@@ -140,7 +140,7 @@ class Answers:
 
     @property
     def ok(self) -> bool:
-        """Whether all of them did all that they were told; what changes something has to be done by one at least."""
+        """Whether every process did all of it; a command that changes something needs at least one process."""
         done = all(answer.ok for answer in self.answers)
         return not self.problems and done and (bool(self.answers) or not self.request.changes)
 

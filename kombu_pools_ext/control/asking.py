@@ -85,7 +85,7 @@ class Machine:
         _Round(self._calls(request, deadline), request, deadline, tell=True).run(known, heard)
 
     def _calls(self, request: Request, deadline: float) -> list[_Call]:
-        #: By the names of the sockets: whoever is there by two secrets has the same for both, and is asked once.
+        #: By the names of the sockets: a process that listens with two secrets has one name, and is asked once.
         calls: dict[str, _Call] = {}
         problems: dict[str, None] = {}
         seen = set()
@@ -114,7 +114,9 @@ def _sockets(place: Place) -> list[tuple[Socket, bytes]]:
         return []
     key = place.key(make=False)
     if key is None:
-        raise ControlError(f"the key {place.path}/key is missing; its processes make it anew")
+        raise ControlError(
+            f"the key {place.path}/key is missing; the processes that listen there make a new one"
+        )
     return [(one, key) for one in sockets]
 
 

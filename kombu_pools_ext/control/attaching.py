@@ -1,6 +1,6 @@
 """Which pools belong to which project, and when a process begins to listen: at the first use of any pool.
 
-Where a pool was used before there was a project, the process begins as soon as there is one.
+If a pool was used before its project was attached, the process begins to listen as soon as that happens.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def attach(
         control.ask("status")
 
     :param settings: as ``KOMBU_POOLS_CONTROL``; ``None`` for the defaults, ``False`` to turn it off.
-    :param secret: the same in all processes of the project: who has it may steer them. Without one, each process of
+    :param secret: the same in all processes of the project; whoever has it may steer them. Without one, each process of
         this user may.
-    :param secret_fallbacks: secrets from before a rotation: processes and commands that have one of them are reached,
-        and obeyed, as well.
+    :param secret_fallbacks: secrets from before a rotation: a process takes commands that have one of them, and a
+        command reaches processes that have one of them.
     :param name: what tells the project from others of this user where there is no secret.
     :returns: what reaches all processes of the project.
     :raises SettingsError: with everything that is wrong in *settings*.
@@ -66,13 +66,13 @@ def attach(
 def attach_to(project: Project, pools: Pools) -> None:
     """Let commands of *project* reach *pools*, and of no other project from now on.
 
-    Reads and opens nothing, unless this process has used a pool before: then it begins to listen, in the background.
+    Reads and opens nothing, unless this process has used a pool already: then it begins to listen, in the background.
     """
     servers = tuple(map(server_of, project.with_former))
     if _servers.get(pools) == servers:
         return
     detach(pools)
-    # Not *project* alone: another application of the same project may have come first.
+    # The servers' own projects too, because another application of the same project may have come first.
     for one in (*project.with_former, *(server.project for server in servers)):
         one.pools.add(pools)
     _servers[pools] = servers
@@ -89,7 +89,7 @@ def detach(pools: Pools) -> None:
 
 
 def begin(project: Project) -> None:
-    """Listen for the commands of *project*, by whichever of its secrets, from now on; in the background."""
+    """Listen in the background, from now on, for commands with any of the secrets of *project*."""
     for one in project.with_former:
         server_of(one).begin()
 
@@ -107,7 +107,7 @@ def _gone(servers: Iterable[weakref.ref[Server]]) -> None:
     """A set of aliases was collected. In a finalizer: ending a server takes no lock that one could interrupt."""
     for server in servers:
         one = server()
-        # Those that live: the set itself may not have heard yet.
+        # Only pools that still exist: the weak set may not have been updated yet.
         if one is not None and not pools_in_order(one.project):
             forget(one)
 

@@ -45,7 +45,7 @@ GOODBYE = 0.25
 FAREWELL = 1.0
 #: Seconds before another try to connect: at random below a bound that doubles from the one to the other.
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
-#: Seconds to wait at the most where nothing can end it.
+#: The most seconds of a wait that nothing can interrupt.
 UNWAKABLE = 1.0
 #: Seconds that a connection has to last to end an outage.
 LASTS = 30.0
@@ -89,7 +89,7 @@ def settings_of(project: Project) -> PoolSettings:
 
 
 def seal_of(project: Project, place: str, clock: Callable[[], float]) -> Seal:
-    """What proves a project's messages at a place.
+    """Return the seal that proves a project's messages at *place*.
 
     :raises ControlError: if the project has no secret, or one that is too short.
     """
@@ -231,7 +231,7 @@ class Listener:
             mailbox.close(0.0)
 
     def _has_moved(self, settings: PoolSettings) -> bool:
-        """Whether a reload named another broker, and nobody waits for an answer by way of this one any more."""
+        """Whether a reload has named another broker, and no answer has to be sent over this one any more."""
         try:
             same = settings_of(self._project) == settings
         except ControlError:
@@ -240,7 +240,7 @@ class Listener:
         return not same and not self._outbox and self._is_idle()
 
     def _is_idle(self) -> bool:
-        # Only this thread begins a command, so none is refused for that.
+        # Only this thread begins commands, so none is refused meanwhile.
         places = [self._under_way.acquire(blocking=False) for _ in range(MOST_AT_ONCE)]
         for _ in filter(None, places):
             self._under_way.release()
@@ -293,7 +293,7 @@ class Listener:
 
     def _nap(self, seconds: float) -> None:
         if self._wakes is None:
-            # Nothing can end it, for want of descriptors.
+            # No descriptors were left for a way to interrupt the wait.
             time.sleep(min(seconds, UNWAKABLE))
             return
         self._wakes.settimeout(max(seconds, 0.001))
@@ -353,7 +353,7 @@ class Listener:
                 did(Answer(me, "failed", error=f"{type(error).__name__}: {error}"))
             finally:
                 self._under_way.release()
-                # The end of it may be what a move to another broker waits for.
+                # A move to another broker may be waiting for this command to end.
                 self._wake()
 
         if not spawn_thread(do, "kombu-pools-command"):

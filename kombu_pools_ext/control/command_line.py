@@ -1,7 +1,7 @@
-"""The command lines' one implementation: the frameworks parse arguments as told here, and this does the rest.
+"""The one implementation of both command lines: the frameworks parse the arguments described here.
 
-Exit codes: 0 all did it, 1 one failed or is silent, 2 it could not be understood, and nothing was done, 3 nobody was
-there to do it, 4 fewer were there than were expected.
+Exit codes: 0: all processes did it; 1: one failed or did not answer; 2: the command was not understood, and nothing was
+done; 3: no process was there; 4: fewer processes answered than expected.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ DESCRIPTION = (
 #: Of the argument that ``limit`` takes.
 LIMIT = f"for limit: the most connections that a pool opens, 1 to {HIGHEST_LIMIT}"
 
-#: The exit codes; docs/reference/commands.md tells what they mean.
+#: The exit codes; docs/reference/commands.md describes them.
 DONE, FAILED, MISUSED, NOBODY, FEWER = range(5)
 
 FORMATS = ("table", "json")
@@ -90,18 +90,18 @@ OPTIONS: Sequence[Option] = (
         default=DEFAULT_TIMEOUT,
     ),
     Option("format", "table, or json for one JSON document", "FORMAT", choices=FORMATS, default="table"),
-    Option("expect", "an error (code 4) if fewer processes answer, or none (code 3)", "N", kind=int),
+    Option("expect", "end with code 4 if fewer processes answer, and with code 3 if none is there", "N", kind=int),
     Option("allow-none", "no error if no process is there at all, as before the first start"),
     Option("dry-run", "name the processes that would be told, and tell them nothing"),
     Option("watch", "for status: look again each second, until Ctrl-C", only=("status",)),
     Option(
         "force",
-        f"for {' and '.join(FORCED)}: give up the old connections whether or not a new one can be opened",
+        f"for {' and '.join(FORCED)}: close the old connections even if no new one can be opened",
         only=FORCED,
     ),
     Option(
         "mode",
-        "for suspend: whoever asks waits for the end (default), or fails at once",
+        "for suspend: callers wait for its end (default), or fail at once",
         "MODE",
         choices=MODES,
         default=MODES[0],
@@ -113,7 +113,7 @@ _NOBODY = "no process of this project is running here (pools that were never use
 _NOBODY_ANYWHERE = (
     "no process of this project is running (pools that were never used do not listen)"
 )
-#: Processes that may be expected.
+#: The most processes that --expect takes.
 MOST_EXPECTED = 1_000_000
 
 _NO_POOLS = "no pools are configured"
@@ -166,16 +166,16 @@ def run(
     """Have the project's processes carry out a command, and print what came of it.
 
     :param command: a key of :data:`COMMANDS`.
-    :param control: makes what reaches them; what it raises is printed.
+    :param control: returns the project's ``Control``; an error that it raises is printed.
     :param pools: the aliases of this process.
     :param limit: for ``limit``.
-    :param using: aliases; all if there are none. So with *process* and *host*.
+    :param using: aliases; empty means all, as for *process* and *host*.
     :param timeout: in seconds.
     :param expect: how many processes have to answer at least.
-    :param allow_none: whether it is no error if none is there.
-    :param pause: waits for so many seconds, between two looks.
-    :param is_program: whether this process was started for the command alone: it is none of those that are asked then,
-        even where what it has imported uses a pool.
+    :param allow_none: whether it is no error if no process is there.
+    :param pause: sleeps for the given seconds, for *watch*.
+    :param is_program: whether this process was started only for the command: then it does not listen, even if a module
+        that it imports uses a pool.
     :returns: the exit code.
     """
     if is_program:
@@ -209,7 +209,7 @@ def run(
 
 
 def _once_each(names: Sequence[str]) -> Any:
-    # A single text is refused by the request, and not read letter by letter.
+    # A text is not taken for a list of letters; the request refuses it.
     return names if isinstance(names, str) else tuple(dict.fromkeys(names))
 
 
@@ -254,7 +254,7 @@ class _Call:
         with Progress(self.screen.hint) as progress:
             answers, notes = self._ask(progress.known, progress.heard)
         answered_by = [one for one in answers.answers if one.outcome != "silent"]
-        # Those who are silent are there.
+        # Silent processes count as there.
         code, complaints = self._judged(
             failures(answers), 0 if notes else len(answered_by), is_nobody_there=bool(notes)
         )
@@ -295,11 +295,11 @@ class _Call:
     def _judged(
         self, complaints: list[str], found: int, *, is_nobody_there: bool
     ) -> tuple[int, list[str]]:
-        """The exit code, and what there is to complain of."""
+        """Return the exit code and the complaints."""
         code = FAILED if complaints else DONE
         if is_nobody_there:
             if not self.allow_none and (self.request.changes or self.expect is not None):
-                # What has failed meanwhile is the command's own ping.
+                # Other failures are those of the command's own ping.
                 code = NOBODY
         elif self.expect is not None and found < self.expect:
             are = "process was" if self.expect == 1 else "processes were"
@@ -357,7 +357,7 @@ class _Call:
         known: Callable[[list[Process]], None] | None = None,
         heard: Callable[[Answer], None] | None = None,
     ) -> tuple[Answers, list[str]]:
-        """What they answered, and what is to be said if nobody was asked, in a line or a few."""
+        """Return the answers, and lines that say why if no process was asked."""
         request = self.request
         if self._turned_off():
             if request.command == "ping":
@@ -401,7 +401,7 @@ class _Call:
         return not self.control.project.settings.enabled
 
     def _nobody(self) -> list[str]:
-        """That nobody is there, and why that may be."""
+        """Return the lines that say that no process is there, and the likely reasons."""
         if not self.pools.settings:
             return [_NO_POOLS]
         here = self.control.project.settings.broadcast is None
@@ -425,7 +425,7 @@ class _Call:
 
 
 def _noted(notes: Sequence[str]) -> str | None:
-    """All of them, for a program."""
+    """Return the notes as one text, for the JSON; ``None`` if there are none."""
     return "; ".join(notes) or None
 
 

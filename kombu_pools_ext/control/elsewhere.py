@@ -75,7 +75,7 @@ class Elsewhere:
             raise ControlError(missing)
 
     def count_others(self, deadline: float) -> int:
-        """How many processes of other projects there are at the broker, as far as it tells that.
+        """Return how many processes of other projects are at the broker, if it can tell; else 0.
 
         :raises ControlError: if the broker cannot be asked.
         """
@@ -140,7 +140,7 @@ class _Call:
                     self._late[process.name] = str(message.content.get("error"))
 
     def count_others(self, names: Collection[str]) -> int:
-        """Of those who have joined, how many did so by none of these names."""
+        """Return how many processes have joined under none of these *names*."""
         return self._mailbox.count_others(names)
 
     def choose(self, request: Request, reached: Collection[str]) -> None:

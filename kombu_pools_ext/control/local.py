@@ -52,8 +52,8 @@ T = TypeVar("T")
 
 logger = logging.getLogger("kombu_pools_ext.control")
 
-#: Characters of passwords: shorter ones are not looked for in errors, for they are parts of ordinary words, and only as
-#: long ones are looked for within words.
+#: Characters of a password: shorter ones than the first are not masked in errors, because they occur in ordinary words;
+#: those of the second or more are masked within words too.
 SHORTEST_SECRET, LONG_SECRET = 4, 8
 
 
@@ -108,13 +108,13 @@ class ResetRow(Row):
     lent: int
     #: Why it failed; ``None`` if it did not.
     error: str | None
-    #: The alias whose row has the numbers, because both name one pool; ``None`` if this one's has.
+    #: The alias whose row has the numbers, if both share a pool; else ``None``.
     shared_with: str | None = None
 
 
 @dataclass(frozen=True)
 class ReloadRow(Row):
-    """What reading the settings anew meant for an alias; of one that is gone, ``broker`` is the former one."""
+    """What a reload did to an alias; ``broker`` of an alias that is gone is its former one."""
 
     ok: bool
     #: ``"changed"``, ``"stayed"``, ``"new"`` or ``"gone"``; ``"kept"`` if the reload failed, and nothing has changed.
@@ -158,7 +158,7 @@ class SuspendRow(Row):
     """What suspending did to a pool."""
 
     ok: bool
-    #: ``"wait"`` or ``"fail"``, as it was suspended before; ``None`` if it was not.
+    #: The mode in which it was suspended before, ``"wait"`` or ``"fail"``; ``None`` if it was not.
     before: str | None
     suspended: bool
     #: Connections lent, which come back as ever.
@@ -218,12 +218,13 @@ def reset(
 ) -> list[ResetRow]:
     """Close what is idle now, and what is lent when it comes back; the pools go on with new connections.
 
-    Each pool that has connections opens a new one first; where that fails, it keeps what it has, and its row says so.
-    One that fails does not save the others. Aliases that share a pool are all named; the first one closes.
+    Each pool that has connections opens a new one first; if that fails, it keeps the old ones, and its row says so.
+    If one fails, the others are closed all the same. Each alias has a row; of aliases that share a pool, the first has
+    the numbers.
 
     :param reason: sent with :data:`kombu_pools_ext.events.pools_reset`.
     :param timeout: seconds for the new connections of all pools together.
-    :param force: close them without opening one first.
+    :param force: close the old connections without opening a new one first.
     :raises UnknownAlias: for an alias that is not configured; nothing has happened then.
     :raises SettingsError: if the settings are wrong, or a transport's driver is not installed.
     """
@@ -240,7 +241,7 @@ def reset(
             error = tell(outcome, pools.settings[alias])
         else:
             first = closed_by.setdefault(pool, alias)
-            # Of those that share the pool the first has closed it.
+            # Of aliases that share a pool, the first has the numbers.
             closed, sharing = (outcome.closed, None) if first == alias else (0, first)
             whose = _whose(pools, alias)
             rows.append(ResetRow(*whose, True, closed, outcome.lent, None, sharing))
@@ -275,14 +276,13 @@ def reload(
     force: bool = False,
     needed: Collection[str] = (),
 ) -> list[ReloadRow]:
-    """Read the settings anew, and go on with pools as they say; what fails leaves the old ones in force.
+    """Read the settings anew, and replace the pools that have changed; if anything fails, the old ones stay in force.
 
-    Never raises. Settings that are wrong are a row of their own, whose alias is what the settings are called. Those
-    that are a plain dict cannot be read anew, and that is told of each alias as a failure, unless somebody has changed
-    the dict.
+    Never raises. If the settings are wrong, there is one row, whose alias is the name of the setting. A plain dict
+    cannot be read anew: unless it was changed in place, each alias has a row with that failure.
 
     :param timeout: seconds for the new connections of all pools together.
-    :param force: take the new settings whether or not anything can be connected to with them.
+    :param force: take the new settings even if no connection can be opened with them.
     :param needed: aliases that must not be gone.
     """
     former: dict[str, PoolSettings] = {}
@@ -291,7 +291,7 @@ def reload(
     here = socket.gethostname(), os.getpid()
 
     def row(alias: str, change: str, drained: Drained, error: str | None = None) -> ReloadRow:
-        # What a dict lacks is not configured any more.
+        # An alias that is gone is only in the former settings.
         known = former if change in ("gone", "kept") else pools.settings
         broker = known[alias].uri if alias in known else ""
         whose = (*here, alias, broker)
@@ -306,7 +306,7 @@ def reload(
         told = "; ".join(str(error).splitlines())
         return [row(pools.name, "kept", nothing, f"{told}; the settings are as before")]
     except Exception as error:
-        # Not its text: it may be anybody's.
+        # Only its class is shown, because its text may contain a secret.
         logger.exception("control: %s cannot be read", pools.name)
         told = f"{type(error).__name__}; the log of that process tells more; the settings are as before"
         return [row(pools.name, "kept", nothing, told)]
@@ -415,7 +415,7 @@ _Whose = tuple[str, int, str, str]
 def _suspended(
     kind: Callable[..., T], pools: Pools, using: Sequence[str] | None
 ) -> Callable[[_Whose, ConnectionPool, str | None], T]:
-    """What makes rows, of pools that are as they are now: aliases that share one find it changed by the first."""
+    """Return a function that makes rows; the state before is read now, because aliases may share a pool."""
     before = {
         alias: pool.engine.ledger.suspended for alias, pool in _pools_of(pools, using).items()
     }
@@ -462,9 +462,9 @@ def _whose(pools: Pools, alias: str) -> _Whose:
 
 
 def tell(error: BaseException, settings: PoolSettings) -> str:
-    """*error* in a line, without the passwords in *settings*: what a broker or driver quotes is not ours to know.
+    """Return *error* as one line, without the passwords in *settings*, which a broker or driver may quote.
 
-    Our own name of the broker stays as it is, also where a password is a word of it, as ``guest`` is.
+    The URI of the broker is already masked, and stays as it is, even if it contains a password such as ``guest``.
     """
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     parts = [_masked(one, settings) for one in text.split(settings.uri)]
@@ -476,10 +476,10 @@ def _masked(text: str, settings: PoolSettings) -> str:
         for secret in dict.fromkeys((password, quote(password, safe=""))):
             if len(secret) < SHORTEST_SECRET:
                 continue
-            # In a URL, whatever else it is.
+            # In a URL it is masked in any case.
             text = text.replace(f":{secret}@", f":{MASK}@")
             if password == user:
-                # It is shown as the name of the user.
+                # The text is the user's name as well, which is shown.
                 continue
             if len(secret) < LONG_SECRET:
                 # It may be a part of an ordinary word.

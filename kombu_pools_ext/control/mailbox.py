@@ -112,7 +112,7 @@ class Mailbox(ABC):
         """Send to all who have joined; how many they are, by the broker's count, or ``None`` where it has none."""
 
     def count_others(self, names: Collection[str]) -> int:
-        """How many have joined for projects of other names than *names*, as far as this broker tells that."""
+        """Return how many have joined for projects of other names than *names*; 0 if this broker cannot tell."""
         return 0
 
     @abstractmethod

@@ -53,13 +53,13 @@ class RedisMailbox(Mailbox):
     def send_to_all(self, data: bytes) -> int | None:
         with self._within(ANSWER):
             subscribed = self._subscribed([self._all])
-        # Whoever subscribed to a pattern, to watch all that is said, is counted by PUBLISH alone.
+        # A client that has subscribed to a pattern is counted by PUBLISH, but not by PUBSUB NUMSUB.
         heard = self._publish(self._all, data)
         return heard if subscribed is None else min(heard, subscribed)
 
     def count_others(self, names: Collection[str]) -> int:
         beginning = self._all.removesuffix(self._project)
-        # What stands for itself in a pattern is escaped.
+        # Characters with a meaning in a pattern are escaped.
         pattern = re.sub(r"([\\*?[\]])", r"\\\1", beginning) + "*"
         with self._within(ANSWER):
             found = self._client.execute_command("PUBSUB CHANNELS", pattern)
@@ -69,7 +69,7 @@ class RedisMailbox(Mailbox):
             return self._subscribed([one for one in channels - known if is_project(one)]) or 0
 
     def _subscribed(self, channels: Sequence[str]) -> int | None:
-        """How many have subscribed to these channels by their names; ``None`` where we may not know."""
+        """Return how many have subscribed to these channels by name; ``None`` if access rules forbid that."""
         from redis.exceptions import ResponseError
 
         if not channels:
@@ -77,7 +77,7 @@ class RedisMailbox(Mailbox):
         try:
             found = self._client.execute_command("PUBSUB NUMSUB", *channels)
         except ResponseError:
-            # Access rules may have no +pubsub.
+            # The user may lack +pubsub.
             return None
         return _sum_of_counts(found)
 
@@ -144,7 +144,7 @@ class RedisMailbox(Mailbox):
 
 
 def _sum_of_counts(answer: Any) -> int:
-    """Of an answer to PUBSUB NUMSUB: names with counts, as pairs, in a row or by name, as the version has it."""
+    """Sum the counts in an answer to PUBSUB NUMSUB, whose form depends on the version."""
     if isinstance(answer, Mapping):
         return sum(map(int, answer.values()))
     if answer and isinstance(answer[0], tuple | list):

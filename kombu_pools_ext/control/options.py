@@ -55,9 +55,9 @@ def parse_control(
     """The settings that *value* means.
 
     :param value: a mapping with :data:`KEYS`, ``None`` for the defaults, or ``False`` to turn control off.
-    :param aliases: which BROADCAST may name; with their settings, whether it may name them is looked at as well.
+    :param aliases: the aliases that BROADCAST may name; with their settings, the broker's transport is checked as well.
     :param secret: the framework's: without one, or with one that is too short, BROADCAST needs a KEY.
-    :param beside: what is wrong with other settings, to be told together.
+    :param beside: problems of other settings, to be raised together.
     :raises SettingsError: with every problem.
     """
     problems = list(beside)

@@ -38,7 +38,7 @@ def perform(request: Request, project: Project) -> Answer:
     fork.child_begins()
     try:
         every = pools_in_order(project)
-        # What may be wrong with the settings of now is what a reload is for.
+        # The present settings are not read, because a reload may be meant to repair them.
         reloads = request.command == "reload"
         parts = [(one, None) for one in every] if reloads else _parts(every, request.using)
         rows: list[dict[str, Any]] = []

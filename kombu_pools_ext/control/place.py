@@ -209,7 +209,8 @@ class Place:
             ) from error
         if not stat.S_ISDIR(found.st_mode):
             raise ControlError(f"{self.base} is no directory; set DIRECTORY to one")
-        # Whoever owns a directory may replace what is in it, sticky or not; whoever owns a link, where it leads.
+        # The owner of a directory may replace what is in it, even with the sticky bit; the owner of a link decides
+        # where it leads.
         _check_owner("the directory", self.base, found)
         for path in (*reversed(Path(self.base).parents), Path(self.base)):
             with suppress(OSError):
@@ -345,7 +346,7 @@ def _check_owner(what: str, path: str, found: os.stat_result) -> None:
     if found.st_uid not in (os.geteuid(), 0):
         raise ControlError(
             f"{what} {path} is not safe: it belongs to user {found.st_uid}, who may replace what is in it; set "
-            "DIRECTORY to one of this user's or root's"
+            "DIRECTORY to one that belongs to this user or root"
         )
 
 

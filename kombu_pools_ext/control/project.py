@@ -27,8 +27,8 @@ class Project:
     :param secret: of the framework; ``None`` where there is none: then *fallback* tells projects apart, and the proof
         is a random key in a file that only this user can read.
     :param fallback: what tells this project from others of this user where there is no secret: a path, a name.
-    :param former_secrets: of the framework, from before a rotation: who has one of them finds these processes and is
-        obeyed, and processes that have one of them are found. KEY stands in the place of these, too.
+    :param former_secrets: the framework's, from before a rotation: these processes take commands that have one of them,
+        and a command reaches processes that have one of them. KEY replaces these as well.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Project:
         self._secret = _encoded(secret) if secret else None
         #: Characters of the secret, or bytes; 0 without one.
         self.secret_length = len(secret or "")
-        #: This project by its former secrets: under other names, with the same pools.
+        #: This project under its former secrets, which give it other names; the pools are the same.
         self.former = tuple(
             Project(_by_former(settings, one), one)
             for one in _distinct(former_secrets)
@@ -63,7 +63,7 @@ class Project:
 
     @property
     def with_former(self) -> tuple[Project, ...]:
-        """This project, and the same by each of its former secrets."""
+        """This project, and the same project under each of its former secrets."""
         return (self, *self.former)
 
     def key(self, use: str) -> bytes | None:
@@ -84,13 +84,13 @@ def _encoded(secret: str | bytes) -> bytes:
 
 def _distinct(secrets: Iterable[str | bytes]) -> Iterable[str | bytes]:
     if isinstance(secrets, str | bytes):
-        # Somebody has left out the brackets: its characters are no secrets.
+        # A text without brackets is one secret, not one for each character.
         secrets = (secrets,)
     return {_encoded(one): one for one in secrets if one and isinstance(one, str | bytes)}.values()
 
 
 def _by_former(settings: ControlSettings, secret: str | bytes) -> ControlSettings:
-    """What holds for a former *secret*: one that is too short to prove anything at a broker does so no longer."""
+    """Return the settings for a former *secret*: without BROADCAST if the secret is too short for it."""
     return settings if len(secret) >= SHORTEST_KEY else replace(settings, broadcast=None)
 
 

@@ -24,7 +24,7 @@ __all__ = ["Control", "ways_for"]
 THREAD = "kombu-pools-ask"
 #: Seconds beyond the time-out that a way gets to say what it knows.
 GRACE = 0.5
-#: Seconds for finding out why nobody was found.
+#: Seconds for finding out why no process was found.
 LOOK_AROUND = 2.0
 
 
@@ -60,7 +60,7 @@ class Control:
         :param timeout: seconds after which a process that has not answered counts as silent.
         :param limit: of each pool, for ``limit``.
         :param mode: ``"wait"`` or ``"fail"``, for ``suspend``.
-        :param force: for ``reset`` and ``reload``: close the old connections whether or not a new one can be opened.
+        :param force: for ``reset`` and ``reload``: close the old connections even if no new one can be opened.
         :param known: is called with those who were asked, before they are waited for; with more as they are found.
         :param heard: is called with each answer as it comes.
         :raises ValueError: with everything that is wrong in the arguments.
@@ -110,14 +110,14 @@ class Control:
         return sorted(found.values(), key=attrgetter("place"))
 
     def likely_reasons(self) -> list[str]:
-        """Why processes of this machine may have been missed, each in a line; for when fewer are found than there are.
+        """Return lines that say why a command may not reach processes of this machine; none if it sees none.
 
-        They are other users', use another key, or listen in another directory. None of them is asked. With BROADCAST on
-        Redis, those who use another key there are counted as well; RabbitMQ lists nothing of the kind.
+        They belong to another user, use another key, or listen in another directory. None of them is asked. With
+        BROADCAST on Redis, processes with another key at the broker are counted as well; RabbitMQ cannot list them.
         """
         reasons = likely_reasons(self.project)
         if self.project.settings.broadcast is not None:
-            # That it cannot be asked is told by whatever was asked before.
+            # If the broker cannot be asked, the command itself has reported that.
             with suppress(ControlError):
                 deadline = time.monotonic() + LOOK_AROUND
                 if count := Elsewhere(self.project).count_others(deadline):
@@ -129,13 +129,13 @@ class Control:
 def ways_for(
     project: Project, request: Request, reached: Callable[[int], Collection[str]]
 ) -> list[Way]:
-    """The ways to those whom *request* names, the nearest first.
+    """Return the ways to the processes that *request* names, the nearest first.
 
-    :param reached: returns the names of those whom the ways before this one reach, by its place, as soon as that is
-        known: it may wait.
+    :param reached: takes the place of a way, and returns the names of the processes that the ways before it reach; it
+        waits until they are known.
     """
     ways: list[Way] = [Machine(project)]
-    # Whichever host is named: on this one too there may be processes that see another directory.
+    # For any host: on this one, too, there may be processes that use another directory.
     broadcasting = (one for one in project.with_former if one.settings.broadcast is not None)
     for place, one in enumerate(broadcasting, 1):
         ways.append(Elsewhere(one, partial(reached, place)))
@@ -182,7 +182,7 @@ class _Asking:
         self._problems: list[str] = []
         # Looked up now: gevent or eventlet may have replaced them.
         self._lock = threading.Lock()
-        #: For each way, whether it is known whom it reaches.
+        #: For each way, set once it is known which processes it reaches.
         self._known_by: list[threading.Event] = []
         self._deadline = time.monotonic() + request.timeout
 

@@ -153,7 +153,7 @@ def _did(answers: Answers, row: Mapping[str, Any]) -> str:
 def _reset(row: Mapping[str, Any]) -> str:
     closed, lent = row.get("closed", 0), row.get("lent", 0)
     if row.get("shared_with") is not None:
-        return f"has the pool of {row['shared_with']}"
+        return f"shares the pool of {row['shared_with']}"
     if not closed and not lent:
         return "nothing to close: no connection was open"
     connections = "connection" if closed == 1 else "connections"
@@ -200,9 +200,9 @@ def _resumed(row: Mapping[str, Any]) -> str:
 
 
 def _failed(row: Mapping[str, Any]) -> str:
-    """Why it failed, with the broker: its user and URL may be why."""
+    """Return why it failed, with the broker's URL, because the user in it may be the reason."""
     error, broker = str(row.get("error")), str(row.get("broker", ""))
-    # Once is enough.
+    # The broker is not named twice.
     return f"failed: {error.replace(f'pool {broker!r}: ', '')}  {broker}".rstrip()
 
 

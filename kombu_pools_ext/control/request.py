@@ -14,17 +14,17 @@ __all__ = ["COMMANDS", "FORCED", "HIGHEST_LIMIT", "LONGEST_TIMEOUT", "MODES", "R
 #: What can be done, each with its description.
 COMMANDS: Mapping[str, str] = {
     "status": "show each process's pools: connections and totals; connects to no broker",
-    "reset": "close and rebuild the pools, once each has opened one new connection: idle ones now, lent ones when they "
-    "come back",
-    "reload": "read the settings anew, and replace the pools of what has changed, once each has a new connection",
+    "reset": "open one new connection in each pool, then close the old ones: idle ones now, lent ones when they come "
+    "back",
+    "reload": "read the settings anew; replace the pools whose settings have changed, once each has a new connection",
     "ping": "have each process make a round trip to each broker",
     "limit": "set the most connections that a pool of each process opens",
     "suspend": "lend and open nothing, until resume; what is lent comes back as ever",
     "resume": "end suspend: those who waited meanwhile come first",
 }
-#: Those that may be forced.
+#: Commands that take ``force``.
 FORCED = ("reset", "reload")
-#: Those that change nothing: it is no error if nobody is there for them.
+#: Commands that change nothing: it is no error if no process is there.
 LOOKING = ("status", "ping")
 #: Whoever asks a suspended pool is to wait for its end, or to fail at once.
 MODES = ("wait", "fail")
@@ -51,7 +51,7 @@ class Request:
     limit: int | None = None
     #: One of :data:`MODES`, for ``suspend``.
     mode: str = "wait"
-    #: For ``reset`` and ``reload``: close the old connections whether or not a new one can be opened.
+    #: For ``reset`` and ``reload``: close the old connections even if no new one can be opened.
     force: bool = False
     #: Processes, by number (``"4711"``) or name; none means all.
     processes: tuple[str, ...] = ()
@@ -62,7 +62,7 @@ class Request:
 
     @property
     def changes(self) -> bool:
-        """Whether it is a command that changes something, and so is in vain where nobody is there."""
+        """Whether the command changes something, so that it is an error if no process is there."""
         return self.command not in LOOKING
 
     def __post_init__(self) -> None:

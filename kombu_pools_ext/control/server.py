@@ -40,7 +40,7 @@ PROOF_TIMEOUT = 5.0
 BACKLOG = 128
 #: Seconds between two log lines about strangers.
 SELDOM = 60.0
-#: Seconds between two attempts to listen, the first and the longest pause, and between two log lines that say the same.
+#: Seconds: the first and the longest pause between attempts to listen, and the pause between two equal log lines.
 FIRST_AGAIN, LONGEST_AGAIN, SAID_AGAIN = 1.0, 60.0, 3600.0
 #: Attempts to put a socket into a directory that others remove.
 ATTEMPTS = 10
@@ -82,24 +82,24 @@ class _Bound:
 
 
 class _Turn:
-    """One time of listening, from the first attempt to begin until the end.
+    """One period of listening, from the first attempt until its end.
 
-    :param in_background: whether it begins in a thread of its own, which tries for as long as it takes.
+    :param in_background: whether it begins in a thread of its own, which keeps trying.
     """
 
     def __init__(self, *, in_background: bool) -> None:
         self.in_background = in_background
-        # The one queue whose put() may interrupt itself: a finalizer may end it.
+        # A SimpleQueue, because its put() is reentrant, and a finalizer may call end().
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._said: tuple[str, float] | None = None
 
     @property
     def has_failed(self) -> bool:
-        """Whether it could not begin so far."""
+        """Whether all attempts so far have failed."""
         return self._said is not None
 
     def failed(self, error: Exception) -> None:
-        """Log that it could not begin, unless that was said before: it is tried for as long as it takes."""
+        """Log why an attempt failed, unless the same was logged within the hour."""
         words, now = f"{type(error).__name__}: {error}", time.monotonic()
         said, at = self._said or ("", 0.0)
         if said == words and now - at < SAID_AGAIN:
@@ -116,13 +116,13 @@ class _Turn:
             )
 
     def succeeded(self) -> None:
-        """Log that it listens, if it was said that it could not."""
+        """Log that the process listens now, if a failure was logged before."""
         if self._said is not None:
             self._said = None
             logger.warning("control: this process can be reached by commands again")
 
     def nap(self, seconds: float) -> bool:
-        """Wait for so long, or for the end; whether it has come."""
+        """Wait for *seconds*, or until :meth:`end`; return whether it was ended."""
         try:
             self._bell.get(timeout=seconds)
         except queue.Empty:
@@ -130,7 +130,7 @@ class _Turn:
         return True
 
     def end(self) -> None:
-        """End a nap, or the next one. Never waits; safe in finalizers and signal handlers."""
+        """End the current :meth:`nap`, or else the next one. Never waits; safe in finalizers and signal handlers."""
         self._bell.put(None)
 
 
@@ -167,12 +167,12 @@ class Server:
     # -- begin and end -------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Begin to listen in the background, unless it does already, or tries to. Never waits for anything."""
+        """Begin to listen in the background, unless the server listens or tries to already. Never waits."""
         if not self.project.settings.enabled or os.getpid() in _over:
             return
         turn = self._turn
         if turn is not None:
-            # There may have been no thread for it.
+            # For other machines it may not listen yet, if no thread could be started.
             self._listen_elsewhere(turn)
             return
         turn = self._claim(in_background=True)
@@ -191,7 +191,7 @@ class Server:
         pid = os.getpid()
         wait = FIRST_AGAIN
         while self._turn is turn:
-            # First, and whatever becomes of the socket: a full disk is no matter to other machines.
+            # First, because commands from other machines must work even if the socket cannot be made (a full disk).
             self._listen_elsewhere(turn)
             try:
                 listener = self._open(turn)
@@ -220,7 +220,7 @@ class Server:
         fork.child_begins()
         turn = self._turn
         if turn is not None and turn.in_background and not self.listens:
-            # The caller wants to know what comes of it.
+            # Try again in this thread, so that the caller gets the error.
             self.stop()
         turn = self._claim()
         if turn is None:
@@ -245,7 +245,7 @@ class Server:
         with self._lock:
             if self._turn is turn and self._elsewhere is None:
                 listener = listen(self.project)
-                # Where there is no thread for it now, there may be one later.
+                # If no thread can be started now, the next call tries again.
                 self._elsewhere = None if listener.has_ended else listener
 
     def _open(self, turn: _Turn) -> socket.socket | None:
@@ -432,13 +432,13 @@ class Server:
 
 
 def _wait_in_child() -> None:
-    """A greenlet goes on in a forked child, where threading does not know it and complains of its end."""
+    """Wait for ever: a greenlet goes on in a forked child, where threading would report an error at its end."""
     threading.Event().wait()
 
 
 #: By name of the project and directory: two applications of one project share a socket.
 _servers: dict[tuple[str, str | None], Server] = {}
-#: The process that has left, by number: what still opens something there is not to be reached any more.
+#: The number of this process once it has left: pools that are used after that are not reached by commands.
 _over: set[int] = set()
 
 
@@ -465,7 +465,7 @@ def stop_all() -> None:
 
 
 def leave() -> None:
-    """Have no command reach this process any more: it is at its end, or it is a command's own program."""
+    """Stop listening for good: this process is ending, or was started only for a command."""
     # What a forked child inherited is not its own: after this, it knows nothing of it.
     fork.child_begins()
     _over.add(os.getpid())

@@ -1,8 +1,8 @@
-"""The processes of this machine that a command does not reach: whose they are, where they listen, with which key.
+"""Find the processes of this machine that a command does not reach: their user, directory and key.
 
-The kernel lists the listening sockets of everybody, by the paths to which they were bound; nobody is asked, and no
-directory of another user is looked into. Sockets of containers with a network of their own are not in that list: of
-them the directories tell, as far as they may be read.
+The kernel lists the listening sockets of all users with the paths to which they were bound, so no process has to be
+asked, and no private directory read. Sockets of containers with a network of their own are not in that list; these are
+found in the directories that this user may read.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .project import Project
 
 __all__ = ["likely_reasons"]
 
-#: What the kernel tells of the sockets of this network namespace, and the flag of one that listens.
+#: The kernel's list of the sockets of this network namespace, and the flag of a listening one.
 _TABLE = Path("/proc/net/unix")
 _LISTENS = 1 << 16
 _USER = re.compile(r"kombu-pools-(\d{1,10})", re.ASCII)
@@ -40,7 +40,7 @@ class _Unreached:
 
 
 def likely_reasons(project: Project) -> list[str]:
-    """Why a command may have missed processes of this machine, each in a line; none where none can be seen."""
+    """Return lines that say why a command may not reach processes of this machine; none if no such process is seen."""
     names = {one.name for one in project.with_former}
     others = [one for one in _everyone(project) if not _is_found(one, project)]
     same = [one for one in others if one.project in names]
@@ -75,11 +75,11 @@ def _of_places(others: Iterable[_Unreached], project: Project) -> Iterator[str]:
 
 
 def _may_be_used(base: str) -> bool:
-    """Whether it may be told to somebody as a directory: anybody can bind a socket to a path that looks like ours."""
+    """Whether *base* may be recommended as DIRECTORY: anybody can bind a socket to a path that looks like ours."""
     try:
         return os.stat(base).st_uid in (os.geteuid(), 0)
     except OSError:
-        # It is there for others alone.
+        # Only other processes can see this directory.
         return True
 
 
@@ -106,7 +106,7 @@ def _name(user: int) -> str:
 
 
 def _is_found(one: _Unreached, project: Project) -> bool:
-    """Whether it is one of those that a command finds."""
+    """Whether a command of *project* finds this process."""
     if one.user != os.geteuid():
         return False
     for known in project.with_former:
@@ -122,7 +122,7 @@ def _process(socket: Socket) -> tuple[int, str, str]:
 
 
 def _everyone(project: Project) -> set[_Unreached]:
-    """All processes that listen, whoever's they are and whatever for."""
+    """Return all processes that listen, of any user and project."""
     listed = _listed()
     found = set(listed or ())
     for place in places_to_look(project):
@@ -131,7 +131,7 @@ def _everyone(project: Project) -> set[_Unreached]:
             if (kernel, host) != (kernel_tag(), host_tag()):
                 found.add(one)
             elif listed is None and _is_alive(number):
-                # Else the kernel's list has all that are alive here.
+                # With the kernel's list, all living processes of this machine are known already.
                 found.add(one)
     return found
 
@@ -147,7 +147,7 @@ def _is_alive(number: int) -> bool:
 
 
 def _listed() -> list[_Unreached] | None:
-    """What the kernel lists; ``None`` where it lists nothing."""
+    """Return the processes in the kernel's list; ``None`` if there is no list."""
     try:
         lines = _TABLE.read_text("utf-8", "surrogateescape").splitlines()[1:]
     except OSError:
@@ -163,7 +163,7 @@ def _listed() -> list[_Unreached] | None:
 
 
 def _parsed(path: str) -> Iterator[_Unreached]:
-    """Who listens at *path*, if it is a process of ours."""
+    """Return the process that listens at *path*, if the path is one of this library."""
     directory, file = os.path.split(path)
     above, project = os.path.split(directory)
     base, owner = os.path.split(above)
@@ -173,7 +173,7 @@ def _parsed(path: str) -> Iterator[_Unreached]:
 
 
 def _in_directories(base: str) -> Iterator[_Unreached]:
-    """Who has a socket in a directory below *base*, as far as they can be read."""
+    """Return the processes with a socket below *base*, in the directories that can be read."""
     for owner in _names(base):
         if _USER.fullmatch(owner):
             for project in _names(os.path.join(base, owner)):

@@ -163,7 +163,7 @@ def leave(pool: Pool[T], waiter: Waiter[T], began: float) -> float:
             pool.ledger.nudge()
     pool.start_openings(openings)
     if pool.threadless and pool.ledger.openings.unclaimed:
-        # Nobody is on the way to what this caller had no time for.
+        # No thread will carry out the openings that this caller had no time for.
         pool.leave_openings()
     return waited
 
@@ -172,7 +172,7 @@ def look_again(pool: Pool[Any], deadline: float | None = None) -> None:
     """A waiter, for itself: pump, and carry out what nobody has taken up (no thread runs, or it was killed)."""
     pool.settle()
     with pool.lock:
-        # Before the pump: what it plans now is not for this thread, unless there is no other.
+        # Before pump(): what it plans is for other threads, unless none can be started.
         unclaimed = pool.ledger.openings.unclaimed
         openings = pool.ledger.pump()
         pool.ledger.give_up(lambda: outage_error(pool))

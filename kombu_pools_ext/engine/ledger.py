@@ -262,12 +262,12 @@ class Ledger(Loans[T]):
         return self.drain()
 
     def replace(self) -> list[Entry[T]]:
-        """Another pool takes the place of this one: keep nothing any more; return the idle entries, to be closed."""
+        """Make way for another pool: keep nothing idle any more; return the idle entries, to be closed."""
         self.replaced = True
         return self.retire()
 
     def take_in(self, item: T, keep_every: float | None) -> tuple[Entry[T], str | None]:
-        """Take in what was opened beside the pool; see :meth:`opened`."""
+        """Take in *item*, which a trial has opened; see :meth:`opened`."""
         now = self.clock()
         self.breaker.succeeded(now)
         ticket = Ticket(self.generation, now)

@@ -67,7 +67,7 @@ class Loans(State[T]):
             if reason is None and not self.keep:
                 reason = "not kept"
             if reason in ("drained", "not kept") and self.replaced and self.waiters.next():
-                # It works, which nobody knows of one that would be opened here.
+                # The returned item works, whereas a new one might not.
                 reason = None
         if reason is None:
             entry.used_at = self.clock()

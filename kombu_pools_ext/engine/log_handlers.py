@@ -77,7 +77,7 @@ def _handle_later() -> None:
     """Handle the records that were kept, each by its handler: the body of a thread."""
     state = _state
     try:
-        # What it publishes goes out on an idle connection: one more opening would have records of its own, without end.
+        # Its messages take an idle connection: opening another one would log records of its own, without end.
         with busy():
             while state.later:
                 reference, record = state.later.popleft()
@@ -138,7 +138,7 @@ def wanted_by_ours(handlers: list[logging.Handler]) -> bool:
 
 @contextmanager
 def busy() -> Iterator[None]:
-    """Within, this thread must not wait for any pool."""
+    """Within, acquiring in this thread does not wait for any pool."""
     me = threading.get_ident()
     _state.busy.add(me)
     try:

@@ -29,7 +29,7 @@ def open_all(pool: Pool[Any], deadline: float | None = None) -> None:
     while deadline is None or pool.clock() < deadline:
         if not _open_next(pool, deadline):
             return
-    # Its time is up, and what is left is somebody else's.
+    # The deadline has passed; a waiting caller carries out the rest.
     pool.leave_openings()
 
 

@@ -125,7 +125,7 @@ class Operations(Generic[T]):
             one.resume()
 
     def suspend_as(self, former: Operations[T]) -> None:
-        """Be suspended as *former* is, whose place this pool takes; :meth:`resume` ends both."""
+        """Suspend this pool as *former*, which it replaces, is suspended; :meth:`resume` then ends both."""
         mode = former.ledger.suspended
         if mode is None or former is self:
             return
@@ -233,19 +233,19 @@ class Operations(Generic[T]):
 
     @property
     def can_renew(self) -> bool:
-        """Whether there is something to lose: items are open, and the pool may open others."""
+        """Whether the pool has open items, and may open others."""
         ledger = self.ledger
         return not ledger.shut and len(ledger.held) > len(ledger.closing)
 
     def renew(self, item: T) -> Drained:
-        """:meth:`drain`, and go on with *item*, which was opened beside the pool and has shown that it can be done.
+        """:meth:`drain`, and take in *item*, which a :class:`.Trial` has opened.
 
         :returns: how many were closed, and how many are still lent.
         """
         return self._take_in(item, drain=True)
 
     def take_in(self, item: T) -> None:
-        """Have *item*, which was opened beside the pool, be one of its own; closed at once where there is no room."""
+        """Take in *item*, which a :class:`.Trial` has opened; close it at once if the pool has no room."""
         self._take_in(item, drain=False)
 
     def _take_in(self, item: T, *, drain: bool) -> Drained:
@@ -266,9 +266,9 @@ class Operations(Generic[T]):
         return Drained(len(entries), lent)
 
     def replace(self) -> Drained:
-        """Another pool takes the place of this one: close what is idle, and what is lent when nobody waits for it.
+        """Make way for another pool: close idle items, and lent ones that come back while nobody waits.
 
-        Whoever comes all the same is served, with an item of its own.
+        A caller that still acquires here is served with a new item.
 
         :returns: how many were closed, and how many are still lent.
         """
@@ -280,7 +280,7 @@ class Operations(Generic[T]):
         return Drained(len(entries), lent)
 
     def _close_drained(self, entries: list[Entry[T]]) -> None:
-        """Close all of them, in no longer than one goodbye may take: their peer may be the reason for it."""
+        """Close all *entries* within the time of one goodbye, because their peer may not answer."""
         closing: list[Any] = [(self, entry, "drained") for entry in entries]
         upkeep.close_together(closing, time.monotonic() + upkeep.TOGETHER)
 

@@ -83,7 +83,7 @@ class Pool(Returns[T]):
         self._unseen_for = -1.0 if self._with_stack else self.check_after
         self._spawn = spawn
         self.keeper = keeper if keeper is not None else upkeep.shared
-        #: Pools whose place this one has taken while they were suspended.
+        #: The suspended pools that this one has replaced.
         self.suspended_with: weakref.WeakSet[Pool[T]] | None = None
         self._begin(limit)
         fork.register(self)
@@ -263,7 +263,7 @@ class Pool(Returns[T]):
     def _take_idle(
         self, share: Share | None, now: float, kind: type[Lease[Any]], timeout: float | None
     ) -> Lease[T] | None:
-        """Do what has to be done first, within *timeout*, and lend what is idle: under the lock."""
+        """Do overdue work within *timeout*, then lend an idle item under the lock."""
         if not _mark[0]:
             # Before the lock is touched, which a child may have inherited locked.
             fork.child_begins()
@@ -278,7 +278,7 @@ class Pool(Returns[T]):
             )
         if now >= self.overdue_at:
             self.overdue_at = now + upkeep.OVERDUE
-            # It may be able to run by now, and so may whoever listens for commands.
+            # Threads for maintenance and control may be startable by now.
             self.keeper.watch(self)
             self.tell("wanted")
             upkeep.tend(self, None if timeout is None else now + timeout)
@@ -301,9 +301,9 @@ class Pool(Returns[T]):
     ) -> None:
         """Carry out *count* planned openings in threads.
 
-        Where none can be started, this caller does it if it is to be done *here*, and else whoever waits for them.
+        If none can be started, this caller carries them out if *here*; otherwise a waiting caller does.
 
-        :param deadline: until when the caller has time for that.
+        :param deadline: when this caller has to stop.
         """
         for _ in range(count):
             if self.spawn_opener():
@@ -315,7 +315,7 @@ class Pool(Returns[T]):
             return
 
     def leave_openings(self) -> None:
-        """Have whoever waits first carry out what is planned, in its own time."""
+        """Have the first waiting caller carry out the planned openings, within its own time-out."""
         with self.lock:
             waiter = self.ledger.waiters.next()
             if waiter is None:

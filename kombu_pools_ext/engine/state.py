@@ -79,7 +79,7 @@ class State(Generic[T]):
         #: Entries so far.
         self.numbers = 0
         self.keep = options.keep
-        #: Whether another pool has taken its place: what comes back is for those who wait here, and for nobody else.
+        #: Whether another pool has replaced this one: a returned item serves a waiting caller, or is closed.
         self.replaced = False
         #: Whether more may be there than the limit says: only after it was lowered.
         self.shrunk = False

@@ -288,7 +288,7 @@ def parse_settings(
         file of JSON or TOML. Each alias has a dict of settings, with their names in upper or in lower case; a URL
         alone stands for ``{"URL": …}``, and :class:`PoolSettings` for themselves.
     :param name: what *value* is called where it was written, for the error's text.
-    :param beside: what is wrong with other settings, to be told together.
+    :param beside: problems of other settings, to be raised together.
     :raises SettingsError: with everything that is wrong, in all aliases.
     :raises Exception: what a function raises.
     """

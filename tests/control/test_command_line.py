@@ -289,7 +289,7 @@ def test_json_is_one_document(terminal: Terminal) -> None:
         ("limit", {"before": 3, "limit": 3, "lent": 4}, "limit 3, as before, 1 lent will be closed when it comes back"),
         ("reset", {"closed": 0, "lent": 0}, "nothing to close: no connection was open"),
         ("reset", {"closed": 0, "lent": 1}, "closed 0 idle connections, 1 lent will be closed when it comes back"),
-        ("reset", {"closed": 0, "lent": 1, "shared_with": "default"}, "has the pool of default"),
+        ("reset", {"closed": 0, "lent": 1, "shared_with": "default"}, "shares the pool of default"),
         ("reload", {"change": "gone", "closed": 0, "lent": 0}, "gone"),
         ("reload", {"change": "gone", "closed": 1}, "gone: closed 1 idle connection; using it fails from now on"),
     ],
