@@ -12,6 +12,7 @@ import asyncio
 import inspect
 import os
 import re
+import subprocess
 import sys
 import traceback
 import unittest
@@ -57,7 +58,13 @@ def run(page: Path, line: int, code: str, broker: str) -> int:
         code = AMQP.sub(f"{broker}{vhost_of(page, line)}", code)
         source = "\n" * (line - 1) + OTHERS.sub("memory://", code)
         namespace: dict[str, Any] = {"__name__": "__main__"}
-        exec(compile(source, str(page), "exec"), namespace)
+        if "import multiprocessing" in code:
+            # Children that are not forked begin with the program's file.
+            file = Path(f"{page.stem}_{line}.py")
+            file.write_text(source)
+            subprocess.run([sys.executable, "-P", file], check=True)
+        else:
+            exec(compile(source, str(page), "exec"), namespace)
         if "django_app" in code:
             use_django(namespace, f"{broker}{vhost_of(page, line)}")
         if "flask_ext" in code:
