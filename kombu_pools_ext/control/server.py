@@ -402,9 +402,11 @@ class Server:
                 self._unproven -= 1
             proven = True
             converse(stream, self.project)
+        except ConnectionError:
+            pass  # the caller has left: it was stopped, or this process was for longer than it waits
         except (ControlError, EOFError, OSError) as error:
-            # Who hangs up once he knows who is here wanted to know no more.
-            if not (proven and isinstance(error, EOFError | ConnectionError)):
+            # A caller that hangs up once it knows who is here wanted to know no more.
+            if not (proven and isinstance(error, EOFError)):
                 self._say("a caller was refused: %s", error)
         except Exception:
             logger.exception("control: answering failed")

@@ -113,6 +113,20 @@ def as_the_other_end(stream: wire.Stream) -> None:
 STRANGERS = [not_a_word, garbage, giant, negative, wrong_key, as_the_other_end]
 
 
+def test_a_caller_that_has_left_is_no_stranger(
+    base: Base, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, control = base.serve()
+    with caplog.at_level(logging.DEBUG, "kombu_pools_ext.control"):
+        for _ in range(3):
+            # Before it has read what it is asked.
+            with caller(base):
+                pass
+        assert works(control)
+        until(lambda: server.server_of(control.project)._callers == 0)
+    assert [one for one in caplog.records if one.levelno >= logging.WARNING] == []
+
+
 @pytest.mark.parametrize("stranger", STRANGERS, ids=lambda one: one.__name__)
 def test_a_stranger_changes_nothing_and_is_logged_once(
     base: Base, stranger: Callable[[wire.Stream], None], caplog: pytest.LogCaptureFixture
