@@ -202,8 +202,9 @@ class Pools:
         when they come back. Callers that wait in an old pool are still served there.
 
         :param timeout: seconds for the new connections of all aliases together.
-        :param force: take the new settings even if no connection can be opened with them.
-        :param needed: aliases that must not be gone.
+        :param force: take the new settings even if no connection can be opened with them, or an alias is gone that this
+            process uses.
+        :param needed: aliases that must not be gone, whatever *force* says.
         :returns: which aliases changed, stayed, came and went.
         :raises SettingsError: with every problem of the new settings; the old ones are still in force.
         :raises ConnectionsKept: if a new connection cannot be opened; the old settings are still in force.
@@ -224,7 +225,7 @@ class Pools:
     def _reload(self, timeout: float, force: bool, needed: Collection[str]) -> Reloaded:
         new = self._parse()
         change = Change(self._settings or {}, new)
-        change.check(needed, self.name)
+        change.check(needed, self.name, force=force)
         kept = change.connect(timeout)
         if kept and not force:
             raise _kept(kept, new, " and its settings")

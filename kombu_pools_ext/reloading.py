@@ -59,7 +59,7 @@ class Change:
         ]
         self.gone = [alias for alias in old if alias not in new]
 
-    def check(self, needed: Collection[str], name: str) -> None:
+    def check(self, needed: Collection[str], name: str, *, force: bool) -> None:
         """Refuse settings that cannot be used.
 
         :param needed: aliases that must stay.
@@ -71,6 +71,17 @@ class Change:
             for alias in self.gone
             if alias in needed
         ]
+        if not force:
+            problems += [
+                Problem(
+                    alias,
+                    None,
+                    "it is gone, but this process uses it",
+                    "is its new name misspelt? --force (force=True) takes it away",
+                )
+                for alias in self.gone
+                if alias not in needed and self._is_missed(alias)
+            ]
         problems += [
             Problem(alias, "URL", missing)
             for alias, settings in self.new.items()
@@ -79,6 +90,14 @@ class Change:
         ]
         if problems:
             raise SettingsError(problems, name)
+
+    def _is_missed(self, alias: str) -> bool:
+        """Whether this process has used the pool of *alias*, and no alias that stays leads to it."""
+        pool = groups.connections.get(self.old[alias])
+        if pool is None or not pool.was_used:
+            return False
+        stay = [settings for one, settings in self.old.items() if one in self.new]
+        return all(groups.connections.get(settings) is not pool for settings in stay)
 
     def connect(self, timeout: float) -> dict[str, renewing.Kept]:
         """Open a connection for each alias that is in use, is not suspended, and gets a new pool of connections.

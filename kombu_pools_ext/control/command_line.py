@@ -96,7 +96,8 @@ OPTIONS: Sequence[Option] = (
     Option("watch", "for status: look again each second, until Ctrl-C", only=("status",)),
     Option(
         "force",
-        f"for {' and '.join(FORCED)}: close the old connections even if no new one can be opened",
+        f"for {' and '.join(FORCED)}: close the old connections even if no new one can be opened; with reload, "
+        "also let an alias in use go",
         only=FORCED,
     ),
     Option(

@@ -282,7 +282,7 @@ def reload(
     cannot be read anew: unless it was changed in place, each alias has a row with that failure.
 
     :param timeout: seconds for the new connections of all pools together.
-    :param force: take the new settings even if no connection can be opened with them.
+    :param force: take the new settings even if no connection can be opened with them, or an alias in use is gone.
     :param needed: aliases that must not be gone.
     """
     former: dict[str, PoolSettings] = {}

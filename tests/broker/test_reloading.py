@@ -48,6 +48,31 @@ def used(pools: Pools, alias: str = "default") -> Any:
 # -- what changes, and what stays --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("how", ["connections", "producers"])
+def test_an_alias_in_use_goes_by_force_alone(memory_url: str, how: str) -> None:
+    first = {"URL": memory_url, "LIMIT": 2}
+    source = Source(default=first, unused={"URL": memory_url, "LIMIT": 3})
+    pools = Pools(source)
+    getattr(pools, how)["default"].acquire(timeout=PATIENCE).release()
+    source.current = {"defualt": first}
+    with pytest.raises(SettingsError, match=r"\['default'\]: it is gone, but this process uses it"):
+        pools.reload()
+    assert list(pools.settings) == ["default", "unused"]
+    source.current = {"default": first}
+    assert list(pools.reload().gone) == ["unused"]
+    source.current = {"defualt": first}
+    assert list(pools.reload(force=True).gone) == ["default"]
+
+
+def test_an_alias_goes_whose_pool_another_one_has(memory_url: str) -> None:
+    one = {"URL": memory_url, "LIMIT": 2}
+    source = Source(default=one, other=one)
+    pools = Pools(source)
+    used(pools)
+    source.current = {"default": one}
+    assert list(pools.reload().gone) == ["other"]
+
+
 def test_what_changed_begins_anew_and_what_stayed_keeps_its_connections(memory_url: str) -> None:
     source = Source(
         default={"URL": memory_url, "LIMIT": 2},
@@ -62,7 +87,7 @@ def test_what_changed_begins_anew_and_what_stayed_keeps_its_connections(memory_u
         "same": {"URL": memory_url},
         "coming": {"URL": memory_url, "LIMIT": 5},
     }
-    done = pools.reload()
+    done = pools.reload(force=True)
     assert (dict(done.changed), dict(done.gone)) == ({"default": (1, 0)}, {"going": (1, 0)})
     assert (done.new, done.stayed) == (("coming",), ("same",))
     assert pools.connections["default"].limit == pools.producers["default"].limit == 4
