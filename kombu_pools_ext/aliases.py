@@ -27,6 +27,7 @@ from .broker.own_errors import raised_by_carrier
 from .broker.pool_group import Finder
 from .broker.validate import valid_seconds
 from .engine.counters import Drained
+from .engine.weakly import snapshot
 from .errors import ConnectionsKept
 from .reloading import Change, Reloaded
 from .settings import PoolSettings, SettingsError, parse_settings
@@ -43,14 +44,6 @@ SETTLED = 0.05
 _all: weakref.WeakSet[Pools] = weakref.WeakSet()
 #: The one that names the groups' aliases.
 _configured: weakref.ref[Pools] | None = None
-
-
-def _living() -> list[Pools]:
-    while True:
-        try:
-            return list(_all)
-        except RuntimeError:  # pragma: no cover - another thread has just added one
-            continue
 
 
 #: For ``Pools()`` without settings, which is fine. An empty dict that somebody passes is a mistake.
@@ -246,7 +239,10 @@ class Pools:
     def _is_named(self, group: groups.PoolGroup, settings: PoolSettings) -> bool:
         """Whether settings in force, of any set of aliases, lead to the pool of *group* with *settings*."""
         key = group.key(settings)
-        every = [groups.named_settings(), *(pools._settings or {} for pools in _living())]
+        every = [
+            groups.named_settings(),
+            *(pools._settings or {} for pools in snapshot(lambda: _all)),
+        ]
         return any(group.key(one) == key for named in every for one in named.values())
 
     def forget_settings(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from .. import events
 from ..aliases import Pools
+from ..engine.weakly import snapshot
 from ..settings.problems import forgets_arguments
 from .options import ControlSettings, parse_control
 from .performing import pools_in_order
@@ -118,9 +119,5 @@ def _demanded(**what: Any) -> None:
         server.begin()
 
 
-def _every() -> list[Server]:
-    while True:
-        try:
-            return list(dict.fromkeys(chain.from_iterable(_servers.values())))
-        except RuntimeError:  # pragma: no cover - another thread has just added one
-            continue
+def _every() -> Iterable[Server]:
+    return dict.fromkeys(chain.from_iterable(snapshot(_servers.values)))

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from ..aliases import Pools
 from ..engine import fork
+from ..engine.weakly import snapshot
 from ..errors import SettingsError, UnknownAlias
 from ..masking import describe
 from ..settings.problems import nearest
@@ -59,11 +60,7 @@ def perform(request: Request, project: Project) -> Answer:
 
 def pools_in_order(project: Project) -> list[Pools]:
     """The sets of aliases of *project* in this process, always in the same order."""
-    while True:
-        try:
-            return sorted(project.pools, key=lambda pools: (pools.name, id(pools)))
-        except RuntimeError:  # pragma: no cover - another thread has just added one
-            continue
+    return sorted(snapshot(lambda: project.pools), key=lambda pools: (pools.name, id(pools)))
 
 
 def _parts(every: Sequence[Pools], using: Sequence[str]) -> list[tuple[Pools, list[str] | None]]:

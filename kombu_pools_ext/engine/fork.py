@@ -14,6 +14,8 @@ import time
 import weakref
 from typing import Any, Protocol
 
+from .weakly import snapshot
+
 __all__ = ["ForkAware", "child_begins", "live_pools", "mark", "on_fork", "register"]
 
 
@@ -82,11 +84,7 @@ def live_pools(kind: type[Any]) -> list[Any]:
 
 
 def _everything() -> list[Any]:
-    while True:
-        try:
-            return list(_registered)
-        except RuntimeError:  # pragma: no cover - another thread has just made a pool
-            continue
+    return snapshot(lambda: _registered)
 
 
 def child_begins() -> None:

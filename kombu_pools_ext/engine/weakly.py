@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-__all__ = ["Holding", "Weakly"]
+__all__ = ["Holding", "Weakly", "snapshot"]
 
 T = TypeVar("T")
 V = TypeVar("V")
+
+
+def snapshot(read: Callable[[], Iterable[T]]) -> list[T]:
+    """All that *read* gives, although another thread may add to it meanwhile."""
+    while True:
+        try:
+            return list(read())
+        except RuntimeError:  # pragma: no cover - another thread has just added one
+            continue
 
 
 class Weakly(set["weakref.ref[T]"]):

@@ -558,4 +558,4 @@ def test_a_path_is_taken_as_it_is(tmp_path: Path, make: Callable[[Path], Any]) -
 
 def test_the_sets_of_a_process_are_known_as_long_as_they_live() -> None:
     pools = Pools(default="memory://")
-    assert pools in aliases._living()
+    assert pools in aliases._all
