@@ -18,11 +18,14 @@ TEST := .venv/test/bin/python
 COVERED := $(TEST) -P -m coverage run -m pytest
 GREENLET_TESTS ?= $(wildcard tests/engine tests/broker)
 
+# kombu's functions are hardly annotated, and Django is not there with its stubs.
+WITH_KOMBUS_TYPES := --allow-untyped-calls --allow-untyped-decorators --no-warn-unused-ignores
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .SECONDARY:
-.PHONY: help demo serve test test-greenlets lint ruff types format matrix brokers pythons bench instructions reliability soak docs lock clean
+.PHONY: help demo serve test test-greenlets test-kombus lint style types format matrix brokers pythons bench instructions reliability soak docs lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,15 +57,21 @@ else
 	@$(TEST) -P tests/side_by_side.py greenlets $(GREENLET_TESTS)
 endif
 
-lint: ruff types ## ruff, mypy and pyright
+test-kombus: .venv/test/.installed .venv/lowest/.installed .venv/foreign/.fetched ## kombu's and Celery's own tests of pools, with ours in place of kombu's
+	@.venv/build/bin/python -m tests.foreign
 
-ruff: .venv/lint/.locked ## style, and the bans that hold the layering
+lint: style types ## ruff, codespell, mypy and pyright
+
+style: .venv/lint/.locked ## ruff, with the bans that hold the layering, and codespell on all but the tests, which misspell on purpose
 	.venv/lint/bin/ruff check .
 	.venv/lint/bin/ruff format --check .
+	.venv/lint/bin/codespell $(PACKAGES) docs $(wildcard *.md) Makefile pyproject.toml
 
-types: .venv/lint/.locked ## mypy (strict) and pyright
+types: .venv/lint/.locked .venv/test/.locked ## mypy (strict) and pyright, on the packages and on what their users see of them
 	.venv/lint/bin/mypy
+	.venv/lint/bin/mypy --python-executable .venv/test/bin/python $(WITH_KOMBUS_TYPES)
 	.venv/lint/bin/pyright --pythonpath .venv/lint/bin/python
+	.venv/lint/bin/python -m tests.typed
 
 format: .venv/lint/.locked ## put the code into ruff's form
 	.venv/lint/bin/ruff check --fix .
@@ -135,6 +144,9 @@ $(WHEEL): $(SOURCES) .venv/build/.locked
 
 .venv/python/.fetched: tests/from_debian.py .venv/build/.locked
 	@.venv/build/bin/python -m tests.from_debian pythons
+
+.venv/foreign/.fetched: tests/foreign/sources.py .requirements/test.txt .requirements/lowest.txt .venv/build/.locked
+	@.venv/build/bin/python -m tests.foreign.sources
 
 .venv/%/.installed: .venv/%/.locked $(WHEEL)
 	@$(@D)/bin/python $(PIP) --no-deps --no-index --force-reinstall .venv/wheel/*.whl

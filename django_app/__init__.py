@@ -1,4 +1,4 @@
-"""Broker connection pools for Django: configured once, in the setting ``KOMBU_POOLS``.
+"""Broker connection pools for Django, configured in the setting ``KOMBU_POOLS``.
 
 ::
 

@@ -1,8 +1,9 @@
-"""What waits for a commit: one callback of Django's for each message, and those in a row go out together.
+"""Messages that wait for a commit. Each has its own ``on_commit`` callback, and messages in a row are sent together.
 
-Django alone decides which messages survive: each has a callback of its own, registered by ``transaction.on_commit``. To
-send several at once, the first one that is called has to know which of the later ones will be called too. That is so if
-nothing was rolled back that the later one was registered within and the first one was not.
+Django alone decides which messages survive a rollback: each has its own callback, registered by
+``transaction.on_commit``. To send several messages at once, the first callback has to know which of the later ones
+Django will call too. It will call a later one if no savepoint was rolled back in which that one was registered, but the
+first was not.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ logger = logging.getLogger("kombu_pools_ext.django")
 class AfterCommit:
     """A message that waits for the commit.
 
-    :param savepoints: that are open now, outermost first; ``None`` if that is not known.
-    :param before: what was registered just before, with nothing in between; ``None`` if that was no message.
+    :param savepoints: the savepoints that are open now, outermost first; ``None`` if they are not known.
+    :param before: the message that was registered directly before this one; ``None`` if another callback was.
     """
 
     __slots__ = ("_place", "_robust", "_row", "_savepoints", "_sent", "message")
@@ -44,26 +45,26 @@ class AfterCommit:
         self._savepoints = savepoints
         self._sent = False
         row = None if before is None or savepoints is None else before._row_for(robust)
-        #: The messages that were registered one after the other, and nothing else between them.
+        #: The messages that were registered one after the other, without another callback between them.
         self._row: list[AfterCommit] = [] if row is None else row
         self._place = len(self._row)
 
     def _row_for(self, robust: bool) -> list[AfterCommit] | None:
-        """The row for the next message, this being the last one that Django still has."""
+        """Return the row for the next message, if this one is the last that Django still has."""
         row = self._row
         if self._robust != robust or self._place >= len(row) or row[self._place] is not self:
             return None
-        # Those after it were rolled back.
+        # The messages after it were rolled back.
         del row[self._place + 1 :]
         return row
 
     def registered(self) -> None:
-        """Called when Django has it: now others may take it with them."""
+        """Note that Django has registered the callback, so that an earlier message may send this one."""
         if not self._sent and self._place == len(self._row):
             self._row.append(self)
 
     def publish_after_commit(self) -> None:
-        """Called by Django: publish this message, and those after it that Django is sure to call for too."""
+        """Publish this message, and those after it whose callbacks Django is certain to call. Django calls this."""
         if self._sent:
             return
         together = self._survivors()
@@ -73,9 +74,9 @@ class AfterCommit:
 
     def _survivors(self) -> list[AfterCommit]:
         rest = self._row[self._place + 1 :]
-        # A savepoint that is no longer open when the next message of the row is registered was not rolled back: else
-        # Django would have dropped what was registered within it, and the row would have ended there. So of each
-        # message's savepoints only those count that all later ones share; from the last to the first:
+        # A savepoint that is closed when the next message of the row is registered was not rolled back: else Django
+        # would have dropped the messages registered within it, and the row would have ended there. So only those
+        # savepoints of a message count that all later messages share. Counted from the last message to the first:
         open_at_all: list[int] = []
         least = None
         later: tuple[str, ...] = ()
@@ -88,7 +89,7 @@ class AfterCommit:
         together: list[AfterCommit] = [self]
         for one, count in zip(rest, reversed(open_at_all), strict=True):
             if not survived.issuperset((one._savepoints or ())[:count]):
-                # Its own callback knows.
+                # Its own callback will send it, if it survives.
                 break
             if not one._sent:
                 together.append(one)
@@ -96,7 +97,7 @@ class AfterCommit:
 
 
 def _shared(one: tuple[str, ...], other: tuple[str, ...]) -> int:
-    """How many savepoints both have, from the outermost on."""
+    """Return how many savepoints both have in common, from the outermost on."""
     count = 0
     for left, right in zip(one, other, strict=False):
         if left != right:
@@ -106,7 +107,7 @@ def _shared(one: tuple[str, ...], other: tuple[str, ...]) -> int:
 
 
 def register(message: PreparedMessage, *, db: str | None, robust: bool) -> None:
-    """Have *message* published once the current transaction of the database *db* is committed; outside of one, now."""
+    """Publish *message* once the current transaction of database *db* is committed; outside a transaction, now."""
     database = databases[db or DEFAULT_DB_ALIAS]
     waiting = AfterCommit(message, robust, _savepoints(database), _last_registered(database))
     transaction.on_commit(waiting.publish_after_commit, using=db, robust=robust)
@@ -114,10 +115,10 @@ def register(message: PreparedMessage, *, db: str | None, robust: bool) -> None:
 
 
 def _last_registered(database: Any) -> AfterCommit | None:
-    """The last callback that *database* has, if it is a message's. It is looked at, never changed.
+    """Return the last callback of *database* if it belongs to a message. Django's list is only read.
 
-    Django has no other way to learn whether callbacks come between two messages. Should it keep them otherwise one day,
-    each message goes out by itself.
+    Django offers no other way to see whether a callback was registered between two messages. If a later Django stores
+    callbacks in another way, each message is sent by itself.
     """
     try:
         last = database.run_on_commit[-1][1].__self__
@@ -127,7 +128,7 @@ def _last_registered(database: Any) -> AfterCommit | None:
 
 
 def _savepoints(database: Any) -> tuple[str, ...] | None:
-    """The savepoints of *database* that are open; ``None`` if Django does not say."""
+    """Return the open savepoints of *database*; ``None`` if Django does not tell them."""
     open_now = getattr(database, "savepoint_ids", None)
-    # An ``atomic(savepoint=False)`` has none: it rolls back what is around it.
+    # An ``atomic(savepoint=False)`` has no savepoint: a rollback in it rolls back the block around it.
     return None if open_now is None else tuple(one for one in open_now if one is not None)

@@ -8,17 +8,17 @@ __all__ = ["KombuPoolsConfig"]
 
 
 class KombuPoolsConfig(AppConfig):
-    """Connects the checks, the signals and control."""
+    """Registers the checks and signals, and lets commands reach the process."""
 
     name = "django_app"
     label = "kombu_pools"
     verbose_name = "Broker connection pools"
 
     def ready(self) -> None:
-        """Register checks and signals, log wrong settings, and listen for commands once a pool is used.
+        """Register checks and signals, log wrong settings, and listen for commands from the first use of a pool on.
 
-        Where one was used already, at an import or in the ``ready()`` of an application that comes before, it listens
-        from now on. Nothing else is opened, and the settings are read anew when a pool is first used.
+        If a pool was used already, at an import or in the ``ready()`` of an earlier application, it listens from now
+        on. Nothing else is opened, and the settings are read again when a pool is first used.
         """
         from kombu_pools_ext import events
 

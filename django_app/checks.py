@@ -1,4 +1,4 @@
-"""System checks of ``KOMBU_POOLS`` and ``KOMBU_POOLS_CONTROL``: static, they open nothing and connect to nothing.
+"""System checks for ``KOMBU_POOLS`` and ``KOMBU_POOLS_CONTROL``. They are static: they connect to nothing.
 
 ``docs/reference/checks.md`` has an entry for each.
 """
@@ -38,18 +38,18 @@ __all__ = [
     "check_settings",
 ]
 
-#: For ``manage.py check --tag``.
+#: The tag for ``manage.py check --tag``.
 TAG = "kombu_pools"
 
-#: Longest message, in characters; what is longer goes into the hint.
+#: The longest message in characters. A longer one goes into the hint.
 LONGEST = 79
 
-#: Transports whose every message crosses the network in the clear, unless TLS is asked for beside the URL.
+#: Transports that do not encrypt messages, unless ``SSL`` is set.
 _PLAIN = frozenset({"amqp", "pyamqp", "redis", "sentinel", "librabbitmq"})
 
 
 def _valid() -> Mapping[str, PoolSettings]:
-    """The settings by alias; none where they are wrong, which :func:`check_settings` reports."""
+    """Return the settings by alias; none if they are wrong, because :func:`check_settings` reports that."""
     try:
         return conf.pools.settings
     except SettingsError:
@@ -62,7 +62,7 @@ def _parts(settings: PoolSettings) -> Iterator[Mapping[str, Any]]:
 
 
 def _parts_of(url: str) -> Iterator[Mapping[str, Any]]:
-    # Some transports take URLs that only they can read.
+    # Some transports have URLs that only they can parse.
     with contextlib.suppress(ValueError):
         yield parse_url(url)
 
@@ -97,7 +97,7 @@ def _wrong(problem: Problem, name: str = conf.NAME, id: str = "kombu_pools.E001"
 
 @register(TAG)
 def check_presence(**kwargs: Any) -> list[CheckMessage]:
-    """E002: there is no setting, and DEBUG is off."""
+    """E002: there is not a setting, and DEBUG is off."""
     if not conf.is_missing():
         return []
     return [
@@ -115,7 +115,7 @@ def check_aliases(**kwargs: Any) -> list[CheckMessage]:
     known = _valid()
     if not known:
         return []
-    # First, because a decorator registers its alias when the view is imported. With method_decorator, the class has it.
+    # First, because this imports the views, and a decorator registers its alias at the import.
     of_classes = _decorated_views()
     return [
         Error(
@@ -131,13 +131,13 @@ def check_aliases(**kwargs: Any) -> list[CheckMessage]:
 
 
 def _decorated_views() -> dict[str, list[str]]:
-    """Return the names of decorated views in the URLconf, by alias; this imports them, as Django's own check does."""
+    """Return the names of the decorated views in the URLconf by alias. Imports them, as Django's own check does."""
     from django.urls import get_resolver
 
     found: dict[str, list[str]] = {}
     if not getattr(django_settings, "ROOT_URLCONF", None):
         return found
-    # What is wrong with the URLconf, Django's check reports.
+    # Django's own check reports what is wrong with the URLconf.
     with contextlib.suppress(Exception):
         waiting: list[Any] = [get_resolver()]
         while waiting:
@@ -175,7 +175,7 @@ def check_control(**kwargs: Any) -> list[CheckMessage]:
         return [
             _wrong(problem, conf.CONTROL, "kombu_pools.E005")
             for problem in error.problems
-            # Which aliases there are is known when the other setting is right.
+            # The aliases are known only if KOMBU_POOLS is right.
             if known or problem.key != "BROADCAST"
         ]
     return []
@@ -192,7 +192,7 @@ def check_credentials_path(**kwargs: Any) -> list[CheckMessage]:
         try:
             credentials.load()
         except Exception as error:
-            # The text of any other error that a module raises on import may contain a secret.
+            # The text of another error that a module raises at its import may contain a secret.
             ours = isinstance(error, ImportError | TypeError)
             why = str(error) if ours else f"importing it raised {type(error).__name__}"
             found.append(
@@ -207,7 +207,7 @@ def check_credentials_path(**kwargs: Any) -> list[CheckMessage]:
 
 @register(TAG)
 def check_limits(**kwargs: Any) -> list[CheckMessage]:
-    """W001: a limit is below the number of the server's threads."""
+    """W001: a limit is below the number of threads of the server."""
     threads = servers.known_threads()
     if threads is None:
         return []
@@ -239,7 +239,7 @@ def check_credentials(**kwargs: Any) -> list[CheckMessage]:
         if not settings.asks_for_credentials
         and any(
             (settings.is_amqp or settings.transport == "librabbitmq")
-            # Without any, py-amqp takes these.
+            # Without credentials, py-amqp uses these.
             and (parts["userid"] or "guest", parts["password"] or "guest") == ("guest", "guest")
             for parts in _parts(settings)
         )
@@ -248,7 +248,7 @@ def check_credentials(**kwargs: Any) -> list[CheckMessage]:
 
 @register(TAG, deploy=True)
 def check_encryption(**kwargs: Any) -> list[CheckMessage]:
-    """W003: messages and passwords go to another machine in the clear."""
+    """W003: messages and passwords are sent to another machine without encryption."""
     return [
         Warning(
             "A broker on another machine is used without TLS.",
@@ -277,7 +277,7 @@ def _is_local(host: str | None) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        # A name is not looked up, and a path is a socket's.
+        # Names are not looked up. A path is that of a local socket.
         return host.startswith("/")
 
 
@@ -286,7 +286,7 @@ def check_memory(**kwargs: Any) -> list[CheckMessage]:
     """W004: messages stay in the memory of the process that published them."""
     return [
         Warning(
-            "A pool uses memory://, where no other process sees a message.",
+            "A pool uses memory://, where no other process sees its messages.",
             hint=f"{_at(alias)}: messages are lost when the process ends; give it the URL of a broker; "
             f"see {Page.MEMORY}.",
             id="kombu_pools.W004",
@@ -303,7 +303,7 @@ def check_error_pages(**kwargs: Any) -> list[CheckMessage]:
         reporter: Any = import_string(django_settings.DEFAULT_EXCEPTION_REPORTER_FILTER)()
         shown = set(_texts_in(reporter.cleanse_setting(conf.NAME, conf.configured())))
     except Exception:
-        # A filter of the project's own may fail here.
+        # The project may have its own filter, which may fail here.
         return []
     return [
         Warning(

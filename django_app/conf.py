@@ -1,5 +1,6 @@
-"""The settings ``KOMBU_POOLS`` and ``KOMBU_POOLS_CONTROL``, read when they are first needed, and anew when a test
-overrides them.
+"""The settings ``KOMBU_POOLS`` and ``KOMBU_POOLS_CONTROL``.
+
+They are read at their first use, and again when a test overrides them.
 """
 
 from __future__ import annotations
@@ -12,13 +13,20 @@ from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
-from kombu_pools_ext import AliasedPools, Pools, PoolSettings, parse_settings
+from kombu_pools_ext import (
+    AliasedPools,
+    ConnectionPool,
+    Pools,
+    PoolSettings,
+    ProducerPool,
+    parse_settings,
+)
 from kombu_pools_ext.control import Control, ControlSettings, Project, attach, detach
 from kombu_pools_ext.control.attaching import begin
 from kombu_pools_ext.control.options import KEYS, parse_control
 from kombu_pools_ext.control.options import NAME as CONTROL
 from kombu_pools_ext.errors import Problem, SettingsError
-from kombu_pools_ext.settings.strays import Strays
+from kombu_pools_ext.settings.misspelt import MisspeltNames
 
 __all__ = [
     "CONTROL",
@@ -30,19 +38,19 @@ __all__ = [
     "control_settings",
     "is_missing",
     "listen",
+    "misspelt_names",
     "pools",
     "producers",
     "read_settings",
     "say_unreachable",
-    "strays",
 ]
 
 logger = logging.getLogger("kombu_pools_ext.control")
 
-#: The names of the settings.
+#: The name of the setting.
 NAME = "KOMBU_POOLS"
 
-#: What holds without it, in DEBUG.
+#: The default of the setting under DEBUG.
 WITHOUT: Mapping[str, Any] = {"default": {"URL": "memory://"}}
 
 _MISSING = Problem(
@@ -54,25 +62,27 @@ _MISSING = Problem(
 
 
 class PoolsImproperlyConfigured(ImproperlyConfigured, SettingsError):
-    """``KOMBU_POOLS`` is wrong; the text has a line for each problem, and ``problems`` holds them all."""
+    """``KOMBU_POOLS`` is wrong. The text has a line for each problem, and ``problems`` has them all."""
 
 
 def configured() -> Any:
-    """What stands in the settings, unchecked; ``None`` if nothing does."""
+    """Return the value of the setting, unchecked; ``None`` if it is missing."""
     return getattr(django_settings, NAME, None)
 
 
-_STRAYS = Strays(NAME, {CONTROL: KEYS})
+_MISSPELT = MisspeltNames(NAME, {CONTROL: KEYS})
 
 
-def strays(near: str) -> list[Problem]:
-    """Return a problem for each misspelt name in the settings that was meant for *near*, one of our settings."""
-    return [problem for setting, problem in _STRAYS.among(dir(django_settings)) if setting == near]
+def misspelt_names(near: str) -> list[Problem]:
+    """Return a problem for each misspelt name in Django's settings that was meant for *near*, one of our settings."""
+    return [
+        problem for setting, problem in _MISSPELT.among(dir(django_settings)) if setting == near
+    ]
 
 
 def is_missing() -> bool:
-    """Whether nothing in the settings says where a broker is, right or wrong, and DEBUG is off."""
-    return configured() is None and not django_settings.DEBUG and not strays(NAME)
+    """Return whether the setting is missing, not only misspelt, and DEBUG is off."""
+    return configured() is None and not django_settings.DEBUG and not misspelt_names(NAME)
 
 
 def _source() -> Any:
@@ -81,15 +91,15 @@ def _source() -> Any:
 
 
 def read_settings() -> dict[str, PoolSettings]:
-    """The pools' settings by alias, as they stand now.
+    """Return the settings of the pools by alias, as they are now.
 
     :raises SettingsError: with every problem.
     """
     if is_missing():
         raise SettingsError([_MISSING], NAME)
-    beside = strays(NAME)
+    beside = misspelt_names(NAME)
     if beside and configured() is None:
-        # The misspelt one is the one that is missing.
+        # The misspelt setting is the missing one, so only this is reported.
         raise SettingsError(beside, NAME)
     return parse_settings(_source(), name=NAME, beside=beside)
 
@@ -121,19 +131,19 @@ class DjangoPools(Pools):
             return f"<{type(self).__name__}: Django's settings are not configured>"
 
 
-#: The aliases of ``KOMBU_POOLS``, and what can be done with their pools.
+#: The aliases of ``KOMBU_POOLS``.
 pools = DjangoPools(_source, name=NAME)
 #: The connection pools, by alias.
-connections: AliasedPools = pools.connections
+connections: AliasedPools[ConnectionPool] = pools.connections
 #: The producer pools, by alias.
-producers: AliasedPools = pools.producers
+producers: AliasedPools[ProducerPool] = pools.producers
 
 
 def _secret() -> str | bytes | None:
     try:
         return django_settings.SECRET_KEY or None
     except ImproperlyConfigured:
-        # Django's word for an empty one.
+        # Django raises this if SECRET_KEY is empty.
         return None
 
 
@@ -142,9 +152,9 @@ def _former_secrets() -> list[str | bytes]:
 
 
 def control_settings(aliases: Collection[str]) -> ControlSettings:
-    """How the processes of this project are reached, as ``KOMBU_POOLS_CONTROL`` has it.
+    """Return the checked value of ``KOMBU_POOLS_CONTROL``.
 
-    :param aliases: which BROADCAST may name.
+    :param aliases: the aliases that BROADCAST may name.
     :raises ImproperlyConfigured: :class:`PoolsImproperlyConfigured`, with every problem.
     """
     value = getattr(django_settings, CONTROL, None)
@@ -154,7 +164,7 @@ def control_settings(aliases: Collection[str]) -> ControlSettings:
             aliases,
             name=CONTROL,
             secret=_secret(),
-            beside=strays(CONTROL),
+            beside=misspelt_names(CONTROL),
         )
     except SettingsError as error:
         raise PoolsImproperlyConfigured(error.problems, error.name) from None
@@ -164,14 +174,14 @@ _control: Control | None = None
 
 
 def control() -> Control:
-    """What reaches all processes of this project. Made at the first call, from which on commands reach this one too.
+    """Return the ``Control`` of this project. It is made at the first call; then commands reach this process too.
 
     :raises ImproperlyConfigured: :class:`PoolsImproperlyConfigured`, with every problem.
     """
     global _control
     made = _control
     if made is None:
-        # Without a secret, two projects of one user are told apart by where they are.
+        # Without a secret, the location distinguishes two projects of one user.
         where = [getattr(django_settings, name, None) for name in ("BASE_DIR", "SETTINGS_MODULE")]
         settings = control_settings(pools.settings)
         project = Project(settings, _secret(), f"django {where}", former_secrets=_former_secrets())
@@ -180,9 +190,9 @@ def control() -> Control:
 
 
 def listen(**what: Any) -> None:
-    """Have commands reach this process from now on; called when a pool is first used, and waits for nothing."""
+    """Let commands reach this process from now on. Called when a pool is first used; never waits."""
     if _control is not None:
-        # The pools have been attached, and whoever did that hears of it himself.
+        # control() has attached the pools already, and has its own listener for the first use.
         return
     try:
         made = control()
@@ -204,14 +214,14 @@ def say_unreachable(why: str, level: int) -> None:
 
 def _reload(*, setting: str, **kwargs: Any) -> None:
     global _control
-    # DEBUG decides what holds where the setting is missing.
-    stray = _STRAYS.is_one(setting)
-    if setting == NAME or stray or (setting == "DEBUG" and configured() is None):
+    # DEBUG matters if the setting is missing, because then it decides on the default.
+    misspelt = _MISSPELT.includes(setting)
+    if setting == NAME or misspelt or (setting == "DEBUG" and configured() is None):
         pools.forget_settings()
     broadcasts = _control is not None and _control.project.settings.broadcast is not None
     if (
         setting in (CONTROL, "SECRET_KEY", "SECRET_KEY_FALLBACKS")
-        or stray
+        or misspelt
         or (setting == NAME and broadcasts)
     ):
         _control = None

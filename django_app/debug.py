@@ -18,7 +18,7 @@ class SafeExceptionReporterFilter(debug.SafeExceptionReporterFilter):
     """
 
     def cleanse_setting(self, key: Any, value: Any) -> Any:
-        """*value* as an error page may show it."""
+        """Return *value* with its passwords masked, as an error page may show it."""
         cleansed = super().cleanse_setting(key, value)
         # Django also calls this for each value of a dict or list.
         if isinstance(cleansed, str) and "@" in cleansed.partition("://")[2]:

@@ -1,4 +1,4 @@
-"""``with_producer``: a view that is handed a producer."""
+"""``with_producer``, a decorator for views that need a producer."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, TypeVar, overload
 
 from asgiref.sync import iscoroutinefunction, sync_to_async
 
+from kombu_pools_ext import LeasedProducer
 from kombu_pools_ext.broker.guarded import guarded
 
 from .conf import pools
@@ -18,10 +19,10 @@ __all__ = ["decorated_in", "used_aliases", "with_producer"]
 
 View = TypeVar("View", bound=Callable[..., Any])
 
-#: The aliases that decorated views ask for, each with the names of those views; for the system checks.
+#: The aliases that decorated views use, each with the names of the views; for the system checks.
 used_aliases: dict[str, list[str]] = {}
 
-#: The attribute of a decorated view that holds its alias; what wraps the view with ``functools.wraps`` has it, too.
+#: The attribute of a decorated view that holds its alias. ``functools.wraps`` copies it to wrappers of the view.
 _ALIAS = "kombu_pools_using"
 
 
@@ -30,20 +31,20 @@ def with_producer(using: View, /) -> View: ...
 @overload
 def with_producer(using: str = "default") -> Callable[[View], View]: ...
 def with_producer(using: Any = "default") -> Any:
-    """Hand a view a producer, as its keyword argument ``producer``, and take it back when the view returns or raises.
+    """Pass a producer to a view, as its keyword argument ``producer``, and release it when the view ends.
 
-    For function views, sync and async, and with Django's ``method_decorator`` for the methods of classes. A view that
-    raises an error of its connection costs that connection; an error of its own, of whatever class, does not. In an
-    async view the producer is acquired in a thread; its methods block, so publish with
+    It works for sync and async function views, and with Django's ``method_decorator`` for the methods of classes. If
+    the view raises an error of the connection, the connection is closed; any other error leaves it open. For an async
+    view the producer is acquired in a thread. Its methods block, so publish with
     ``await sync_to_async(producer.publish)(…)``.
 
-    The view waits for the producer as long as ``ACQUIRE_TIMEOUT`` says, and holds it to its end: one that publishes
-    now and then, or streams its response, is better off with :func:`~django_app.publish`.
+    The view waits for the producer as long as ``ACQUIRE_TIMEOUT`` says, and holds it until it ends. In a view that
+    publishes rarely, or streams its response, use :func:`~django_app.publish` instead.
 
-    :param using: the alias of the pool; a system check reports one that is not configured.
-    :raises UnknownAlias: by the view, if no pool is configured under *using*.
-    :raises LimitExceeded: by the view, if no producer became free in time.
-    :raises OperationalError: by the view, if the broker cannot be reached.
+    :param using: the alias of the pool. A system check reports one that is not configured.
+    :raises UnknownAlias: when the view is called, if no pool is configured under *using*.
+    :raises LimitExceeded: when the view is called, if no producer became free in time.
+    :raises OperationalError: when the view is called, if the broker cannot be reached.
     """
     if callable(using):
         return with_producer()(using)
@@ -59,7 +60,7 @@ def with_producer(using: Any = "default") -> Any:
 
 
 def decorated_in(view: Any) -> Iterator[tuple[str, str]]:
-    """Alias and name of what is decorated in *view*, as a URLconf has it: itself, or methods of its class."""
+    """Yield alias and name of each decorated function in *view* of a URLconf: itself, or methods of its class."""
     while isinstance(view, partial):
         view = view.func
     kind = _class_of(view)
@@ -71,7 +72,7 @@ def decorated_in(view: Any) -> Iterator[tuple[str, str]]:
         owner = next((one for one in kind.__mro__ if name in vars(one)), kind)
         method = vars(owner).get(name)
         if _is_decorated(method):
-            # Not by its own name: method_decorator may have put another class's method into this one.
+            # Not the method's own name, because method_decorator may have copied it from another class.
             yield vars(method)[_ALIAS], f"{owner.__module__}.{owner.__qualname__}.{name}"
 
 
@@ -80,7 +81,7 @@ def _is_decorated(view: Any) -> bool:
 
 
 def _class_of(view: Any) -> type | None:
-    """The class that `as_view()` made *view* of: Django's, or a viewset's of Django REST framework."""
+    """Return the class whose ``as_view()`` made *view*, if any: one of Django's, or of Django REST framework's."""
     kind = getattr(view, "view_class", None) or getattr(view, "cls", None)
     return kind if isinstance(kind, type) else None
 
@@ -98,12 +99,12 @@ def _name_of(view: Any) -> str:
 def _note(alias: str, view: Any) -> None:
     name = _name_of(view)
     views = used_aliases.setdefault(alias, [])
-    # method_decorator decorates anew at every call, and at first something of its own.
+    # method_decorator decorates again at each call, and first a function of its own.
     if name not in views and not name.startswith("django."):
         views.append(name)
 
 
-def _acquire(using: str) -> Any:
+def _acquire(using: str) -> LeasedProducer:
     timeout = pools.settings_of(using).acquire_timeout
     return pools.producers[using].acquire(block=timeout is None, timeout=timeout)
 
@@ -120,13 +121,13 @@ def _sync_view(view: Callable[..., Any], using: str) -> Callable[..., Any]:
 def _async_view(view: Callable[..., Any], using: str) -> Callable[..., Any]:
     @wraps(view)
     async def with_a_producer(*args: Any, **kwargs: Any) -> Any:
-        # A view that is cancelled leaves a publish under way in its thread, and may publish in several at a time.
+        # Guarded, because a cancelled view may leave a publish running in a thread, and a view may use several threads.
         producer = guarded(await _acquire_in_thread(using))
         give_back = sync_to_async(producer.dismiss, thread_sensitive=False)
         try:
             response = await view(*args, producer=producer, **kwargs)
         except BaseException as error:
-            # Shielded: a view that is cancelled again must not leave it lent.
+            # Shielded, because a view that is cancelled again must not leave the producer lent.
             await asyncio.shield(give_back(error))
             raise
         await asyncio.shield(give_back())
@@ -135,17 +136,17 @@ def _async_view(view: Callable[..., Any], using: str) -> Callable[..., Any]:
     return with_a_producer
 
 
-async def _acquire_in_thread(using: str) -> Any:
-    # Not thread-sensitive: there, waiting for a producer would hold up all other sync code.
+async def _acquire_in_thread(using: str) -> LeasedProducer:
+    # Not thread-sensitive, because waiting for a producer would block all other sync code.
     acquiring = asyncio.ensure_future(sync_to_async(_acquire, thread_sensitive=False)(using))
     try:
         return await asyncio.shield(acquiring)
     except asyncio.CancelledError:
-        # The thread goes on, and what it acquires has no view any more.
+        # The thread goes on, and nobody uses the producer that it acquires.
         acquiring.add_done_callback(_give_back_unused)
         raise
 
 
-def _give_back_unused(acquiring: asyncio.Future[Any]) -> None:
+def _give_back_unused(acquiring: asyncio.Future[LeasedProducer]) -> None:
     if not acquiring.cancelled() and acquiring.exception() is None:
         acquiring.result().release()

@@ -1,4 +1,4 @@
-"""Lazy text, such as ``gettext_lazy``'s: rendered when a message is made, in the language of whoever makes it."""
+"""Render lazy text, such as ``gettext_lazy()`` returns, when a message is made, in the caller's language."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _PLAIN = frozenset({str, int, float, bool, bytes, type(None)})
 
 
 def rendered(value: Any, levels: bool = True) -> Any:
-    """*value* with text in place of lazy text; *value* itself, if there is none in it.
+    """Return *value* with text in place of lazy text; *value* itself if it contains none.
 
-    :param levels: look into dicts, lists, tuples and sets, too.
+    :param levels: whether to look into dicts, lists, tuples and sets as well.
     """
     if isinstance(value, Promise):
         return _text_of(value)
@@ -23,12 +23,12 @@ def rendered(value: Any, levels: bool = True) -> Any:
     try:
         return _within(value)
     except RecursionError:
-        # Whoever serializes it knows what to do with a circle.
+        # The value contains itself. The serializer decides what to do with it.
         return value
 
 
 def _text_of(value: Promise) -> Any:
-    # Other lazy values, numbers say, are the serializer's to judge.
+    # Other lazy values, such as numbers, are left to the serializer.
     return str(value) if hasattr(value, "encode") else value
 
 

@@ -1,11 +1,13 @@
-"""Publishing one message: now, or after the transaction."""
+"""Publish one message, now or after the transaction."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Unpack
 
-from kombu import Exchange, Queue
+from kombu.entity import Exchange, Queue
 
+from kombu_pools_ext import PublishKeywords
 from kombu_pools_ext.prepared import prepare
 
 from .conf import pools
@@ -20,27 +22,23 @@ def publish(
     *,
     exchange: str | Exchange | None = None,
     using: str = "default",
-    **kwargs: Any,
+    **kwargs: Unpack[PublishKeywords],
 ) -> None:
-    """Publish one message: take a producer from the pool, publish, give it back.
+    """Publish one message on a producer of the pool, as :meth:`kombu_pools_ext.Pools.publish`, which lists the errors.
 
-    A publish whose connection broke is tried again on another one, as ``RETRY`` says. With ``CONFIRM``, which is the
-    default, it returns when the broker has the message.
+    With ``CONFIRM``, which is the default, it returns when the broker has the message. If the connection breaks, it is
+    tried again on another one, as ``RETRY`` says. Lazy text is rendered in the current language.
 
-    :param body: whatever the serializer takes.
+    :param body: any object that the serializer accepts.
     :param routing_key: with the default exchange, the name of a queue; a :class:`kombu.Queue` stands for its name.
-    :param exchange: name or :class:`kombu.Exchange`; by default the default exchange.
+    :param exchange: a name or a :class:`kombu.Exchange`; by default the default exchange.
     :param using: the alias of the pool.
-    :param kwargs: ``acquire_timeout``, in seconds, in place of the setting's ``ACQUIRE_TIMEOUT``, and those of
-        :meth:`kombu.Producer.publish`: ``declare``, ``headers``, ``priority``, ``expiration``, ….
-    :raises TypeError, ValueError: for arguments that cannot be, all of them at once, before anything is opened or sent.
-    :raises UnknownAlias: if no pool is configured under *using*.
-    :raises LimitExceeded: if no producer became free in time.
-    :raises OperationalError: if the broker cannot be reached.
+    :param kwargs: ``acquire_timeout`` in seconds, in place of ``ACQUIRE_TIMEOUT``, and those of
+        :meth:`kombu.Producer.publish`, such as ``declare``, ``headers``, ``priority`` and ``expiration``.
     :raises ImproperlyConfigured: if the setting is wrong.
     """
-    body, routing_key, kwargs = _rendered(body, routing_key, using, kwargs)
-    pools.publish(body, routing_key, exchange=rendered(exchange), using=using, **kwargs)
+    body, routing_key, options = _rendered(body, routing_key, using, kwargs)
+    pools.publish(body, routing_key, exchange=rendered(exchange), using=using, **options)
 
 
 def publish_on_commit(
@@ -51,41 +49,41 @@ def publish_on_commit(
     using: str = "default",
     db: str | None = None,
     robust: bool = False,
-    **kwargs: Any,
+    **kwargs: Unpack[PublishKeywords],
 ) -> None:
-    """:func:`publish`, once the current transaction is committed; not at all after a rollback.
+    """Publish one message, as :func:`publish`, once the current transaction is committed; not at all after a rollback.
 
     The message is made now: alias and arguments are checked, lazy text is rendered in the current language, the body is
-    serialized, the ``message_id`` is given. What cannot be sent fails where it stands, before the commit, and what the
-    caller changes later is not sent changed. Outside a transaction it is published at once.
+    serialized, and the ``message_id`` is chosen. So a message that cannot be sent raises here, before the commit, and
+    later changes of the objects do not change the message. Outside a transaction it is published at once.
 
-    Messages of one transaction that are registered in a row, with no other callback between them, go out together where
-    the first of them stands: those of one alias in their order, and where the broker confirms, as one batch.
+    Messages that are registered in a row in one transaction, without another callback between them, are sent together
+    when the first of them is due: those of one alias in their order, and if the broker confirms, as one batch.
 
-    A message that could not be published, or may not have been, has a record in the log ``kombu_pools_ext.django`` and
-    a note on the error, with alias, exchange, routing key, ``message_id`` and the line that called this function. As
-    with every callback of Django's ``on_commit``, the error is raised where the transaction ends, which is committed by
-    then, and keeps the callbacks after it from running.
+    A message that was not published, or may not have been, is logged by ``kombu_pools_ext.django``, and becomes a note
+    on the error, with alias, exchange, routing key, ``message_id`` and the line that called this function. As with all
+    callbacks of Django's ``on_commit``, the error is raised where the transaction ends, when it is already committed,
+    and the callbacks after it do not run.
 
-    :param db: the alias of the database; the default one if ``None``.
-    :param robust: have Django log the error instead, and go on, as ``on_commit(robust=True)`` does.
-    :raises TypeError, ValueError: for arguments that cannot be.
+    :param db: the alias of the database; ``None`` means the default one.
+    :param robust: whether Django logs the error and goes on, as with ``on_commit(robust=True)``.
+    :raises TypeError, ValueError: for invalid arguments.
     :raises UnknownAlias: if no pool is configured under *using*.
     :raises EncodeError: if *body* cannot be serialized.
     :raises ImproperlyConfigured: if the setting is wrong.
     """
     from .after_commit import register
 
-    body, routing_key, kwargs = _rendered(body, routing_key, using, kwargs)
-    message = prepare(pools, body, routing_key, exchange=rendered(exchange), using=using, **kwargs)
+    body, routing_key, options = _rendered(body, routing_key, using, kwargs)
+    message = prepare(pools, body, routing_key, exchange=rendered(exchange), using=using, **options)
     register(message, db=db, robust=robust)
 
 
 def _rendered(
-    body: Any, routing_key: Any, using: str, kwargs: dict[str, Any]
+    body: Any, routing_key: Any, using: str, kwargs: Mapping[str, Any]
 ) -> tuple[Any, Any, dict[str, Any]]:
-    """Body, routing key and keywords with text in place of lazy text."""
+    """Return body, routing key and keywords with text in place of lazy text."""
     serializer = kwargs.get("serializer") or pools.settings_of(using).serializer
-    # kombu's JSON renders what is within.
+    # kombu's JSON serializer renders lazy text within the body itself.
     body = rendered(body, levels=serializer not in (None, "json"))
     return body, rendered(routing_key), {name: rendered(one) for name, one in kwargs.items()}

@@ -1,4 +1,4 @@
-"""How many threads of a process serve requests, where that stands in a place that can be read."""
+"""Find out how many threads of a process serve requests, as far as this can be read somewhere."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ __all__ = ["Threads", "known_threads"]
 
 
 class Threads(NamedTuple):
-    """A number of threads, and where it stands."""
+    """A number of threads, and where it is set."""
 
     number: int
     source: str
 
 
 def known_threads() -> Threads | None:
-    """The threads of each process of the server: uWSGI's own word inside it, or what gunicorn would read.
+    """Return the number of threads in each process of the server; ``None`` if it is not known.
 
-    That is ``--threads`` in ``GUNICORN_CMD_ARGS``, else ``threads = …`` in ``gunicorn.conf.py`` of the current folder,
-    which is read and not run. ``None`` if nothing is known: a command line that is not running cannot be seen.
+    Within uWSGI it is uWSGI's own option. For gunicorn it is ``--threads`` in ``GUNICORN_CMD_ARGS``, or else
+    ``threads = …`` in ``gunicorn.conf.py`` of the current folder, which is read but not run.
     """
     return _uwsgi() or _gunicorn_environment() or _gunicorn_file()
 
 
 def _uwsgi() -> Threads | None:
-    # Only uWSGI itself can make this module.
+    # This module exists only within uWSGI.
     options = getattr(sys.modules.get("uwsgi"), "opt", None) or {}
     for name in ("threads", b"threads"):
         threads = _number(options.get(name))

@@ -1,7 +1,8 @@
 """Signals about the pools of ``KOMBU_POOLS``.
 
-A receiver is called in the thread in which the thing happened: a borrower's, one that opens connections, the
-maintenance thread's, or, for a fork, the child's only one. One that raises is logged, by Django, and breaks nothing.
+A receiver is called in the thread that causes the event: that of a borrower, one that opens a connection, the
+maintenance thread, or, for a fork, the only thread of the child. Django logs the errors of receivers, and they have no
+other effect.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ pools_reset = Signal()
 
 
 def _forward(event: events.Event, signal: Signal) -> None:
-    """Send *signal* when *event*, which is about one pool, concerns a pool of ours: once for each of its aliases."""
+    """Send *signal* for each *event* about a pool of ``KOMBU_POOLS``, once for each alias of the pool."""
 
     def send(pool: Any, **what: Any) -> None:
         if not signal.receivers:
@@ -43,7 +44,7 @@ def _forward(event: events.Event, signal: Signal) -> None:
         try:
             aliases = pools.aliases_of(pool)
         except ImproperlyConfigured:
-            # A pool of the settings before: the present ones name none.
+            # The settings have become wrong, so no alias is known.
             return
         for using in aliases:
             signal.send_robust(type(pool), using=using, pool=pool, **what)
@@ -53,7 +54,7 @@ def _forward(event: events.Event, signal: Signal) -> None:
 
 def _forward_reset(reason: str) -> None:
     if reason == "fork":
-        # In the parent, another thread may have been sending, and hold the locks for ever here.
+        # Another thread of the parent may have held these locks, which nobody would release in the child.
         for signal in (connection_opened, connection_closed, pool_exhausted, pools_reset):
             signal.lock = threading.Lock()
     pools_reset.send_robust(DjangoPools, reason=reason)

@@ -1,4 +1,4 @@
-"""Report wrong settings when a server starts, and not only at the first use of the pools."""
+"""Report wrong settings when a server starts, before the first use of the pools."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ logger = logging.getLogger("kombu_pools_ext.django")
 
 
 def report_problems() -> None:
-    """Log what is wrong with the settings, at ERROR; never raises, and opens nothing.
+    """Log what is wrong with the settings, at level ERROR. Never raises, and opens nothing.
 
-    The start goes on, because the process may never use a pool. Under Django's own command line nothing is logged,
-    because its system checks report the same.
+    The start is not stopped, because the process may never use a pool. For Django's own commands nothing is logged,
+    because the system checks report the same.
     """
     if _is_management_command():
         return
@@ -32,12 +32,12 @@ def report_problems() -> None:
         for message in _problems():
             logger.error("%s", message)
     except Exception:
-        # A setting may be an object of any class, whose methods may raise anything.
+        # A setting may be an object of any class, whose methods may raise any error.
         logger.exception("%s cannot be read; each use of the pools will fail", conf.NAME)
 
 
 def _is_management_command() -> bool:
-    """Whether Django is being set up by `manage.py` or `django-admin`, whatever they are called."""
+    """Return whether `manage.py` or `django-admin` sets Django up, whatever the script is called."""
     frame: FrameType | None = sys._getframe()
     while frame is not None:
         if frame.f_globals.get("__name__") == "django.core.management":
@@ -50,8 +50,8 @@ def _problems() -> Iterator[str]:
     try:
         configured = conf.configured()
         if is_function(configured):
-            # The function is not called: it may wait for a secrets store.
-            if found := [*conf.strays(conf.NAME), *problems_unasked(configured)]:
+            # The function is not called, because it may wait for a secrets store.
+            if found := [*conf.misspelt_names(conf.NAME), *problems_unasked(configured)]:
                 raise SettingsError(found, conf.NAME)
             return
         settings = conf.read_settings()

@@ -1,4 +1,4 @@
-"""Broker connections for Flask that you configure once: ``pools = KombuPools(app)``."""
+"""Broker connection pools for Flask: ``pools = KombuPools(app)``."""
 
 from __future__ import annotations
 

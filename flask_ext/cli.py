@@ -1,4 +1,4 @@
-"""``flask kombu-pools …``: arguments in, :func:`kombu_pools_ext.control.command_line.run` does the rest."""
+"""``flask kombu-pools …``: the command line of :mod:`kombu_pools_ext.control.command_line` for Flask."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _STYLES: dict[str, dict[str, Any]] = {
     "plain": {},
 }
 
-#: The group that ``init_app`` adds to an application's command line.
+#: The command group that ``init_app`` adds to an application.
 commands = AppGroup("kombu-pools", help=DESCRIPTION)
 
 
 def _declared(option: Option) -> Callable[[Any], Any]:
-    """*option*, as Click has it."""
+    """Return *option* as an option of Click."""
     name = f"--{option.name}"
     if option.metavar is None:
         return click.option(name, option.key, is_flag=True, help=option.description)
@@ -69,7 +69,7 @@ def _add(command: str) -> None:
             hint=_drawing(err=True),
         )
         context = click.get_current_context()
-        # Not where a test, or a view, invokes the application's own group.
+        # A test or a view invokes the application's own group, which is not a FlaskGroup.
         is_program = isinstance(context.find_root().command, FlaskGroup)
         code = run(command, lambda: state.control, state, screen, is_program=is_program, **given)
         context.exit(code)
@@ -79,7 +79,7 @@ def _add(command: str) -> None:
             carry_out = _declared(option)(carry_out)
     help, settings = COMMANDS[command], {}
     if command == "limit":
-        # For -1 to be told that it is no limit, and not that it is no option.
+        # So that -1 is refused as a limit, and not as an unknown option.
         settings["ignore_unknown_options"] = True
         carry_out = click.argument("limit", type=int, metavar="N")(carry_out)
         help += f"\n\nN is {LIMIT.removeprefix('for limit: ')}."
@@ -87,7 +87,7 @@ def _add(command: str) -> None:
 
 
 def _drawing(*, err: bool) -> Callable[[str], Any] | None:
-    """What prints as it is; ``None`` where that is no terminal."""
+    """Return a function that prints text unchanged; ``None`` if the stream is not a terminal."""
     if not is_terminal(sys.stderr if err else sys.stdout):
         return None
     return lambda text: click.echo(text, nl=False, err=err)

@@ -1,4 +1,4 @@
-"""The error for wrong settings, which Flask's command line prints as a message."""
+"""The error for wrong settings. Flask's command line prints it as a message."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ __all__ = ["PoolsImproperlyConfigured"]
 
 
 class PoolsImproperlyConfigured(SettingsError, click.ClickException):
-    """The configuration of an application is wrong; the text has a line for each problem, ``problems`` holds them all.
+    """The configuration of an application is wrong. The text has a line for each problem, which ``problems`` lists.
 
     If an application is loaded for a command (``flask kombu-pools``, ``flask run`` or any other), the command prints
-    the problems and ends with code 2, without a traceback.
+    the problems, and ends with code 2 and without a traceback.
 
-    :param problems: in any order.
-    :param name: of the key in ``app.config``.
+    :param problems: all of them, in any order.
+    :param name: the key in ``app.config``.
     """
 
-    #: The exit code of ``flask`` for input that it does not understand.
+    #: The exit code of ``flask`` for wrong usage.
     exit_code = 2
 
     def __init__(self, problems: Iterable[Problem], name: str = "") -> None:

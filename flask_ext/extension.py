@@ -1,23 +1,30 @@
-"""The extension: what an application gets from ``init_app``, and the object that finds the current application's."""
+"""The extension :class:`KombuPools`, and :class:`AppPools`, the pools of one application."""
 
 from __future__ import annotations
 
 import os
 import weakref
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
 from flask import Flask, current_app, has_app_context
-from kombu import Exchange, Queue
+from kombu.entity import Exchange, Queue
 
-from kombu_pools_ext import AliasedPools, Pools
+from kombu_pools_ext import (
+    AliasedPools,
+    ConnectionPool,
+    LeasedProducer,
+    Pools,
+    ProducerPool,
+    PublishKeywords,
+)
 from kombu_pools_ext.control import Control, Project, attach
 from kombu_pools_ext.control.options import KEYS, parse_control
 from kombu_pools_ext.control.options import NAME as CONTROL
 from kombu_pools_ext.errors import Problem, SettingsError
 from kombu_pools_ext.settings import PoolSettings, parse_settings
+from kombu_pools_ext.settings.misspelt import MisspeltNames
 from kombu_pools_ext.settings.problems import forgets_arguments
-from kombu_pools_ext.settings.strays import Strays
 
 from . import context, signals
 from .cli import commands
@@ -33,24 +40,24 @@ POOLS = "KOMBU_POOLS"
 URL = "KOMBU_POOLS_URL"
 
 
-_STRAYS = Strays(POOLS, {URL: (), CONTROL: KEYS})
+_MISSPELT = MisspeltNames(POOLS, {URL: (), CONTROL: KEYS})
 
 
-def _strays(app: Flask, *near: str) -> list[Problem]:
-    """Return a problem for each name in the configuration of *app* that was meant for one of *near*, our settings."""
-    return [problem for setting, problem in _STRAYS.among(app.config) if setting in near]
+def _misspelt(app: Flask, *near: str) -> list[Problem]:
+    """Return a problem for each misspelt name in the configuration of *app* that was meant for one of *near*."""
+    return [problem for setting, problem in _MISSPELT.among(app.config) if setting in near]
 
 
 @forgets_arguments
 def settings_from(app: Flask) -> dict[str, PoolSettings]:
-    """The pools' settings by alias, from the configuration of *app*.
+    """Return the settings of the pools by alias, from the configuration of *app*.
 
     :raises SettingsError: with every problem.
     """
     pools, url = app.config.get(POOLS), app.config.get(URL)
-    beside = _strays(app, POOLS, URL)
+    beside = _misspelt(app, POOLS, URL)
     if pools is not None and url is not None:
-        both = f"{URL} is set as well, and only one of them can hold"
+        both = f"{URL} is set as well, and only one of them can be used"
         raise SettingsError([*beside, Problem(None, None, both, "remove one of the two")], POOLS)
     if pools is not None:
         return parse_settings(pools, name=POOLS, beside=beside)
@@ -64,7 +71,9 @@ def settings_from(app: Flask) -> dict[str, PoolSettings]:
         raise SettingsError(beside, POOLS)
     if app.debug or app.testing:
         return parse_settings({"default": {"URL": "memory://"}}, name=POOLS)
-    neither = f"neither this nor {URL} is set; without them there is memory://, for debugging and testing alone"
+    neither = (
+        f"neither this nor {URL} is set; only for debugging and testing, memory:// is used then"
+    )
     raise SettingsError([Problem(None, None, neither, _how_to_set_one())], POOLS)
 
 
@@ -76,9 +85,9 @@ def _how_to_set_one() -> str:
 
 
 def project_of(app: Flask, settings: Mapping[str, PoolSettings]) -> Project:
-    """The project that *app* belongs to, with the configuration as it is now.
+    """Return the project that *app* belongs to, by its present configuration.
 
-    :param settings: the pools', by alias.
+    :param settings: the settings of its pools, by alias.
     :raises SettingsError: with every problem.
     """
     secret = app.secret_key or None
@@ -87,9 +96,9 @@ def project_of(app: Flask, settings: Mapping[str, PoolSettings]) -> Project:
         settings,
         name=CONTROL,
         secret=secret,
-        beside=_strays(app, CONTROL),
+        beside=_misspelt(app, CONTROL),
     )
-    # Without a secret, two applications of one user are told apart by where they are.
+    # Without a secret, name and location distinguish two applications of one user.
     name = f"flask {app.import_name} {app.root_path}"
     former = app.config.get("SECRET_KEY_FALLBACKS") or ()
     return Project(how, secret, name, former_secrets=former)
@@ -98,15 +107,15 @@ def project_of(app: Flask, settings: Mapping[str, PoolSettings]) -> Project:
 class AppPools(Pools):
     """The pools of one application, by alias: ``app.extensions["kombu_pools"]``.
 
-    A :class:`kombu_pools_ext.Pools`, with a producer for each application context besides.
+    A :class:`kombu_pools_ext.Pools` that also lends a producer to each application context.
     """
 
-    #: What reaches all processes of the project: those with the application's secret.
+    #: Sends commands to all processes of the project, which are those with the application's secret.
     control: Control
 
     def __init__(self, app: Flask, settings: dict[str, PoolSettings]) -> None:
         super().__init__(lambda: None, name=POOLS)
-        # A reference would make a cycle, and only the garbage collector would free the application.
+        # A strong reference would make a cycle, so that only the garbage collector would free the application.
         self._app = weakref.ref(app)
         self._settings = settings
 
@@ -123,19 +132,19 @@ class AppPools(Pools):
         return settings_from(self._configured_app())
 
     @property
-    def producer(self) -> Any:
+    def producer(self) -> LeasedProducer:
         """:meth:`get_producer` of ``"default"``."""
         return self.get_producer()
 
-    def get_producer(self, using: str = "default") -> Any:
-        """The application context's :class:`kombu.Producer`: lent at the first use, given back at the context's end.
+    def get_producer(self, using: str = "default") -> LeasedProducer:
+        """Return the producer of the current application context, a :class:`kombu.Producer`.
 
-        Within a context it is the same one each time, unless it was released or its connection broke: then it is
-        another one. It waits for at most ``ACQUIRE_TIMEOUT`` seconds.
+        It is lent at the first use, and released when the context ends. Within a context it is the same one each time,
+        unless it was released or its connection broke. The first use waits for at most ``ACQUIRE_TIMEOUT`` seconds.
 
         :param using: the alias.
         :raises RuntimeError: outside a context of this application.
-        :raises UnknownAlias: with the known ones, and the nearest.
+        :raises UnknownAlias: if no pool is configured under *using*.
         :raises LimitExceeded: if no producer became free in time.
         :raises OperationalError: if the broker cannot be reached.
         """
@@ -160,10 +169,10 @@ class AppPools(Pools):
 class KombuPools:
     """Broker connections and producers for Flask applications.
 
-    It keeps nothing of an application, so one object serves any number of them: whatever it is asked for comes from
+    One object serves any number of applications, because it keeps no state: everything is found by
     :data:`flask.current_app`.
 
-    :param app: calls :meth:`init_app` with it.
+    :param app: if given, :meth:`init_app` is called with it.
     """
 
     def __init__(self, app: Flask | None = None) -> None:
@@ -171,16 +180,16 @@ class KombuPools:
             self.init_app(app)
 
     def init_app(self, app: Flask) -> None:
-        """Read the configuration of *app*, and register with it. Nothing is opened.
+        """Read the configuration of *app*, and register the extension. Opens nothing.
 
-        :raises RuntimeError: if that was done for *app* before.
-        :raises PoolsImproperlyConfigured: a :class:`~.SettingsError`, with every problem of ``KOMBU_POOLS`` or
+        :raises RuntimeError: if it was called for *app* before.
+        :raises PoolsImproperlyConfigured: a :class:`~.SettingsError` with every problem of ``KOMBU_POOLS`` or
             ``KOMBU_POOLS_URL``, or else of ``KOMBU_POOLS_CONTROL``.
         """
         if EXTENSION in app.extensions:
             raise RuntimeError(
                 f"app {app.name!r} has its pools already: call init_app(app), or KombuPools(app), "
-                "once for each app"
+                "only once for each app"
             )
         try:
             settings = settings_from(app)
@@ -188,7 +197,7 @@ class KombuPools:
         except SettingsError as error:
             raise PoolsImproperlyConfigured(error.problems, error.name) from None
         pools = AppPools(app, settings)
-        # First, for Flask refuses it once the app has served a request.
+        # First, because Flask refuses this once the app has served a request.
         app.teardown_appcontext(context.release_producers)
         app.cli.add_command(commands)
         app.extensions[EXTENSION] = pools
@@ -207,21 +216,21 @@ class KombuPools:
         return pools
 
     @property
-    def producer(self) -> Any:
-        """The application context's producer of ``"default"``; see :meth:`AppPools.get_producer`."""
+    def producer(self) -> LeasedProducer:
+        """The producer of ``"default"`` in the current application context; see :meth:`AppPools.get_producer`."""
         return self._pools.get_producer()
 
-    def get_producer(self, using: str = "default") -> Any:
-        """The application context's producer of the alias *using*; see :meth:`AppPools.get_producer`."""
+    def get_producer(self, using: str = "default") -> LeasedProducer:
+        """Return the producer of *using* in the current application context; see :meth:`AppPools.get_producer`."""
         return self._pools.get_producer(using)
 
     @property
-    def connections(self) -> AliasedPools:
+    def connections(self) -> AliasedPools[ConnectionPool]:
         """The connection pools of the current application, by alias."""
         return self._pools.connections
 
     @property
-    def producers(self) -> AliasedPools:
+    def producers(self) -> AliasedPools[ProducerPool]:
         """The producer pools of the current application, by alias."""
         return self._pools.producers
 
@@ -232,23 +241,19 @@ class KombuPools:
         *,
         exchange: str | Exchange | None = None,
         using: str = "default",
-        **kwargs: Any,
+        **kwargs: Unpack[PublishKeywords],
     ) -> None:
-        """Publish one message, and again on another connection when one broke, as ``RETRY`` says.
+        """Publish one message, as :meth:`kombu_pools_ext.Pools.publish`, which lists the errors.
 
-        The context's producer is used if there is one already; else one is lent for this message alone.
+        It uses the producer that the application context holds already, or else one that is lent only for this message.
 
-        :param body: whatever the serializer takes.
-        :param routing_key: text; a :class:`kombu.Queue` stands for its name.
-        :param exchange: name or :class:`kombu.Exchange`; by default the default exchange, whose routing key is a
-            queue's name.
+        :param body: any object that the serializer accepts.
+        :param routing_key: a text; a :class:`kombu.Queue` stands for its name.
+        :param exchange: a name or a :class:`kombu.Exchange`. By default the default exchange, where the routing key is
+            the name of a queue.
         :param using: the alias.
         :param kwargs: those of :meth:`kombu_pools_ext.Pools.publish` and :meth:`kombu.Producer.publish`.
-        :raises TypeError, ValueError: for arguments that cannot be, all of them at once, before anything is opened or
-            sent.
         :raises RuntimeError: outside an application context.
-        :raises LimitExceeded: if no producer became free in time.
-        :raises OperationalError: if the broker cannot be reached.
         """
         self._pools.publish(body, routing_key, exchange=exchange, using=using, **kwargs)
 

@@ -1,7 +1,7 @@
 """Blinker signals about the pools of an application.
 
-The sender is the application. A receiver is called in the thread in which the thing happened, which may have no
-application context; what it raises is logged.
+The sender is the application. A receiver is called in the thread that causes the event, which may have no application
+context. Its errors are logged.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ logger = logging.getLogger("kombu_pools_ext.flask")
 
 _namespace = Namespace()
 
-#: A pool of the application opened a connection: ``pool``, ``using``.
+#: A pool of the application opened a connection. Arguments: ``pool`` and ``using``, the alias.
 connection_opened = _namespace.signal("connection-opened")
 
-#: A pool of the application closed a connection: ``pool``, ``using`` and ``reason``, one of
+#: A pool of the application closed a connection. Arguments: ``pool``, ``using`` and ``reason``, one of
 #: :data:`kombu_pools_ext.stats.CLOSE_REASONS`.
 connection_closed = _namespace.signal("connection-closed")
 
-#: A caller was refused: ``pool``, ``using`` and ``reason``, which is ``"exhausted"``, ``"timeout"`` or ``"full"``.
+#: A caller was refused. Arguments: ``pool``, ``using`` and ``reason``: ``"exhausted"``, ``"timeout"`` or ``"full"``.
 pool_exhausted = _namespace.signal("pool-exhausted")
 
-#: Pools of the process were reset; to every application: ``reason``, which is ``"fork"`` (in the child),
+#: Pools of the process were reset. Sent to each application. Argument: ``reason``: ``"fork"`` (in the child),
 #: ``"settings"``, ``"command"`` or ``"api"``.
 pools_reset = _namespace.signal("pools-reset")
 
-# Weak, and changed by single steps, for an application may be collected in the midst of anything.
+# Weak references, changed only by atomic steps, because an application may be collected at any moment.
 _apps: set[weakref.ref[Flask]] = set()
 
 
 def watch(app: Flask) -> None:
-    """Send *app* the signals about its pools, as long as it lives."""
+    """Send *app* the signals about its pools, as long as it exists."""
     _apps.add(weakref.ref(app, _apps.discard))
 
 
@@ -49,7 +49,7 @@ def _alive() -> list[Flask]:
 
 
 def _send(signal: NamedSignal, app: Flask, **what: Any) -> None:
-    # Not signal.send(): there, a receiver that raises keeps the signal from the others.
+    # Not signal.send(), with which a receiver that raises keeps the signal from the others.
     for receiver in () if signal.is_muted else signal.receivers_for(app):
         try:
             app.ensure_sync(receiver)(app, **what)
@@ -58,7 +58,7 @@ def _send(signal: NamedSignal, app: Flask, **what: Any) -> None:
 
 
 def _pass_on(event: events.Event, signal: NamedSignal) -> None:
-    """Have *event*, which is about a pool, reach the applications of which an alias names that pool."""
+    """Send *signal* for each *event* about a pool to the applications whose aliases name that pool."""
 
     def tell(*, pool: Any, **what: Any) -> None:
         if not signal.receivers:

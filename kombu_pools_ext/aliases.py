@@ -1,8 +1,8 @@
-"""Pools by alias: what a framework, or plain Python, configures once and names from then on.
+"""Pools by alias: :class:`Pools` holds the settings of several aliases, and finds the pool of each.
 
-A :class:`Pools` keeps no pool itself. It turns an alias into settings, and asks the shared groups
-:data:`kombu_pools_ext.connections` and :data:`kombu_pools_ext.producers` for the pool with those: so two Flask apps,
-Django and plain code in one process share a pool where they name the same broker with the same settings.
+A :class:`Pools` owns no pools. It looks the settings of an alias up in the shared groups
+:data:`kombu_pools_ext.connections` and :data:`kombu_pools_ext.producers`. So two Flask apps, Django and plain code in
+one process share a pool if they name the same broker with the same settings.
 """
 
 from __future__ import annotations
@@ -13,80 +13,85 @@ import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, Unpack
 
-import kombu
+from kombu.connection import Connection
+from kombu.entity import Exchange, Queue
 
 from . import events, renewing
 from .broker import groups
 from .broker.arguments import checked
-from .broker.confirms import new_message_id
 from .broker.connections import ConnectionPool
-from .broker.identity import NOTE
+from .broker.message_id import new_message_id
 from .broker.own_errors import raised_by_carrier
-from .broker.pool_group import Finder
+from .broker.pool_key import KEY_CACHE
+from .broker.pool_lookup import PoolLookup
+from .broker.producers import ProducerPool
+from .broker.publish_keywords import MessageKeywords
 from .broker.validate import valid_seconds
-from .engine.counters import Drained
-from .engine.weakly import snapshot
+from .engine.stats import Drained
+from .engine.weakrefs import snapshot
 from .errors import ConnectionsKept
 from .reloading import Change, Reloaded
 from .settings import PoolSettings, SettingsError, parse_settings
-from .settings.problems import forgets_arguments
+from .settings.problems import forgets_arguments, suggestion
 from .settings.sources import can_change, is_function
 
 __all__ = ["AliasedPools", "Pools", "configure"]
 
-#: Stands for "as ACQUIRE_TIMEOUT says".
+#: Connection pools or producer pools.
+P = TypeVar("P")
+
+#: The default of *acquire_timeout*, which stands for ``ACQUIRE_TIMEOUT``.
 _AS_CONFIGURED: Any = object()
-#: Seconds that a reload waits for callers that have looked a pool up and are about to acquire.
-SETTLED = 0.05
-#: Every set of this process, as long as it lives.
+#: Seconds that a reload waits for callers that have looked up an old pool and are about to acquire from it.
+LOOKUP_GRACE = 0.05
+#: All :class:`Pools` of this process that are alive.
 _all: weakref.WeakSet[Pools] = weakref.WeakSet()
-#: The one that names the groups' aliases.
+#: The :class:`Pools` whose aliases the shared groups understand.
 _configured: weakref.ref[Pools] | None = None
 
 
-#: For ``Pools()`` without settings, which is fine. An empty dict that somebody passes is a mistake.
+#: The settings of ``Pools()``, which is valid. An empty dict that is passed is reported as a mistake.
 _NONE_GIVEN: dict[str, Any] = {}
 
 
-class AliasedPools(Finder, Mapping[Any, Any]):
-    """One of the two shared groups, by alias. Takes a URL, a list of URLs or a Connection as well, as the group does.
+class AliasedPools(PoolLookup[P], Mapping[Any, P]):
+    """Look up the pools of one shared group by alias. URLs, lists of URLs and Connections work as in the group.
 
-    Iterating gives the aliases; looking one up makes its pool, without connecting.
+    Iterating yields the aliases. Looking an alias up makes its pool, without connecting.
     """
 
-    def __init__(self, pools: Pools, group: groups.PoolGroup) -> None:
+    def __init__(self, pools: Pools, group: groups.PoolGroup[P]) -> None:
         super().__init__()
         self._pools = pools
-        #: The shared group behind it.
+        #: The shared group that holds the pools.
         self.group = group
         self._keys: dict[str, tuple[PoolSettings, Any]] = {}
-        group._add_finder(self)
+        group.add_lookup(self)
 
-    def _find(self, resource: Any, names: dict[Any, Any]) -> Any:
+    def _find(self, resource: Any, names: dict[Any, P]) -> P:
         if not isinstance(resource, str):
-            pool: Any = self.group[resource]
-            note = resource.__dict__.get(NOTE) if isinstance(resource, kombu.Connection) else None
-            # The group has noted what the key means, if it is one that can be.
-            if note is not None and self.group._names.get(note.token) is pool:
-                names[note.token] = pool
+            pool = self.group[resource]
+            cache = resource.__dict__.get(KEY_CACHE) if isinstance(resource, Connection) else None
+            # The group has noted the pool of this Connection, if it can be noted.
+            if cache is not None and self.group._names.get(cache.token) is pool:
+                names[cache.token] = pool
             return pool
         if "://" in resource:
-            # Whoever looks a URL up asks for no settings, be they right or wrong.
+            # A URL needs no settings, so it works even if they are wrong.
             pool = self.group[resource]
         else:
             one = self._pools.settings_of(resource)
-            pool = dict.get(self.group, self.key_of(resource, one))
-            if pool is None:
-                pool = self.group[one]
+            found: P | None = dict.get(self.group, self.key_of(resource, one))
+            pool = self.group[one] if found is None else found
         names[resource] = pool
         return pool
 
     def key_of(self, alias: str, settings: PoolSettings) -> Any:
-        """The group's key for the *settings* of *alias*: made once, for that takes longer than a lease."""
+        """Return the group's key for *settings* of *alias*; kept, because making it takes longer than a lease."""
         known = self._keys.get(alias)
-        # Settings and key are one value: a reload in another thread may come between two steps.
+        # Settings and key are stored as one value, because another thread may reload between two steps.
         if known is None or known[0] is not settings:
             known = self._keys[alias] = settings, self.group.key(settings)
         return known[1]
@@ -107,11 +112,11 @@ class AliasedPools(Finder, Mapping[Any, Any]):
 class Pools:
     """A set of aliases over the shared groups.
 
-    :param settings: the dict of ``docs/reference/settings.md``; or where it comes from, now and at each :meth:`reload`:
-        a function that returns it, or a dotted path to one, which is called at the first use; or a JSON or TOML file.
-    :param aliases: the same as keywords: ``Pools(default={"url": "amqp://localhost//"})``.
+    :param settings: a dict as in ``docs/reference/settings.md``, or where to read it now and at each :meth:`reload`: a
+        function that returns it, or a dotted path to one, which is called at the first use; or a JSON or TOML file.
+    :param aliases: settings as keywords: ``Pools(default={"url": "amqp://localhost//"})``.
     :param name: the name of the setting, for errors.
-    :raises SettingsError: with every problem, at once for a dict or a file, at the first use for a function.
+    :raises SettingsError: with every problem; at once for a dict or a file, at the first use for a function.
     """
 
     @forgets_arguments
@@ -127,7 +132,7 @@ class Pools:
             raise TypeError(
                 "keywords for aliases can only be combined with a dict of other aliases"
             )
-        #: What the setting is called where it comes from.
+        #: The name of the setting, for errors.
         self.name = name
         self._settings: dict[str, PoolSettings] | None = None
         self._turns: dict[tuple[int, str], object] = {}
@@ -142,9 +147,9 @@ class Pools:
                 given = _NONE_GIVEN
             self._settings = self._parse()
         #: The connection pools, by alias.
-        self.connections = AliasedPools(self, groups.connections)
+        self.connections: AliasedPools[ConnectionPool] = AliasedPools(self, groups.connections)
         #: The producer pools, by alias.
-        self.producers = AliasedPools(self, groups.producers)
+        self.producers: AliasedPools[ProducerPool] = AliasedPools(self, groups.producers)
         _all.add(self)
 
     @property
@@ -159,7 +164,7 @@ class Pools:
         return settings
 
     def _given(self) -> Any:
-        """What the settings are read from: a dict, a function or a path."""
+        """Return what the settings are read from: a dict, a function or a path."""
         return self._source()
 
     def _parse(self) -> dict[str, PoolSettings]:
@@ -167,9 +172,9 @@ class Pools:
         return {} if value is _NONE_GIVEN else parse_settings(value, name=self.name)
 
     def settings_of(self, alias: str) -> PoolSettings:
-        """The settings of *alias*.
+        """Return the settings of *alias*.
 
-        :raises UnknownAlias: with the known ones, and the nearest.
+        :raises UnknownAlias: if it is not configured. The text lists the known aliases, and the nearest.
         """
         try:
             return self.settings[alias]
@@ -178,7 +183,7 @@ class Pools:
 
     @property
     def can_change(self) -> bool:
-        """Whether a :meth:`reload` may find other settings: they come from a function or a file, not from a dict."""
+        """Whether a :meth:`reload` may find other settings, because they come from a function or a file."""
         return can_change(self._given())
 
     def reload(
@@ -205,10 +210,10 @@ class Pools:
         :raises Exception: whatever the function that returns the settings raises; the old ones are still in force.
         """
         timeout = valid_seconds(timeout)
-        # By process: a child that is forked in the middle must not wait for a thread that it does not have.
+        # By process, because a child that is forked meanwhile does not have the thread that reloads.
         turn, me = (os.getpid(), "reload"), object()
         if self._turns.setdefault(turn, me) is not me:
-            # Its repr would read the settings.
+            # Not repr(self), because that would read the settings.
             raise RuntimeError(f"{self.name} is being reloaded by another thread")
         try:
             return self._reload(timeout, force, needed)
@@ -229,15 +234,15 @@ class Pools:
         self.connections.forget_names()
         self.producers.forget_names()
         if change.changed or change.gone:
-            # A caller that has just looked up an old pool may still take a connection from it.
-            time.sleep(SETTLED)
+            # A caller that has just looked up an old pool may still acquire from it.
+            time.sleep(LOOKUP_GRACE)
         done = change.retire(self._is_named)
         if change.changed or change.gone or done.new:
             events.pools_reset.send(reason="settings")
         return replace(done, failures={alias: one.error for alias, one in kept.items()})
 
-    def _is_named(self, group: groups.PoolGroup, settings: PoolSettings) -> bool:
-        """Whether settings in force, of any set of aliases, lead to the pool of *group* with *settings*."""
+    def _is_named(self, group: groups.PoolGroup[Any], settings: PoolSettings) -> bool:
+        """Return whether an alias of any :class:`Pools` names the pool of *group* with *settings*."""
         key = group.key(settings)
         every = [
             groups.named_settings(),
@@ -246,9 +251,9 @@ class Pools:
         return any(group.key(one) == key for named in every for one in named.values())
 
     def forget_settings(self) -> None:
-        """Read the settings anew at the next use, and drain the pools that were made by the old ones.
+        """Read the settings anew at the next use, and drain the pools with the old ones.
 
-        This is a :meth:`reload` for tests that change settings: it opens no new connections first.
+        This is a :meth:`reload` for tests that change settings. It does not open new connections first.
         """
         settings, self._settings = self._settings, None
         self.connections.forget_names()
@@ -264,63 +269,67 @@ class Pools:
     def publish(
         self,
         body: Any,
-        routing_key: str | kombu.Queue | None = None,
+        routing_key: str | Queue | None = None,
         *,
-        exchange: str | kombu.Exchange | None = None,
+        exchange: str | Exchange | None = None,
         using: str = "default",
         acquire_timeout: float | None = _AS_CONFIGURED,
-        **kwargs: Any,
+        **kwargs: Unpack[MessageKeywords],
     ) -> None:
-        """Publish one message: take a producer, publish, give it back.
+        """Publish one message on a producer of the pool.
 
-        With confirms it returns when the broker has the message. A publish whose connection broke is tried again on
-        another connection, as ``RETRY`` says, with the same ``message_id``, so that a consumer can drop a duplicate.
-        A message that the broker has no queue for is an error where ``mandatory`` or ``MANDATORY`` says so, which is by
-        default for the default exchange. It takes at most ``acquire_timeout`` and ``CONFIRM_TIMEOUT`` together. All
-        arguments are checked before anything is opened or sent, on each transport by AMQP's rules.
+        With confirms it returns when the broker has the message. If the connection breaks, the publish is tried again
+        on another connection, as ``RETRY`` says, with the same ``message_id``, so that a consumer can drop a
+        duplicate. A message that no queue takes is an error if ``mandatory`` or ``MANDATORY`` says so; by default it
+        is one on the default exchange.
 
-        :param body: whatever the serializer takes.
-        :param routing_key: text of at most 255 bytes; a :class:`kombu.Queue` stands for its name.
-        :param exchange: name or :class:`kombu.Exchange`; by default the default exchange, whose routing key is a
-            queue's name.
+        A publish takes at most ``acquire_timeout`` plus ``CONFIRM_TIMEOUT``. The keywords ``timeout`` (for all
+        attempts), ``confirm_timeout`` (for each attempt) and ``retry_policy`` override this, and may make it longer.
+
+        All arguments are checked before anything is opened or sent, by AMQP's rules on every transport.
+
+        :param body: any object that the serializer accepts.
+        :param routing_key: a text of at most 255 bytes; a :class:`kombu.Queue` stands for its name.
+        :param exchange: a name or a :class:`kombu.Exchange`. By default the default exchange, where the routing key is
+            the name of a queue.
         :param using: the alias.
-        :param acquire_timeout: seconds to wait for a producer; ``None`` is without end.
-        :param kwargs: those of :meth:`kombu.Producer.publish`, which AMQP's properties are among; ``declare`` may be
-            one entity.
-        :raises TypeError: for a keyword that is not known, with the nearest, and for a value of a wrong type.
-        :raises ValueError: if there is neither a routing key nor an exchange, and for a value that is out of range.
+        :param acquire_timeout: seconds to wait for a producer; ``None`` means without end.
+        :param kwargs: those of :meth:`kombu.Producer.publish`, including AMQP's properties; ``declare`` may be a single
+            entity.
+        :raises TypeError: for an unknown keyword, with the nearest known one, and for a value of a wrong type.
+        :raises ValueError: if there is neither a routing key nor an exchange, for a value out of range, and for
+            headers that do not fit into a frame of the broker.
         :raises LimitExceeded: if no producer became free in time.
-        :raises OperationalError: if the broker cannot be reached; :class:`~.PublishNacked`, :class:`~.PublishReturned`,
-            :class:`~.PublishRefused` and :class:`~.PublishUnknown`, which says that the message may be there, are
-            among them.
-        :raises ValueError: for headers that a frame of the broker has no room for.
+        :raises OperationalError: if the broker cannot be reached. Subclasses say what became of the message:
+            :class:`~.PublishNacked`, :class:`~.PublishReturned`, :class:`~.PublishRefused`, and
+            :class:`~.PublishUnknown`, with which it may be in the broker.
         """
-        routing_key, exchange, kwargs = checked(routing_key, exchange, kwargs, body)
+        routing_key, exchange, options = checked(routing_key, exchange, kwargs, body)
         if acquire_timeout is _AS_CONFIGURED:
             acquire_timeout = self.settings_of(using).acquire_timeout
-        message_id = kwargs.get("message_id")
+        message_id = options.get("message_id")
         if message_id is None:
-            message_id = kwargs["message_id"] = new_message_id()
+            message_id = options["message_id"] = new_message_id()
         became = "was not sent; it is not in the broker"
         try:
             with self._lender(using).acquire(
                 block=acquire_timeout is None, timeout=acquire_timeout
             ) as producer:
                 became = ""
-                producer.publish(body, routing_key=routing_key, exchange=exchange, **kwargs)
+                producer.publish(body, routing_key=routing_key, exchange=exchange, **options)
                 became = "was published before that"
         except BaseException as error:
-            # Before and after the publish, whose own errors say what became of the message.
+            # The errors of the publish itself say what became of the message; others do not.
             if became and not (isinstance(error, Exception) and raised_by_carrier(error)):
                 error.add_note(f"alias {using!r}: interrupted; message {message_id} {became}")
             raise
 
     def _lender(self, using: str) -> Any:
-        """What :meth:`publish` acquires its producer from; a framework may have lent one already."""
+        """Return what :meth:`publish` acquires a producer from. A framework may have one lent already."""
         return self.producers[using]
 
     def aliases_of(self, pool: Any) -> tuple[str, ...]:
-        """The aliases that name *pool*, a connection pool; makes none, and knows one that a reset took out too."""
+        """Return the aliases that name the connection pool *pool*, even if a reset took it out of its group."""
         former = groups.connections._former
         return tuple(
             alias
@@ -329,17 +338,15 @@ class Pools:
         )
 
     def pools_of(self, using: Sequence[str] | None = None) -> dict[str, ConnectionPool]:
-        """The connection pools of these aliases, or of all.
+        """Return the connection pools of these aliases, or of all.
 
-        :raises UnknownAlias: for one that is not configured.
-        :raises TypeError: for a single alias, and for a number that is meant as a time-out.
+        :raises UnknownAlias: for an alias that is not configured.
+        :raises TypeError: if *using* is a single alias, or a number that was meant as a time-out.
         """
         if isinstance(using, str | int | float):
             one = isinstance(using, str)
             hint = (
-                f"did you mean [{using!r}]?"
-                if one
-                else "a time-out is drain()'s and wait_ready()'s"
+                suggestion(f"[{using!r}]") if one else "a time-out is drain()'s and wait_ready()'s"
             )
             raise TypeError(f"using must be a list of aliases, not {using!r}; {hint}")
         return {alias: self.connections[alias] for alias in (using or self.settings)}
@@ -386,37 +393,39 @@ class Pools:
     def suspend(
         self, using: Sequence[str] | None = None, mode: Literal["fail", "wait"] = "wait"
     ) -> None:
-        """Lend and open nothing for these aliases, or for all, until :meth:`resume`; what is lent comes back as ever.
+        """Lend and open nothing for these aliases, or for all, until :meth:`resume`.
 
-        An alias that shares its pool with another is suspended with it.
+        Leases that exist go on, and end as usual. The connections and the producers of a broker are suspended
+        together, and so are aliases that share a pool.
 
-        :param mode: whoever asks, or waits already, is to ``"wait"`` for the end until his time-out, or to ``"fail"``
-            at once with :class:`~.PoolSuspended`, as whoever has no time-out does in both.
+        :param mode: with ``"wait"``, callers wait for :meth:`resume` until their time-out; with ``"fail"`` they get
+            :class:`~.PoolSuspended` at once. This includes callers that wait already. A caller that does not wait gets
+            it at once in both modes.
         :raises ValueError: for another mode.
-        :raises UnknownAlias: for one that is not configured; nothing has happened then.
+        :raises UnknownAlias: for an alias that is not configured; no pool is suspended then.
         """
         for pool in self.pools_of(using).values():
             pool.suspend(mode)
 
     def resume(self, using: Sequence[str] | None = None) -> None:
-        """End :meth:`suspend` for these aliases, or for all: those who waited meanwhile come first.
+        """End :meth:`suspend` for these aliases, or for all. Callers that waited meanwhile are served first.
 
-        :raises UnknownAlias: for one that is not configured; nothing has happened then.
+        :raises UnknownAlias: for an alias that is not configured; no pool is resumed then.
         """
         for pool in self.pools_of(using).values():
             pool.resume()
 
     def wait_ready(self, timeout: float, using: Sequence[str] | None = None) -> None:
-        """Return when each of these aliases, or all, has ``MIN_IDLE`` connections open, or one where none is asked for.
+        """Wait until each of these aliases, or of all, has ``MIN_IDLE`` connections open, and at least one.
 
-        It waits for one pool after the other, through an outage however long that has lasted, and through a refusal:
-        the user may be added meanwhile.
+        It goes on waiting while the broker is down, however long that lasts, and while the broker refuses the login,
+        because the user may be added meanwhile.
 
         :param timeout: seconds for all of them together.
-        :raises ConnectTimeout: if one has fewer by then; ``__cause__`` is what its last attempt failed of.
-        :raises PoolSuspended: if one is suspended, and not resumed by then.
-        :raises UnknownAlias: for one that is not configured.
-        :raises TypeError, ValueError: for a *timeout* that is none.
+        :raises ConnectTimeout: if a pool has fewer by then; ``__cause__`` is the error of its last attempt.
+        :raises PoolSuspended: if a pool is suspended, and not resumed by then.
+        :raises UnknownAlias: for an alias that is not configured.
+        :raises TypeError, ValueError: if *timeout* is not a valid number of seconds.
         """
         deadline = time.monotonic() + valid_seconds(timeout)
         for pool in self.pools_of(using).values():
@@ -425,16 +434,16 @@ class Pools:
     def drain(
         self, timeout: float | None = None, using: Sequence[str] | None = None
     ) -> dict[str, Drained]:
-        """Close what is idle now, and what is lent when it comes back, and wait for that; the pools stay usable.
+        """Close all connections of these aliases, or of all: idle ones now, lent ones when they come back.
 
-        A :meth:`reset` that waits. All begin at once, and new connections are opened for whoever asks meanwhile, unless
-        the pools are suspended.
+        Unlike :meth:`reset` it waits for the lent ones, and opens no new connection first. The pools stay usable:
+        callers get new connections meanwhile, unless the pools are suspended.
 
-        :param timeout: seconds to wait for what is lent, for all pools together; ``None`` is not to wait.
-        :returns: by alias, how many connections were closed and how many are still lent; aliases that share a pool
-            have its numbers both.
-        :raises UnknownAlias: for one that is not configured; nothing has happened then.
-        :raises TypeError, ValueError: for a *timeout* that is none.
+        :param timeout: seconds to wait for all pools together; ``None`` means not to wait.
+        :returns: by alias, how many connections were closed and how many are still lent. Aliases that share a pool
+            have the same numbers.
+        :raises UnknownAlias: for an alias that is not configured; nothing is closed then.
+        :raises TypeError, ValueError: if *timeout* is not a valid number of seconds.
         """
         deadline = None if timeout is None else time.monotonic() + valid_seconds(timeout)
         pools = self.pools_of(using)
@@ -467,15 +476,15 @@ def configure(
     /,
     **aliases: Any,
 ) -> Pools:
-    """Configure this process's aliases, for plain Python: the shared groups understand them from now on.
+    """Configure the aliases of this process, in plain Python. The shared groups understand them from now on.
 
     ::
 
         configure(default={"url": "amqp://guest:guest@localhost//", "limit": 20})
         with producers["default"].acquire(timeout=5) as producer: ...
 
-    :returns: the same aliases as a :class:`Pools`.
-    :raises SettingsError: with every problem; what was configured before still holds then.
+    :returns: the aliases.
+    :raises SettingsError: with every problem. The former settings stay in force then.
     """
     global _configured
     pools = Pools(settings, **aliases)

@@ -1,4 +1,4 @@
-"""Publishing prepared messages: many in one confirmed batch, and each with an outcome that is told."""
+"""Publish prepared messages, as many as possible in confirmed batches, and report the outcome of each."""
 
 from __future__ import annotations
 
@@ -25,18 +25,20 @@ if TYPE_CHECKING:
 
 __all__ = ["publish_prepared"]
 
-#: Failed messages that an exception has a note for, each; the log has a record for each, however many they are.
+#: The most failed messages that an exception has notes for. The log has a record for each one.
 MOST_NOTES = 10
 
-#: Messages of one batch: it keeps the outcome of each until it ends.
+#: The most messages of one batch, because it keeps the outcome of each until it ends.
 MOST_IN_BATCH = 10_000
 
-#: What belongs to one publish, and cannot be kept for each message of a batch.
-_OF_ITS_OWN = frozenset({"acquire_timeout", "timeout", "confirm_timeout", "retry", "retry_policy"})
+#: Keywords of one publish that a batch cannot apply to a single message.
+_NOT_IN_A_BATCH = frozenset(
+    {"acquire_timeout", "timeout", "confirm_timeout", "retry", "retry_policy"}
+)
 
-#: Said of what was not tried.
+#: For a message that was not tried.
 NOT_SENT = "it was not sent"
-#: Said of what may be there.
+#: For a message whose outcome is unknown.
 MAYBE_THERE = "it may be in the broker, or not"
 _TOLD = {
     Outcome.NACKED: "the broker refused it (NACKED)",
@@ -53,17 +55,17 @@ _KNOWN_BY: Mapping[type[BaseException], Outcome] = {
 def publish_prepared(
     pools: Pools, messages: Sequence[PreparedMessage], logger: logging.Logger
 ) -> None:
-    """Publish *messages*, those of each alias in their order, and return when that is done.
+    """Publish *messages*, those of each alias in their order.
 
-    Where the broker confirms, several of one alias go out as one batch. What was not sent when that broke, or has no
-    answer, is published again by itself, as ``RETRY`` says, with the same ``message_id``. Where the broker cannot be
-    reached, the rest of the alias is not tried: each message would wait as long.
+    If the broker confirms, the messages of an alias are sent as one batch. If the batch breaks, messages that were not
+    sent or not answered are published again one by one, as ``RETRY`` says, with the same ``message_id``. If the broker
+    cannot be reached, the remaining messages of the alias are not tried, because each of them would wait as long.
 
-    Each message that was not published, or may not have been, has a record of *logger* and, the first ten, a note on
-    what is raised.
+    Each message that was not published, or may not have been, is logged with *logger*; the first ten also become notes
+    on the exception.
 
-    :raises BatchFailed: if the broker refused or returned messages of a batch; ``results`` have each one's outcome.
-    :raises Exception: those of :meth:`.Pools.publish`; of several errors the first.
+    :raises BatchFailed: if the broker refused or returned messages of a batch; ``results`` has the outcome of each.
+    :raises Exception: the first error of :meth:`.Pools.publish`.
     """
     aliases: dict[str, list[PreparedMessage]] = {}
     for message in messages:
@@ -83,7 +85,7 @@ def publish_prepared(
         try:
             raise errors[0]
         finally:
-            # Else the error would hold its traceback, that this frame, and the frame the error.
+            # Breaks the cycle of the error, its traceback and this frame.
             del errors
 
 
@@ -98,29 +100,29 @@ def _tell(dispatches: Iterable[_Dispatch], logger: logging.Logger, error: BaseEx
 
 
 class _Dispatch:
-    """The messages of one alias on their way."""
+    """Publishes the messages of one alias, and collects their outcomes."""
 
     def __init__(self, pools: Pools, using: str, messages: Sequence[PreparedMessage]) -> None:
         self._pools = pools
         self._using = using
         self._settings = pools.settings_of(using)
         self._messages = messages
-        #: Exchanges that have taken a message: a batch to one that is not there would break for all its messages.
+        #: Exchanges that have accepted a message. One that does not exist would break the batch for all its messages.
         self._known: set[str] = {""}
-        #: Those that may have been sent: what became of them.
+        #: The outcomes of the messages that may have been sent.
         self._outcomes: dict[PreparedMessage, Outcome] = {}
-        #: Those that failed of something: of what.
+        #: The errors of the messages that failed with one.
         self._errors: dict[PreparedMessage, BaseException] = {}
-        #: What kept the rest from being tried.
+        #: The error because of which the remaining messages are not tried.
         self._gave_up: BaseException | None = None
-        #: The batch whose block has not ended, and what goes into it.
+        #: The batch that is open, and its messages.
         self._batch: Any = None
         self._in_batch: Sequence[PreparedMessage] = ()
         #: The message that is being published by itself.
         self._alone: PreparedMessage | None = None
 
     def run(self) -> None:
-        """Publish; errors are kept for :meth:`error`, but for those that interrupt, as a signal handler's do."""
+        """Publish all. Errors are kept for :meth:`error`; only interruptions, such as Ctrl-C, are raised."""
         for run in self._runs():
             left: Iterable[PreparedMessage] = run
             if len(run) > 1:
@@ -131,14 +133,14 @@ class _Dispatch:
                 self._publish_alone(message)
 
     def _runs(self) -> Iterator[list[PreparedMessage]]:
-        """The messages in their order: those that can go into one batch together, or one alone."""
+        """Yield the messages in their order, as lists that can be one batch, or have one message."""
         if not self._settings.has_confirms:
             yield from ([one] for one in self._messages)
             return
         run: dict[str, PreparedMessage] = {}
         for message in self._messages:
             alone = self._is_alone(message)
-            # A batch tells outcomes by message_id.
+            # The outcomes of a batch are known by message_id, so that each may be in it only once.
             if run and (alone or message.message_id in run or len(run) == MOST_IN_BATCH):
                 yield list(run.values())
                 run = {}
@@ -150,22 +152,23 @@ class _Dispatch:
             yield list(run.values())
 
     def _is_alone(self, message: PreparedMessage) -> bool:
-        """Whether *message* is not for a batch.
+        """Return whether *message* must be published by itself.
 
-        The first one to each exchange is not, nor one with a ``user_id``: if the broker closed the channel for it,
-        nobody would know what became of those around it, and they would be published twice.
+        This is so for the first message to each exchange, and for one with a ``user_id``: the broker may close the
+        channel because of it. Then the outcome of its neighbours in a batch would be unknown, and they would be
+        published twice.
         """
         arguments = message.arguments
         return (
             arguments["exchange"] not in self._known
             or arguments.get("user_id") is not None
-            or not _OF_ITS_OWN.isdisjoint(arguments)
+            or not _NOT_IN_A_BATCH.isdisjoint(arguments)
         )
 
     def _publish_in_batch(self, run: Sequence[PreparedMessage]) -> list[PreparedMessage]:
         """Publish *run* in one batch.
 
-        :returns: those that are to be published by themselves.
+        :returns: the messages that remain to be published one by one.
         """
         timeout = self._settings.acquire_timeout
         results: Mapping[str, Outcome]
@@ -179,7 +182,7 @@ class _Dispatch:
                         producer.publish(message.body, **message.arguments)
             results = self._batch.results
         except BatchFailed as failed:
-            # What was never written was not tried yet.
+            # A message that was never written counts as not tried.
             results = {
                 one: what for one, what in failed.results.items() if one not in failed.unsent
             }
@@ -189,7 +192,7 @@ class _Dispatch:
             if self._batch is None:
                 self._errors[run[0]] = self._gave_up = error
                 return []
-            # Of one message, which will fail of it again when it is alone.
+            # The error concerns one message, which will raise it again when it is published by itself.
             results = self._batch.results
         self._batch = None
         self._outcomes |= {one: results[one.message_id] for one in run if one.message_id in results}
@@ -223,7 +226,7 @@ class _Dispatch:
         self._alone = None
 
     def _is_out_of_reach(self, error: Exception) -> bool:
-        """Whether *error* says something of the way to the broker, and not of one message."""
+        """Return whether *error* concerns the connection to the broker, and not only one message."""
         if isinstance(error, PublishError):
             return isinstance(error, PublishUnknown)
         if isinstance(error, LimitExceeded | OperationalError | ConnectionError | OSError):
@@ -231,7 +234,7 @@ class _Dispatch:
         return isinstance(error, self._settings.connection().connection_errors)
 
     def interrupted(self, error: BaseException) -> None:
-        """Note that *error* ended it all, in mid-batch perhaps."""
+        """Note that *error* interrupted the work, perhaps within a batch."""
         self._gave_up = self._gave_up or error
         if self._batch is not None:
             results = self._batch.results
@@ -242,7 +245,7 @@ class _Dispatch:
             self._errors[self._alone] = error
 
     def failures(self) -> Iterator[str]:
-        """A line for each message that was not published, or may not have been."""
+        """Yield a line for each message that was not published, or may not have been."""
         for message in self._messages:
             outcome, error = self._outcomes.get(message), self._errors.get(message)
             if outcome is Outcome.ACKED:
@@ -251,7 +254,7 @@ class _Dispatch:
             if error is not None:
                 said.append(f"{type(error).__name__}: {error}".rstrip(": "))
                 if outcome is not Outcome.UNKNOWN:
-                    # Whether it was sent, where publish() knows: of its own tries, not of the batch before them.
+                    # The notes of publish() say whether it was sent, but only for its own attempts.
                     notes = getattr(error, "__notes__", ())
                     said += [note for note in notes if message.message_id in note]
             elif outcome is None:
@@ -264,14 +267,14 @@ class _Dispatch:
             yield f"publishing message {message.message_id} failed ({message.where}): {'; '.join(said)}"
 
     def error(self) -> BaseException | None:
-        """What is to be raised, if not all was published."""
+        """Return the error to raise; ``None`` if all were published."""
         failed = [one for one in self._messages if self._outcomes.get(one) is not Outcome.ACKED]
         if not failed:
             return None
         first = next((self._errors[one] for one in failed if one in self._errors), None)
         if first is not None:
             return first
-        # Of two messages with one message_id, the one that is not there is told.
+        # If two messages have the same message_id, the failed one counts.
         outcomes = sorted(self._outcomes.items(), key=lambda pair: pair[1] is not Outcome.ACKED)
         failure = BatchFailed({one.message_id: outcome for one, outcome in outcomes})
         failure.pool = self._pools.producers[self._using].name

@@ -1,4 +1,4 @@
-"""Where the documentation is read: the pages that messages point to, each named here and nowhere else."""
+"""The addresses of the documentation pages that messages point to."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 __all__ = ["BASE", "Page"]
 
-#: Where the documentation of the newest release is.
+#: The documentation of the newest release.
 BASE = "https://kombu-pools-ext.readthedocs.io/en/stable/"
 
 

@@ -1,7 +1,8 @@
-"""What happens to pools, for those who want to know: Django's and Flask's signals stand on these.
+"""Events about pools. Django's and Flask's signals are built on them.
 
-A listener is called outside every lock, in the thread in which the thing happened: a borrower's, an opener's, the
-maintenance thread's, or, for a fork, the child's only one. Its exceptions are logged and break nothing.
+A listener is called without any lock held, in the thread that causes the event: that of a borrower, one that opens a
+connection, the maintenance thread, or, for a fork, the only thread of the child. Its exceptions are logged, and have no
+other effect.
 """
 
 from __future__ import annotations
@@ -10,41 +11,43 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 __all__ = ["Event", "connection_closed", "connection_opened", "pool_exhausted", "pools_reset"]
 
 logger = logging.getLogger("kombu_pools_ext")
 
+Listener = TypeVar("Listener", bound=Callable[..., Any])
+
 
 class Event:
     """A list of listeners.
 
-    :param name: stands in the log when a listener fails.
+    :param name: used in the log if a listener fails.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
-        # A list, whose append and remove are atomic.
+        # A list needs no lock, because its append and remove are atomic.
         self._listeners: list[Callable[..., Any]] = []
 
-    def connect(self, listener: Callable[..., Any]) -> Callable[..., Any]:
-        """Call *listener* with the event's keyword arguments from now on; once, however often connected."""
+    def connect(self, listener: Listener) -> Listener:
+        """Call *listener* with the keyword arguments of each event from now on. Connecting it twice has no effect."""
         if listener not in self._listeners:
             self._listeners.append(listener)
         return listener
 
     def disconnect(self, listener: Callable[..., Any]) -> None:
-        """Stop calling *listener*; unknown ones are ignored."""
+        """Stop calling *listener*. Does nothing if it is not connected."""
         with suppress(ValueError):
             self._listeners.remove(listener)
 
     def send(self, **what: Any) -> None:
-        """Tell every listener."""
+        """Call all listeners."""
         for listener in tuple(self._listeners):
-            self._tell(listener, what)
+            self._call(listener, what)
 
-    def _tell(self, listener: Callable[..., Any], what: dict[str, Any]) -> None:
+    def _call(self, listener: Callable[..., Any], what: dict[str, Any]) -> None:
         try:
             listener(**what)
         except Exception:
@@ -61,22 +64,22 @@ class _Demand(Event):
         super().__init__(name)
         self._process: int | None = None
 
-    def connect(self, listener: Callable[..., Any]) -> Callable[..., Any]:
-        """As :meth:`Event.connect`; if it was sent before, *listener* is called at once, without arguments."""
+    def connect(self, listener: Listener) -> Listener:
+        """As :meth:`Event.connect`. If the event was sent before, call *listener* at once, without arguments."""
         super().connect(listener)
-        # Only now: an event that is sent at this moment reaches the listener once or twice, but not never.
+        # Checked after connecting, so that an event sent at this moment reaches the listener once or twice.
         if self.was_sent:
-            self._tell(listener, {})
+            self._call(listener, {})
         return listener
 
     def send(self, **what: Any) -> None:
-        """Tell every listener."""
+        """Call all listeners."""
         self._process = os.getpid()
         super().send(**what)
 
     @property
     def was_sent(self) -> bool:
-        """Whether it was sent in this process; a forked child has not used the pools that it inherited."""
+        """Whether it was sent in this process. A forked child begins without it, because it has used no pool."""
         return self._process == os.getpid()
 
 
@@ -93,6 +96,6 @@ pool_exhausted = Event("pool_exhausted")
 #: Pools were reset. Sent with ``reason``: ``"fork"`` (in the child), ``"settings"``, ``"command"`` or ``"api"``.
 pools_reset = Event("pools_reset")
 
-# Not for applications, and in no list of signals: a pool is about to open a connection, or somebody asked one that is
-# suspended. Sent with ``pool``; a process whose pools nobody has used never sends it. Control begins to listen with it.
+# Not for applications. Sent with ``pool`` when a pool is about to open a connection, or when a caller asks a suspended
+# pool. Control begins to listen with it, so that a process whose pools are not used has no listener.
 demand = _Demand("demand")

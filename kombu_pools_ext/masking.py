@@ -1,7 +1,7 @@
-"""Showing values without the secrets in them: URLs, options, whatever somebody wrote into the settings.
+"""Show URLs, options and other settings without the secrets in them.
 
-Where a URL can be read in two ways, one of which has a password in a place that the other shows, it is read in that
-way: a mistyped URL must not print its password in the error that reports it.
+If any way to read a URL makes a part of it a password, that part is masked. So a mistyped URL does not show its
+password in the error that reports it.
 """
 
 from __future__ import annotations
@@ -13,37 +13,37 @@ from kombu.transport import TRANSPORT_ALIASES
 
 __all__ = ["MASK", "describe", "is_secret", "mask_url", "show", "split_urls"]
 
-#: Stands for a secret; what kombu's own ``as_uri()`` prints.
+#: Stands for a secret, as in kombu's own ``as_uri()``.
 MASK = "**"
 
-#: Characters of one value that a message quotes.
+#: The most characters of one value that a message quotes.
 LONGEST = 80
 
-#: Levels of nested options that are shown.
+#: The most levels of nested options that are shown.
 DEEPEST = 5
 
 _SECRET_WORDS = r"pass|pwd|secret|token|key|credential|auth|login_response|signature|\bsig\b"
 _SECRET = re.compile(_SECRET_WORDS, re.IGNORECASE)
 _SECRET_IN_QUERY = re.compile(rf"([?&][^=&?]*(?:{_SECRET_WORDS})[^=&]*=)[^&]*", re.IGNORECASE)
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*"
-#: Between two URLs of a list, and not in a password.
+#: The separator between two URLs of a list; a ';' in a password does not match.
 _NEXT_URL = re.compile(rf";(?={_SCHEME}://)")
 
-#: With these, a name that no password follows is a user's. With others it may be a key, or a password that lacks
-#: its colon.
+#: In URLs with these schemes, a name without a password is a user name. With others it may be a key, or a password
+#: without its colon.
 _USER_ALONE = frozenset({"amqp", "amqps", "pyamqp"})
 
 
 def is_secret(name: str) -> bool:
-    """Whether what is stored under *name* is likely to be a secret."""
+    """Return whether a value called *name* is likely to be a secret."""
     return _SECRET.search(name) is not None
 
 
 def mask_url(url: str) -> str:
-    """*url*, or a list of URLs joined by ``;``, with ``**`` for every password.
+    """Return *url*, or several URLs joined by ``;``, with ``**`` in place of each password.
 
-    That is whatever stands before the last ``@`` and after a colon, the values of secret-sounding query parameters,
-    a port that is not a number, and a user's name where it may be something else. Text that is no URL is masked whole.
+    Masked are the text between a colon and the last ``@``, the values of query parameters whose names sound secret, a
+    port that is not a number, and a user name if it may be something else. Text that is not a URL is masked as a whole.
 
     :param url: need not be valid.
     """
@@ -51,7 +51,7 @@ def mask_url(url: str) -> str:
 
 
 def split_urls(url: str) -> list[str]:
-    """The URLs in *url*, which may hold several, separated by ``;``: but none may begin within a password."""
+    """Split *url*, which may contain several URLs separated by ``;``."""
     return _NEXT_URL.split(url)
 
 
@@ -60,7 +60,7 @@ def _mask_one(url: str) -> str:
     if not separator or not re.fullmatch(_SCHEME, scheme):
         return MASK
     rest = _SECRET_IN_QUERY.sub(rf"\1{MASK}", rest)
-    # The last @: an unescaped one in a password would else end it too early.
+    # The last @, because a password may contain an unescaped one.
     userinfo, at, rest = rest.rpartition("@")
     user, colon, _ = userinfo.partition(":")
     name = scheme.lower().partition("+")[0]
@@ -71,7 +71,7 @@ def _mask_one(url: str) -> str:
 
 
 def _mask_port(rest: str) -> str:
-    """Mask from a port that is not one: it may be a password that lacks its host."""
+    """Mask a port that is not a number, and all that follows: it may be a password in a URL without a host."""
     authority = re.match(r"(?:\[[^\]/?#]*\])?[^/?#:]*", rest)
     host = authority.group() if authority else ""
     port = re.match(r":[^/?#]*", rest[len(host) :])
@@ -81,9 +81,9 @@ def _mask_port(rest: str) -> str:
 
 
 def describe(value: object) -> str:
-    """*value* for a message: a number or short text as it is written in Python, anything else by its type.
+    """Return *value* for a message: a number or text as it is written in Python, anything else as its type.
 
-    URLs in it are masked, and containers are not shown: whatever they hold may be a secret.
+    URLs are masked. Containers are not shown, because anything in them may be a secret.
     """
     if value is None or isinstance(value, bool | float):
         return repr(value)
@@ -98,9 +98,9 @@ def describe(value: object) -> str:
 
 
 def show(value: object, levels: int = DEEPEST) -> str:
-    """*value* for a ``repr``: nested options with ``**`` for what is kept under a secret-sounding name.
+    """Return *value* for a ``repr``: nested options, with ``**`` for values whose names sound secret.
 
-    :param levels: of nesting that are shown.
+    :param levels: the most levels of nesting that are shown.
     """
     if isinstance(value, Mapping):
         if not levels:

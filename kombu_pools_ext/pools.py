@@ -1,4 +1,4 @@
-"""The face: every name of :mod:`kombu.pools`, with its signature. Change the import, and nothing else.
+"""All names of :mod:`kombu.pools`, with the same signatures: code that uses it only has to change the import.
 
 ::
 

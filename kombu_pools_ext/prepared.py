@@ -1,19 +1,20 @@
-"""A message that is made now and published later, as it was when it was made."""
+"""Prepare a message now, to publish it later unchanged."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 from weakref import WeakKeyDictionary
 
-import kombu
 from kombu.abstract import Object
+from kombu.entity import Exchange, Queue
 from kombu.exceptions import EncodeError
 
+from .broker.amqp.json_encoder import serialized
 from .broker.arguments import checked
-from .broker.confirms import new_message_id
-from .broker.serializing import serialized
+from .broker.message_id import new_message_id
+from .broker.publish_keywords import PublishKeywords
 from .engine.lease import Borrower, outside
 
 if TYPE_CHECKING:
@@ -21,14 +22,14 @@ if TYPE_CHECKING:
 
 __all__ = ["PreparedMessage", "prepare"]
 
-#: By producer pool, what tells how its producers make a message.
+#: By producer pool, a producer without a channel, which has the pool's serializer and compression.
 _producers: MutableMapping[Any, Any] = WeakKeyDictionary()
 
 
 class PreparedMessage:
-    """What :meth:`.Pools.publish` is to send, checked and serialized; nothing that its maker does later changes it.
+    """A checked and serialized message. Nothing that the caller changes later changes it.
 
-    It shows neither body nor headers: they may hold what no log should.
+    Its ``repr`` shows neither body nor headers, because they may contain secrets.
     """
 
     __slots__ = ("arguments", "body", "line", "using")
@@ -38,22 +39,22 @@ class PreparedMessage:
     ) -> None:
         #: The alias.
         self.using = using
-        #: The serialized body, compressed if that was asked for.
+        #: The serialized body, compressed if the message has a compression.
         self.body = body
-        #: The keywords of :meth:`.Pools.publish`; among them is always a ``message_id``.
+        #: The keywords of :meth:`.Pools.publish`, always with a ``message_id``.
         self.arguments = arguments
-        #: The line outside this distribution that had it made.
+        #: The line of the application that prepared it.
         self.line = line
 
     @property
     def message_id(self) -> str:
-        """The same for each try, by which a consumer tells copies."""
+        """The same for each attempt, so that a consumer can recognise duplicates."""
         message_id: str = self.arguments["message_id"]
         return message_id
 
     @property
     def where(self) -> str:
-        """Where it is to go, and who wanted that, for errors and logs."""
+        """Its destination and the line that prepared it, for errors and logs."""
         exchange, key = self.arguments["exchange"], self.arguments["routing_key"]
         line = self.line or "an unknown line"
         return f"alias {self.using!r}, exchange {exchange!r}, routing key {key!r}, from {line}"
@@ -65,27 +66,27 @@ class PreparedMessage:
 def prepare(
     pools: Pools,
     body: Any,
-    routing_key: str | kombu.Queue | None = None,
+    routing_key: str | Queue | None = None,
     *,
-    exchange: str | kombu.Exchange | None = None,
+    exchange: str | Exchange | None = None,
     using: str = "default",
-    **kwargs: Any,
+    **kwargs: Unpack[PublishKeywords],
 ) -> PreparedMessage:
-    """Check and serialize what ``pools.publish()`` would send with these arguments; nothing is opened.
+    """Check and serialize the message that ``pools.publish()`` would send with these arguments. Opens nothing.
 
-    The message that is published later is the same, in each byte and property, as it would be now: the serializer and
-    the compression are those of the arguments or else the alias's, and the ``message_id`` is given now.
+    The message that is published later has the same body and properties, to the byte. Serializer and compression are
+    those of the arguments, or else of the alias, and the ``message_id`` is chosen now.
 
     :raises UnknownAlias: if no pool is configured under *using*.
-    :raises TypeError, ValueError: for arguments that cannot be, as :meth:`.Pools.publish` does.
+    :raises TypeError, ValueError: for invalid arguments, as in :meth:`.Pools.publish`.
     :raises EncodeError: if *body* cannot be serialized.
     """
     settings = pools.settings_of(using)
     producer = _producer_of(pools.producers[using])
-    routing_key, exchange, kwargs = checked(routing_key, exchange, kwargs, body)
-    arguments: dict[str, Any] = {name: _kept(value) for name, value in kwargs.items()}
+    routing_key, exchange, options = checked(routing_key, exchange, kwargs, body)
+    arguments: dict[str, Any] = {name: _kept(value) for name, value in options.items()}
     headers = arguments["headers"] = arguments.get("headers") or {}
-    # An Exchange may be changed later, too.
+    # Only the name is kept, because an Exchange can be changed later.
     name, delivery_mode = producer._delivery_details(
         exchange or producer.exchange, arguments.get("delivery_mode")
     )
@@ -106,17 +107,17 @@ def prepare(
         delivery_mode=delivery_mode,
         content_type=content_type,
         content_encoding=encoding,
-        # Done already, whatever the alias says.
+        # The body is compressed already, so the alias's compression must not apply.
         compression="",
     )
     if isinstance(content, str) and encoding != "utf-8" and not settings.is_amqp:
-        # Whatever the encoding says, kombu's other transports take text for UTF-8.
+        # kombu's other transports decode text as UTF-8, whatever the encoding says.
         encoding = "utf-8"
     return PreparedMessage(using, _octets(content, encoding), arguments, _caller())
 
 
 def _producer_of(pool: Any) -> Any:
-    """A producer of the pool's class, with the alias's serializer and compression, but without a channel."""
+    """Return a producer without a channel that has the serializer and compression of *pool*."""
     producer = _producers.get(pool)
     if producer is None:
         producer = _producers[pool] = pool.Producer(None)
@@ -124,7 +125,7 @@ def _producer_of(pool: Any) -> Any:
 
 
 def _kept(value: Any) -> Any:
-    """*value*, which nobody else can change: containers are copied, with those within."""
+    """Return a deep copy of the containers in *value*, so that the caller cannot change them."""
     if isinstance(value, dict):
         return {key: _kept(one) for key, one in value.items()}
     if isinstance(value, list):
@@ -136,7 +137,7 @@ def _kept(value: Any) -> Any:
     if isinstance(value, set):
         return set(map(_kept, value))
     if isinstance(value, Object):
-        # An entity of kombu's, whose own copy shares exchange and arguments, and knows nothing of a subclass.
+        # Not copy(), because the copy of a kombu entity shares exchange and arguments, and ignores subclasses.
         kept = object.__new__(type(value))
         kept.__dict__.update((name, _kept(one)) for name, one in vars(value).items())
         return kept
@@ -144,9 +145,9 @@ def _kept(value: Any) -> Any:
 
 
 def _octets(content: Any, encoding: str | None) -> bytes:
-    """*content* as it is sent.
+    """Return *content* as the bytes to send.
 
-    :raises EncodeError: if it cannot be.
+    :raises EncodeError: if it cannot be encoded.
     """
     if isinstance(content, str):
         try:

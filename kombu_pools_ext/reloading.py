@@ -1,4 +1,4 @@
-"""Change the settings of pools in use: what differs, and what happens to the connections.
+"""Change the settings of pools in use: find what has changed, and replace the pools of those aliases.
 
 ``docs/explanation/renewing.md`` has the states.
 """
@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from . import renewing
 from .broker import groups
+from .broker.connection import OpenConnection
 from .broker.connections import ConnectionPool
-from .broker.driver import OpenConnection
-from .engine.counters import Drained
+from .engine.stats import Drained
 from .settings import PoolSettings, Problem, SettingsError
 
 __all__ = ["Change", "Reloaded"]
@@ -20,35 +21,43 @@ __all__ = ["Change", "Reloaded"]
 
 @dataclass(frozen=True)
 class Reloaded:
-    """What a reload did; each alias of the old and the new settings is in one of the first four attributes."""
+    """The result of a reload. Each old or new alias is in exactly one of the first four attributes."""
 
-    #: By alias, how many connections of its old pool were closed, and how many are still lent.
+    #: By alias, how many connections of the old pool were closed, and how many are still lent.
     changed: Mapping[str, Drained]
-    #: The same for those that are not configured any more.
+    #: The same for the aliases that are not configured any more.
     gone: Mapping[str, Drained]
-    #: Those that were not configured before. They connect when they are first used.
+    #: The aliases that were not configured before. Their pools connect at their first use.
     new: tuple[str, ...]
+    #: The aliases whose settings are the same as before.
     stayed: tuple[str, ...]
-    #: By alias, with ``force``: why its new connection could not be opened.
+    #: With ``force``, by alias: why the new connection could not be opened.
     failures: Mapping[str, Exception] = field(default_factory=dict)
 
 
-#: The settings that do not concern the connections.
-_ITS_OWN = ("acquire_timeout", "retry", "mandatory", "serializer", "compression", "confirm_timeout")
+#: The settings that do not concern the connections, and are not part of ``identity``.
+_BESIDE_IDENTITY = (
+    "acquire_timeout",
+    "retry",
+    "mandatory",
+    "serializer",
+    "compression",
+    "confirm_timeout",
+)
 
 
 def _same(old: PoolSettings, new: PoolSettings) -> bool:
-    # The settings cannot be compared with ==: equal functions in CREDENTIALS may be different objects.
+    # Not old == new, because equal functions in CREDENTIALS may be different objects.
     return old.identity == new.identity and all(
-        getattr(old, name) == getattr(new, name) for name in _ITS_OWN
+        getattr(old, name) == getattr(new, name) for name in _BESIDE_IDENTITY
     )
 
 
 class Change:
-    """The way from one set of settings to another.
+    """A change from one set of settings to another.
 
-    :param old: by alias; empty if there were none yet.
-    :param new: by alias.
+    :param old: the present settings by alias; empty if there are none yet.
+    :param new: the new settings by alias.
     """
 
     def __init__(self, old: Mapping[str, PoolSettings], new: Mapping[str, PoolSettings]) -> None:
@@ -60,10 +69,10 @@ class Change:
         self.gone = [alias for alias in old if alias not in new]
 
     def check(self, needed: Collection[str], name: str, *, force: bool) -> None:
-        """Refuse settings that cannot be used.
+        """Check that the new settings can be used.
 
         :param needed: aliases that must stay.
-        :param name: the name of the settings.
+        :param name: the name of the setting, for errors.
         :raises SettingsError: with every problem.
         """
         problems = [
@@ -92,7 +101,7 @@ class Change:
             raise SettingsError(problems, name)
 
     def _is_missed(self, alias: str) -> bool:
-        """Whether this process has used the pool of *alias*, and no alias that stays leads to it."""
+        """Return whether this process has used the pool of *alias*, and no alias that stays names it."""
         pool = groups.connections.get(self.old[alias])
         if pool is None or not pool.was_used:
             return False
@@ -100,10 +109,10 @@ class Change:
         return all(groups.connections.get(settings) is not pool for settings in stay)
 
     def connect(self, timeout: float) -> dict[str, renewing.Kept]:
-        """Open a connection for each alias that is in use, is not suspended, and gets a new pool of connections.
+        """Open a connection in the new pool of each alias whose old pool is used and not suspended.
 
         :param timeout: seconds for all of them together.
-        :returns: by alias, the failures; if there are any, none of the new connections has been taken in.
+        :returns: the failures by alias. If there are any, all new connections have been closed again.
         """
         wanted: dict[ConnectionPool, list[str]] = {}
         added: list[PoolSettings] = []
@@ -134,24 +143,24 @@ class Change:
         try:
             renewing.try_all(((pool, pool) for pool in wanted), timeout, note)
         except BaseException:
-            self._give_up(opened, added)
+            self._discard(opened, added)
             raise
         if kept:
-            self._give_up(opened, added)
+            self._discard(opened, added)
         else:
             for pool, item in opened.items():
                 pool.take_in(item)
         return kept
 
     def suspend(self) -> None:
-        """Suspend each new pool whose old one is suspended; has to be called before look-ups find the new ones."""
+        """Suspend each new pool whose old pool is suspended. Call this before look-ups find the new pools."""
         for alias in self.changed:
             former = groups.connections.get(self.old[alias])
             if former is not None and former.suspended:
                 groups.connections[self.new[alias]].suspend_as(former)
 
     @staticmethod
-    def _give_up(
+    def _discard(
         opened: Mapping[ConnectionPool, OpenConnection], added: list[PoolSettings]
     ) -> None:
         for pool, item in opened.items():
@@ -159,10 +168,10 @@ class Change:
         for settings in added:
             groups.connections.drop(settings)
 
-    def retire(self, in_use: Callable[[groups.PoolGroup, PoolSettings], bool]) -> Reloaded:
-        """Replace the old pools that no alias names any more.
+    def retire(self, in_use: Callable[[groups.PoolGroup[Any], PoolSettings], bool]) -> Reloaded:
+        """Take the old pools out of use that no alias names any more.
 
-        :param in_use: whether settings in force lead to the pool of the given group with the given settings.
+        :param in_use: returns whether an alias names the pool of the given group with the given settings.
         """
         done: dict[str, Drained] = {}
         closed: set[int] = set()
@@ -175,7 +184,7 @@ class Change:
                     continue
                 group.drop(old)
                 if isinstance(pool, ConnectionPool) and id(pool) not in closed:
-                    # Of aliases that share it, the first has the numbers.
+                    # If aliases share a pool, the first one has the numbers.
                     closed.add(id(pool))
                     done[alias] = pool.replace_by_another()
         return Reloaded(

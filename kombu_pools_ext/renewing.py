@@ -1,4 +1,4 @@
-"""Replace connections: each pool opens a new one first, and keeps the old ones if that fails.
+"""Replace the connections of pools. Each pool opens a new one first, and keeps the old ones if that fails.
 
 ``docs/explanation/renewing.md`` has the states.
 """
@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from .broker.connection import OpenConnection
 from .broker.connections import ConnectionPool
-from .broker.driver import OpenConnection
-from .engine.counters import Drained
+from .engine.stats import Drained
 from .engine.trial import Trial
 
 __all__ = ["TIMEOUT", "Kept", "renew", "try_all"]
@@ -28,11 +28,11 @@ def try_all(
     timeout: float,
     then: Callable[[K, OpenConnection | Exception], object],
 ) -> None:
-    """Open a connection beside each pool, all at once.
+    """Open a connection for each pool, all at the same time, without adding it to the pool.
 
     :param timeout: seconds for all of them together.
-    :param then: is called for each with its new connection, which it has to take in or to close, or with the error of
-        the opening.
+    :param then: called for each pool with the new connection, which it must add to the pool or close, or with the
+        error.
     """
     trials: dict[K, Trial[OpenConnection]] = {}
     try:
@@ -46,14 +46,14 @@ def try_all(
                 opened = error
             then(name, opened)
     finally:
-        # An interruption such as Ctrl-C may have left some open.
+        # Closes those that an interruption, such as Ctrl-C, has left open.
         for trial in trials.values():
-            trial.give_up()
+            trial.abandon()
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A pool keeps its connections."""
+    """The result for a pool that keeps its connections."""
 
     #: How many connections.
     count: int
@@ -61,10 +61,10 @@ class Kept:
     error: Exception
 
     def told(self, why: str | None = None, more: str = "") -> str:
-        """Return what happened as a text.
+        """Describe it in a text.
 
-        :param why: the error as a text.
-        :param more: what else is kept.
+        :param why: replaces the text of the error.
+        :param more: what else is kept, as a text.
         """
         connections = "its connection" if self.count == 1 else f"its {self.count} connections"
         why = why or str(self.error) or type(self.error).__name__
@@ -74,14 +74,14 @@ class Kept:
 def renew(
     pools: Iterable[ConnectionPool], timeout: float = TIMEOUT, *, force: bool = False
 ) -> dict[ConnectionPool, Drained | Kept | Exception]:
-    """Replace the connections of each of *pools*: open a new one, and then close the old ones.
+    """Replace the connections of each of *pools*: open a new one, then close the old ones.
 
-    A pool without connections, or a suspended one, opens none, and neither does any pool while the interpreter ends. A
-    pool whose new connection fails keeps all its connections, and the other pools go on.
+    A pool that has no connections or is suspended opens none; no pool opens one while the interpreter ends. A pool
+    whose new connection fails keeps all its connections, without any effect on the others.
 
     :param timeout: seconds for the new connections of all pools together.
     :param force: close the old connections without opening a new one.
-    :returns: for each pool, how many were closed and how many are still lent, or that it keeps them, or its error.
+    :returns: for each pool how many were closed and how many are still lent, a :class:`Kept`, or its error.
     """
     done: dict[ConnectionPool, Drained | Kept | Exception] = {}
 
@@ -93,7 +93,7 @@ def renew(
             done[pool] = pool.renew(opened)
 
     every = tuple(dict.fromkeys(pools))
-    # An interpreter that ends cannot open anything any more.
+    # While the interpreter ends, no thread can be started, so nothing can be opened.
     force = force or sys.is_finalizing()
     trying = [pool for pool in every if pool.can_renew and not force]
     for pool in every:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .engine.counters import CLOSE_REASONS, PoolStats
+from .engine.stats import CLOSE_REASONS, PoolStats
 
 __all__ = ["CLOSE_REASONS", "PoolStats"]

@@ -11,6 +11,7 @@ Every test runs in a temporary folder, so that its child processes find the inst
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import signal
@@ -110,6 +111,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(marker)
         if item.get_closest_marker("forks"):
             item.add_marker(forking)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Take what the session keeps out of the collector's reach: many tests collect, and each time it would all be read.
+
+    In a whole suite each ``gc.collect()`` took 0.2 seconds of processor time before.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -4,20 +4,18 @@ Supported are Python 3.11 to 3.14, Django 5.2 and newest, kombu and Flask from t
 newest, RabbitMQ 3.10 to 4.3, and Redis 7 and 8. Each of these values is in a cell of `CELLS` that runs what it can
 break; not all of them with all others, which would be 96 cells.
 
-- Whole suites: the lowest kombu, Flask and Django on the lowest Python and RabbitMQ 3.10; the newest of all on the
-  newest Python, RabbitMQ and Redis; and between them Python 3.13 with Django 5.2 on RabbitMQ 4.0.
-- Python 3.12, which lies between, runs with the newest Django and the lowest kombu all but what depends on the broker's
-  side and on other machines (tests/control, tests/integration, tests/scenarios, tests/benchmarks).
-- Left out of these: the engine with the lowest kombu on Python 3.11, since it imports the standard library alone, and
-  `make test` has run it there; and `OF_NO_VERSION`.
-- Left out altogether: the lowest kombu on Python 3.13 and 3.14 (what it breaks there, it breaks on 3.12), and each
-  Django on each Python: Django 5.2 runs on 3.11 and 3.13, the newest on 3.12 and 3.14.
+- Whole suites: what `make test` runs on Python 3.11, with Django 5.2 and RabbitMQ 3.10; the lowest kombu and Flask on
+  Python 3.12; and the newest of all on the newest Python, RabbitMQ and Redis.
+- Python 3.13 and RabbitMQ 4.0, which lie between, with Django 5.2: `BETWEEN`.
+- Left out of each: `OF_NO_VERSION`.
+- Left out altogether: the lowest kombu on the other Pythons (what it breaks there, it breaks on 3.12), and each Django
+  on each Python: Django 5.2 runs on 3.11 and 3.13, the newest on 3.12 and 3.14.
 
 Lowest is the floor in pyproject.toml, with a lock file of its own (`--floors` prints those floors, for `make lock`);
 newest is the lock file's that `make test` installs. Where a Python is not found, its cell runs on the newest that is,
 for what else it varies; where no newer broker has been fetched (`make brokers`), it runs on the one that is installed.
 Either is told, and counted as skipped. Environments stay under .venv/matrix/, and one is made anew when what belongs in
-it changes.
+it changes. The tests of a cell are divided into `PARTS`, which run side by side, with those of the other cells.
 
 With AFTER_TESTS=1 a cell that `make test` has just been is left out: this Python, the lock file, the installed brokers.
 
@@ -37,16 +35,19 @@ import sys
 import threading
 import time
 import tomllib
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests import side_by_side
 from tests.from_debian import fetched
 from tests.interpreters import PYTHONS, find_python
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".venv" / "matrix"
 DJANGO_LTS = "5.2"
-AT_ONCE = 4
+#: Processes of tests; most of them wait, most of the time.
+AT_ONCE = 6
 LEFT_OUT = "not slow and not timing"
 #: The lock file of each stack: of kombu and Flask.
 LOCKS = {"newest": "test.txt", "lowest": "lowest.txt"}
@@ -54,8 +55,6 @@ LOCKS = {"newest": "test.txt", "lowest": "lowest.txt"}
 AT_FLOOR = ("kombu", "flask")
 #: Whose versions the table tells.
 TOLD = ("django", "flask", "kombu", "amqp", "redis", "celery")
-#: Seconds for one run: several minutes for a whole suite, and more on a busy machine.
-LIMIT = 1800
 
 #: How a run tells which brokers it spoke to: conftest.py.
 BROKER = re.compile(r"^on (RabbitMQ|Redis) ([\d.]+)$", re.MULTILINE)
@@ -123,24 +122,35 @@ class Cell:
     rabbitmq: str
     redis: str
     tests: tuple[str, ...] = ()  # everything
-    without: tuple[str, ...] = ()
 
 
 NEWEST, LTS, LOWEST = "newest", "lts", "lowest"
 INSTALLED, FIRST, LAST = "installed", "the lowest that was fetched", "the newest that was fetched"
-#: What a Python, a Django and a kombu change, and a broker or another machine do not.
-OF_PYTHON = (
-    *("tests/engine", "tests/broker", "tests/with_django", "tests/with_flask"),
-    *("tests/test_settings.py", "tests/test_settings_fuzz.py", "tests/test_docs.py"),
+#: What Python 3.13, a broker or a Django can break that neither 3.12 nor 3.14 shows.
+BETWEEN = ("tests/engine", "tests/broker", "tests/integration", "tests/with_django")
+#: What no cell runs: how we measure, lay out and build, and what the tests themselves are made with.
+OF_NO_VERSION = (
+    "tests/benchmarks",
+    "tests/scenarios",
+    "tests/test_foreign.py",
+    "tests/test_how_tests_run.py",
+    "tests/test_layering.py",
+    "tests/test_packaging.py",
+    "tests/test_proxy.py",
 )
-#: What no cell runs: how we measure, lay out and build.
-OF_NO_VERSION = ("tests/benchmarks", "tests/test_layering.py", "tests/test_packaging.py")
+#: What is run as one, in about the same time as each of the others. Few: each starts brokers of its own.
+PARTS: dict[str, tuple[str, ...]] = {
+    "broker, a to l": ("tests/broker/test_[a-l]*",),
+    "broker, m to z": ("tests/broker/*",),
+    "engine and control": ("tests/engine/*", "tests/control/*"),
+    "the rest": ("tests/*",),
+}
 #: The long ones first.
 CELLS = (
     Cell("3.14", NEWEST, NEWEST, LAST, LAST),
-    Cell("3.13", LTS, NEWEST, FIRST, INSTALLED),
-    Cell("3.11", LTS, LOWEST, INSTALLED, INSTALLED, without=("tests/engine",)),
-    Cell("3.12", NEWEST, LOWEST, INSTALLED, INSTALLED, OF_PYTHON),
+    Cell("3.12", NEWEST, LOWEST, INSTALLED, INSTALLED),
+    Cell("3.11", LTS, NEWEST, INSTALLED, INSTALLED),
+    Cell("3.13", LTS, NEWEST, FIRST, INSTALLED, BETWEEN),
 )
 
 
@@ -152,8 +162,9 @@ class Run:
     stack: str
     brokers: dict[str, str]  # the fetched ones
     tests: tuple[str, ...]
-    without: tuple[str, ...]
     outcome: str = "not run"
+    #: What pytest has counted.
+    told: str = ""
     seconds: float = 0.0
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -167,9 +178,13 @@ class Run:
     def folder(self) -> Path:
         return HOME / self.name
 
-    def arguments(self) -> list[str]:
-        """What pytest is told to run."""
-        return [*self.tests, *(f"--ignore={name}" for name in (*OF_NO_VERSION, *self.without))]
+    def parts(self) -> dict[str, list[str]]:
+        """The files of tests that it runs, by the title of their part."""
+        found = side_by_side.files_of(self.tests or ("tests",), PARTS)
+        return {
+            title: [file for file in files if not file.startswith(OF_NO_VERSION)]
+            for title, files in found.items()
+        }
 
     def environment(self) -> dict[str, str]:
         brokers = {broker.upper(): release for broker, release in self.brokers.items()}
@@ -216,7 +231,6 @@ def plan() -> tuple[list[Run], list[str]]:
                 if which != INSTALLED and releases[broker]
             },
             cell.tests,
-            cell.without,
         )
         if run.name not in {other.name for other in runs}:
             runs.append(run)
@@ -256,7 +270,9 @@ def set_up(run: Run, wheel: Path, log: Path) -> None:
         call(*pip, "--no-deps", "--no-index", "--force-reinstall", str(wheel))
 
 
-def carry_out(run: Run, wheel: Path, arguments: list[str]) -> None:
+def carry_out(
+    run: Run, wheel: Path, arguments: list[str], executor: concurrent.futures.Executor
+) -> None:
     log = HOME / f"{run.name}.log"
     log.write_bytes(b"")
     started = time.monotonic()
@@ -268,33 +284,23 @@ def carry_out(run: Run, wheel: Path, arguments: list[str]) -> None:
             [python, "-c", ask], capture_output=True, text=True, check=True
         ).stdout.split()
         run.versions = dict(zip(TOLD, told, strict=True))
-        # -B and no cache: two runs share the tests' folder.
-        command = [
-            python,
-            "-P",
-            "-B",
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "-m",
-            LEFT_OUT,
-            *(arguments or run.arguments()),
+        command = (python, "-P", "-m", "pytest", *side_by_side.QUIETLY, "-m", LEFT_OUT)
+        divided = {"what was asked for": arguments} if arguments else run.parts()
+        parts = [
+            side_by_side.Part(title, (*command, *wanted), environment=run.environment())
+            for title, wanted in divided.items()
         ]
-        with log.open("ab") as out:
-            done = subprocess.run(
-                command,
-                cwd=ROOT,
-                env={**os.environ, **run.environment()},
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                timeout=LIMIT,
-            )
-        brokers = BROKER.findall(log.read_text(errors="replace"))
+        for _ in executor.map(side_by_side.Part.run, parts):
+            pass
+        # What failed is at the end, which is shown.
+        parts.sort(key=lambda part: part.outcome != 0)
+        text = "".join(f"--- {part.title}: {part.seconds:.0f} s\n{part.text}" for part in parts)
+        with log.open("a") as out:
+            out.write(text)
+        brokers = BROKER.findall(text)
         run.versions |= dict(brokers)
-        run.outcome = "passed" if done.returncode == 0 else "failed"
+        run.outcome = "failed" if any(part.outcome for part in parts) else "passed"
+        run.told = summary(parts)
         for broker, version in brokers:
             release = run.brokers.get(broker.lower(), version)
             if not f"{version}.".startswith(f"{release}."):
@@ -304,11 +310,20 @@ def carry_out(run: Run, wheel: Path, arguments: list[str]) -> None:
         with log.open("a") as out:
             out.write(f"\n{exc}\n")
     run.seconds = time.monotonic() - started
-    text = log.read_text(errors="replace")
-    last = next((line for line in reversed(text.splitlines()) if line.strip()), "")
-    say(f"{run.name}: {run.outcome} in {run.seconds:.0f} s: {last.strip('= ')}")
+    say(f"{run.name}: {run.outcome} in {run.seconds:.0f} s: {run.told}")
     if run.outcome == "failed":
+        text = log.read_text(errors="replace")
         say(f"--- {log.relative_to(ROOT)}, its end:\n{text[-6000:]}\n---")
+
+
+def summary(parts: list[side_by_side.Part]) -> str:
+    """What pytest has counted in all *parts* together."""
+    counted: Counter[str] = Counter()
+    for part in parts:
+        last = next((line for line in reversed(part.text.splitlines()) if line.strip()), "")
+        for number, what in re.findall(r"(\d+) ([a-z]+)", last.partition(" in ")[0]):
+            counted[what] += int(number)
+    return ", ".join(f"{number} {what}" for what, number in counted.items())
 
 
 def main(arguments: list[str]) -> int:
@@ -320,8 +335,11 @@ def main(arguments: list[str]) -> int:
     runs, missing = plan()
     for what in missing:
         say(f"{what}: not found, so nothing runs on it")
-    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as executor:
-        for future in [executor.submit(carry_out, run, wheel, arguments) for run in runs]:
+    with (
+        concurrent.futures.ThreadPoolExecutor(AT_ONCE) as tests,
+        concurrent.futures.ThreadPoolExecutor(max(1, len(runs))) as executor,
+    ):
+        for future in [executor.submit(carry_out, run, wheel, arguments, tests) for run in runs]:
             future.result()
 
     names = ("Django", "Flask", "kombu", "py-amqp", "redis-py", "Celery", "RabbitMQ", "Redis")

@@ -1,4 +1,4 @@
-"""The documentation says what is so: its examples run, and everything public has its entry."""
+"""The documentation is right: its examples run, and everything public has an entry."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ import pytest
 import kombu_pools_ext
 from kombu_pools_ext import control, documentation, errors, events, pools, settings, stats
 from kombu_pools_ext.control import command_line, local, options
-from kombu_pools_ext.control.answer import Answer, Answers, Process
+from kombu_pools_ext.control.answer import Answer, Answers
+from kombu_pools_ext.control.process_info import Process
 from kombu_pools_ext.control.request import Request
 from tests.brokers import PrivateRabbitMQ
 from tests.docs_runner import examples, vhost_of
@@ -59,13 +60,13 @@ def test_every_example_of_the_page_runs_as_copied_on_an_empty_broker(
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_pages_hold_examples_at_all() -> None:
+def test_the_pages_contain_examples() -> None:
     assert len(PAGES) >= 8
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT / "docs")))
 def test_every_example_that_publishes_declares_a_queue(page: Path) -> None:
-    """A pool that a URL names publishes as kombu does: what no queue takes is lost without an error."""
+    """A pool of a URL publishes as kombu does: a message that no queue takes is lost without an error."""
     lost = [
         line
         for line, code in examples(page)
@@ -110,7 +111,7 @@ def test_every_command_and_option_has_an_entry() -> None:
     assert [one.name for one in command_line.OPTIONS if f"| `--{one.name}" not in text] == []
 
 
-def test_every_setting_of_control_and_every_key_of_its_answers_has_an_entry() -> None:
+def test_every_control_setting_and_every_key_of_answers_has_an_entry() -> None:
     named = _names_in("control.md")
     text = (REFERENCE / "control.md").read_text()
     assert set(options.KEYS) - named == set()
@@ -157,7 +158,7 @@ def test_each_check_and_each_defect_names_tests_that_exist() -> None:
 
 
 def _sections_of(address: str) -> set[str] | None:
-    """The names of the sections of a page, as they are in the pages that are built; `None` if there is no page."""
+    """Return the anchors of the sections of a page, as the built pages have them; `None` if the page does not exist."""
     name = address.removeprefix(documentation.BASE) or "index.html"
     source = ROOT / "docs" / Path(name).with_suffix(".md")
     if not name.endswith(".html") or not source.is_file():
@@ -173,7 +174,7 @@ def _is_there(address: str) -> bool:
 
 
 def test_each_page_that_a_message_points_to_is_there() -> None:
-    """`make docs` looks for them among the pages that it has built, too."""
+    """`make docs` checks this as well, on the pages that it has built."""
     assert [page for page in documentation.Page if not _is_there(page)] == []
     assert not _is_there(f"{documentation.BASE}reference/no-such-page.html")
     assert not _is_there(f"{documentation.Page.SETTINGS}#no-such-section")
@@ -215,6 +216,6 @@ def test_no_message_names_a_file_of_the_repository_or_an_address_of_its_own() ->
     assert found == []
 
 
-def test_what_is_shipped_tells_where_the_documentation_is() -> None:
+def test_the_package_names_the_address_of_the_documentation() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["urls"]["Documentation"] == documentation.BASE

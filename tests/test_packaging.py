@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+import kombu_pools_ext
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("kombu_pools_ext", "django_app", "flask_ext")
 
@@ -52,6 +54,10 @@ def wheel(built: Path) -> zipfile.ZipFile:
 def metadata(wheel: zipfile.ZipFile) -> Message:
     (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
     return Parser().parsestr(wheel.read(name).decode())
+
+
+def test_the_package_and_its_metadata_have_one_version(metadata: Message) -> None:
+    assert metadata["Version"] == kombu_pools_ext.__version__
 
 
 def test_the_wheel_holds_the_three_packages_and_nothing_else(wheel: zipfile.ZipFile) -> None:

@@ -1,4 +1,4 @@
-"""The README's examples do what they show, as a reader copies them; on the broker in memory, and on RabbitMQ."""
+"""The README's examples work as a reader copies them, in memory and on RabbitMQ."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ with kombu.Connection("memory://") as connection:
 
 @pytest.fixture(params=["memory", pytest.param("rabbitmq", marks=pytest.mark.slow)])
 def url(request: pytest.FixtureRequest) -> str:
-    """A broker that has none of the queues, so that it shows when an example declares none."""
+    """A broker without any of the queues, so that an example fails if it does not declare its queue."""
     if request.param == "memory":
         return MEMORY
     node: PrivateRabbitMQ = request.getfixturevalue("private_rabbitmq")
@@ -89,6 +89,6 @@ def test_every_example_of_the_readme_is_run() -> None:
 
 
 def test_a_reader_can_copy_each_example_within_ten_lines() -> None:
-    """Blank ones are not counted: a formatter says where they are."""
+    """Blank lines are not counted, because a formatter decides where they are."""
     for name, code in BLOCK.findall(README.read_text()):
         assert len([line for line in code.splitlines() if line]) <= 10, name

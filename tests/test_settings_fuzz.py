@@ -1,4 +1,4 @@
-"""Settings that nobody would write: whatever is in them, they are valid or refused, and no password is told."""
+"""Random settings are either valid or refused, and no error shows a password."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ pool = st.one_of(
 
 
 def told(error: SettingsError) -> str:
-    """All that a log or a debugger shows of it."""
+    """Return everything that a log or a debugger shows of the error."""
     return f"{error} {error!r} {error.args} {error.problems!r}"
 
 
@@ -134,7 +134,7 @@ def test_any_url_is_good_or_refused(given: list[str]) -> None:
     check({"default": ";".join(given)}, parse_settings)
 
 
-def test_a_secret_would_be_found() -> None:
+def test_a_shown_secret_would_be_found() -> None:
     accepted = parse_settings({"default": f"amqp://user:{SECRET}@localhost//"})
     assert SECRET in accepted["default"].url[0]
     with pytest.raises(AssertionError):

@@ -1,4 +1,4 @@
-"""``HOST``, ``USER``, ``PASSWORD`` and the rest in place of a URL, and ``CREDENTIALS``: read as they were written."""
+"""``HOST``, ``USER``, ``PASSWORD`` and the other parts in place of a URL, and ``CREDENTIALS``."""
 
 from __future__ import annotations
 
@@ -80,11 +80,11 @@ def test_parts_are_read_back_exactly(user: str, password: str, vhost: str) -> No
         ({"TRANSPORT": "sqs", "USER": "key", "PASSWORD": "a/b"}, "sqs://key:a%2Fb@/"),
     ],
 )
-def test_the_url_that_parts_make(given: dict[str, Any], url: str) -> None:
+def test_parts_are_made_into_a_url(given: dict[str, Any], url: str) -> None:
     assert parse_settings({"default": given})["default"].url == (url,)
 
 
-def test_several_hosts_are_brokers_to_fail_over_to() -> None:
+def test_several_hosts_make_a_failover_list() -> None:
     settings = PoolSettings.of(host=["a", "::1"], port=5673, user="u", password="p", vhost="v")
     assert settings.url == ("amqp://u:p@a:5673/v", "amqp://u:p@[::1]:5673/v")
     connection = settings.connection()
@@ -117,8 +117,8 @@ def test_several_hosts_are_brokers_to_fail_over_to() -> None:
         ({"HOST": "h", "PORT": "5672"}, "PORT", "expected a whole number", "did you mean 5672?"),
         ({"HOST": "h", "PORT": 0}, "PORT", "expected a whole number from 1 to 65535", ""),
         ({"HOST": "h", "PORT": True}, "PORT", "expected a whole number", ""),
-        ({"HOST": "h", "USER": "u"}, "PASSWORD", "missing, beside USER", "CREDENTIALS"),
-        ({"HOST": "h", "PASSWORD": SECRET}, "USER", "missing, beside PASSWORD", ""),
+        ({"HOST": "h", "USER": "u"}, "PASSWORD", "missing, but USER is given", "CREDENTIALS"),
+        ({"HOST": "h", "PASSWORD": SECRET}, "USER", "missing, but PASSWORD is given", ""),
         ({"HOST": "h", "USER": "u", "PASSWORD": ""}, "PASSWORD", "it is empty", "None"),
         ({"HOST": "h", "USER": "u", "PASSWORD": f"{SECRET}\n"}, "PASSWORD", "line break", "strip"),
         ({"HOST": "h", "USER": "u", "PASSWORD": SECRET.encode()}, "PASSWORD", "type bytes", ""),
@@ -140,20 +140,20 @@ def test_several_hosts_are_brokers_to_fail_over_to() -> None:
             "reads its URL in its own way",
             "setting URL",
         ),
-        ({"URL": AMQP, "USERNAME": "u"}, "USERNAME", "is no setting", "'USER'"),
-        ({"URL": AMQP, "virtual_host": "u"}, "virtual_host", "is no setting", "'vhost'"),
-        ({"URL": AMQP, "PASWORD": SECRET}, "PASWORD", "is no setting", "'PASSWORD'"),
+        ({"URL": AMQP, "USERNAME": "u"}, "USERNAME", "is not a setting", "'USER'"),
+        ({"URL": AMQP, "virtual_host": "u"}, "virtual_host", "is not a setting", "'vhost'"),
+        ({"URL": AMQP, "PASWORD": SECRET}, "PASWORD", "is not a setting", "'PASSWORD'"),
     ],
     ids=str,
 )
-def test_parts_that_are_wrong(given: dict[str, Any], key: str, message: str, hint: str) -> None:
+def test_wrong_parts_are_reported(given: dict[str, Any], key: str, message: str, hint: str) -> None:
     problem = the_problem(**given)
     assert (problem.alias, problem.key) == ("default", key)
     assert message in problem.message
     assert hint in problem.hint
 
 
-def test_no_part_is_shown_that_is_a_password() -> None:
+def test_a_password_in_a_wrong_part_is_not_shown() -> None:
     settings = PoolSettings.of(host="h", user="app", password=f"{SECRET}/@#?")
     assert settings.uri == "amqp://app:**@h/"
     assert repr(settings) == "PoolSettings('amqp://app:**@h/')"
@@ -201,7 +201,7 @@ class Provider:
     ],
     ids=str,
 )
-def test_credentials_that_can_be_asked(given: Any) -> None:
+def test_valid_credentials_are_accepted(given: Any) -> None:
     settings = PoolSettings.of(host="h", user="app", credentials=given)
     assert settings.credentials is given
     assert settings.asks_for_credentials
@@ -211,9 +211,9 @@ def test_credentials_that_can_be_asked(given: Any) -> None:
 @pytest.mark.parametrize(
     "given, message, hint",
     [
-        (f"guest:{SECRET}", "the text is no dotted path", "'shop.vault.credentials'"),
-        ("credentials", "the text is no dotted path", ""),
-        ("", "the text is no dotted path", ""),
+        (f"guest:{SECRET}", "the text is not a dotted path", "'shop.vault.credentials'"),
+        ("credentials", "the text is not a dotted path", ""),
+        ("", "the text is not a dotted path", ""),
         ("no_such_package.credentials", "the module in the path does not exist", "misspelt"),
         (
             f"{__name__}.Provider.get_credentials",
@@ -236,7 +236,9 @@ def test_credentials_that_can_be_asked(given: Any) -> None:
     ],
     ids=str,
 )
-def test_credentials_that_cannot_be_asked(given: Any, message: str, hint: str) -> None:
+def test_credentials_that_cannot_be_called_are_reported(
+    given: Any, message: str, hint: str
+) -> None:
     problem = the_problem(HOST="h", CREDENTIALS=given)
     assert problem.key == "CREDENTIALS"
     assert message in problem.message
@@ -255,7 +257,7 @@ def test_credentials_that_cannot_be_asked(given: Any, message: str, hint: str) -
         (
             {"HOST": "h", "TRANSPORT_OPTIONS": {"password": SECRET}},
             "TRANSPORT_OPTIONS",
-            "'password' would take the place of what CREDENTIALS says",
+            "'password' would override CREDENTIALS",
         ),
         (
             {"URL": "redis://h", "TRANSPORT_OPTIONS": {"credential_provider": object()}},
@@ -268,17 +270,19 @@ def test_credentials_that_cannot_be_asked(given: Any, message: str, hint: str) -
     ],
     ids=str,
 )
-def test_what_contradicts_credentials(settings: dict[str, Any], key: str, message: str) -> None:
+def test_settings_that_contradict_credentials_are_reported(
+    settings: dict[str, Any], key: str, message: str
+) -> None:
     problem = the_problem(CREDENTIALS=ask, **settings)
     assert problem.key == key
     assert message in problem.message
 
 
-def test_in_memory_nobody_is_asked() -> None:
+def test_the_memory_transport_does_not_call_credentials() -> None:
     assert not PoolSettings.of(url="memory://", credentials=ask).asks_for_credentials
 
 
-def test_other_credentials_are_another_pool_and_the_same_are_one() -> None:
+def test_equal_credentials_share_a_pool_and_different_ones_do_not() -> None:
     def identity(credentials: Any) -> object:
         return PoolSettings.of(host="h", credentials=credentials).identity
 

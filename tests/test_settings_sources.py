@@ -1,4 +1,4 @@
-"""Settings from a function, a dotted path to one, or a file: what is read, and what is told without a secret."""
+"""Settings from a function, a dotted path to one, or a file: what is read, and errors that show no secret."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def check(settings: Any) -> None:
 
 
 @pytest.mark.parametrize("name, text", [("a.json", JSON), ("a.toml", TOML), ("A.TOML", TOML)])
-def test_a_file_of_json_or_toml(tmp_path: Path, name: str, text: str) -> None:
+def test_a_json_or_toml_file_is_read(tmp_path: Path, name: str, text: str) -> None:
     path = file(tmp_path, name, text)
     check(parse_settings(path))
     check(Pools(str(path)).settings)
@@ -55,7 +55,7 @@ def test_a_file_of_json_or_toml(tmp_path: Path, name: str, text: str) -> None:
     check(parse_settings(file(tmp_path, name, "\ufeff" + text)))
 
 
-def test_a_function_and_a_dotted_path_to_one(tmp_path: Path, module: Any) -> None:
+def test_a_function_and_a_dotted_path_are_called(tmp_path: Path, module: Any) -> None:
     module.pools = lambda: json.loads(JSON)
     module.path = lambda: file(tmp_path, "a.toml", TOML)
     module.Vault = type("Vault", (), {"pools": staticmethod(module.pools)})
@@ -70,7 +70,9 @@ def test_a_function_and_a_dotted_path_to_one(tmp_path: Path, module: Any) -> Non
         check(Pools(source).settings)
 
 
-def test_who_can_be_asked_again(tmp_path: Path, module: Any) -> None:
+def test_functions_and_files_can_be_read_again_and_a_dict_cannot(
+    tmp_path: Path, module: Any
+) -> None:
     module.pools = lambda: json.loads(JSON)
     path = file(tmp_path, "a.json", JSON)
     assert [
@@ -81,7 +83,7 @@ def test_who_can_be_asked_again(tmp_path: Path, module: Any) -> None:
     assert configure(path).can_change
 
 
-def test_a_file_is_read_at_once_and_a_function_when_it_is_needed(tmp_path: Path) -> None:
+def test_a_file_is_read_at_once_and_a_function_called_at_the_first_use(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="No such file"):
         Pools(tmp_path / "none.json")
     assert Pools("nobody.knows")
@@ -94,21 +96,21 @@ def test_a_file_is_read_at_once_and_a_function_when_it_is_needed(tmp_path: Path)
     [
         ("a.json", "", "is empty; is it being written"),
         ("a.toml", "  \n", "is empty; is it being written"),
-        ("a.json", JSON[:-20], "is no JSON: "),
+        ("a.json", JSON[:-20], "is not valid JSON: "),
         ("a.json", "{}", "the dict of aliases is empty"),
         ("a.json", "[1]", "expected a dict of aliases"),
-        ("a.json", f'{{"default": "{URL}", "default": "{URL}"}}', "has a name twice"),
-        ("a.json", "[" * 100_000, "is no JSON: "),
-        ("a.toml", TOML[:-14], "is no TOML: it cannot be understood at"),
-        ("a.toml", f'[default]\nURL = "{URL}"\nURL = "{URL}"', "it cannot be understood at "),
-        ("a.toml", f"default = {URL}", "it cannot be understood at line 1, column"),
-        ("a.json", b"\xff\xfe", "byte 0 is no UTF-8"),
+        ("a.json", f'{{"default": "{URL}", "default": "{URL}"}}', "has the same name twice"),
+        ("a.json", "[" * 100_000, "is not valid JSON: "),
+        ("a.toml", TOML[:-14], "is not valid TOML: it cannot be parsed at"),
+        ("a.toml", f'[default]\nURL = "{URL}"\nURL = "{URL}"', "it cannot be parsed at "),
+        ("a.toml", f"default = {URL}", "it cannot be parsed at line 1, column"),
+        ("a.json", b"\xff\xfe", "byte 0 is not valid UTF-8"),
         ("a.json", b" " * (sources.LARGEST + 1), "has more than 1048576 bytes"),
         ("a.ini", JSON, "its name must end with .json or .toml"),
         ("a.json", json.dumps({"default": {"URL": URL, "LIMT": 3}}), "did you mean 'LIMIT'?"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_told_and_not_what_it_holds(
+def test_a_wrong_file_is_reported_without_its_content(
     tmp_path: Path, name: str, text: str, told: str
 ) -> None:
     with pytest.raises(SettingsError) as caught:
@@ -120,7 +122,7 @@ def test_what_is_wrong_with_a_file_is_told_and_not_what_it_holds(
         error = error.__cause__ or error.__context__
 
 
-def test_a_file_that_is_none(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_readable_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "a.json").mkdir()
     for path, told in (
         ("a.json", "Is a directory"),
@@ -140,7 +142,7 @@ def test_a_file_that_is_none(tmp_path: Path) -> None:
         ("json.nothing.pools", "cannot be imported: ModuleNotFoundError"),
     ],
 )
-def test_a_dotted_path_that_leads_nowhere(module: Any, path: str, told: str) -> None:
+def test_a_dotted_path_to_nothing_is_reported(module: Any, path: str, told: str) -> None:
     module.pools, module.DICT = dict, {"default": URL}
     with pytest.raises(SettingsError) as caught:
         parse_settings(path, name="SHOP")
@@ -148,7 +150,7 @@ def test_a_dotted_path_that_leads_nowhere(module: Any, path: str, told: str) -> 
     assert told in str(caught.value)
 
 
-def test_a_module_that_fails_tells_its_class_alone(
+def test_only_the_class_of_an_error_at_import_is_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file(tmp_path, "shop_failing.py", f"raise ValueError({SECRET!r})")
@@ -158,7 +160,7 @@ def test_a_module_that_fails_tells_its_class_alone(
     assert SECRET not in str(caught.value)
 
 
-def test_what_a_function_raises_is_its_own(module: Any) -> None:
+def test_an_error_of_the_function_is_raised_as_it_is(module: Any) -> None:
     def fail() -> Any:
         raise LookupError("no vault")
 
@@ -167,13 +169,13 @@ def test_what_a_function_raises_is_its_own(module: Any) -> None:
 
 
 @pytest.mark.parametrize("text", ["amqp://a.b/c.json", "true", "{}", "shop", "a b.c", "1.5", ".x"])
-def test_other_texts_are_no_source(text: str) -> None:
+def test_other_texts_are_not_read_as_a_source(text: str) -> None:
     assert not sources.can_change(text)
     with pytest.raises(SettingsError, match="expected a dict of aliases"):
         parse_settings(text)
 
 
-def test_keywords_go_with_a_dict(tmp_path: Path) -> None:
+def test_keywords_can_be_combined_only_with_a_dict(tmp_path: Path) -> None:
     path: Any = file(tmp_path, "a.json", JSON)
     with pytest.raises(TypeError, match="keywords"):
         Pools(path, more="memory://")

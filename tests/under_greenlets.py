@@ -1,7 +1,7 @@
 """Runs pytest on gevent or eventlet: under_greenlets.py gevent|eventlet [arguments for pytest].
 
 Everything is patched before the tests, or what they test, are imported. Left out are tests that need real threads, that
-fork, and that only repeat slowly what the run on threads has shown.
+fork, and that only repeat what the run on threads has shown: slowly, or in a child process, which nobody patches.
 """
 
 from __future__ import annotations

@@ -6,10 +6,14 @@ import socket
 import time
 from typing import Any
 
-__all__ = ["CONNECT_TIMEOUT", "Addresses"]
+__all__ = ["CONNECT_TIMEOUT", "LOCAL_ADDRESS", "LOCAL_NAME", "SHORTEST", "Addresses"]
 
 #: Seconds for a connection that names none, or 0: kombu's default.
 CONNECT_TIMEOUT = 5.0
+#: Seconds that a broker gets when there is no time left; 0 would mean that there is no bound.
+SHORTEST = 0.001
+#: kombu replaces the first by the second when it connects. No certificate is made out to the second.
+LOCAL_NAME, LOCAL_ADDRESS = "localhost", "127.0.0.1"
 
 #: Family, kind, protocol, canonical name and address, as ``getaddrinfo`` has them.
 _Found = tuple[Any, Any, int, str, Any]

@@ -16,14 +16,35 @@ from uuid import UUID
 
 from amqp.exceptions import FrameSyntaxError
 from amqp.serialization import dumps
-from kombu import Exchange, Queue, compression, serialization
+from kombu import compression, serialization
 from kombu.abstract import MaybeChannelBound
+from kombu.entity import Exchange, Queue
 
 from ..masking import LONGEST, describe, is_secret
-from ..settings.problems import did_you_mean, nearest
+from ..settings.problems import did_you_mean, nearest, suggestion
 
-__all__ = ["CANNOT_BE_ENCODED", "check_retry_policy", "checked", "explain"]
+__all__ = ["CANNOT_BE_ENCODED", "check_retry_policy", "checked", "explain", "named"]
 
+#: The parameters of :meth:`kombu.Producer.publish` after the body, in their order.
+_PARAMETERS = (
+    "routing_key",
+    "delivery_mode",
+    "mandatory",
+    "immediate",
+    "priority",
+    "content_type",
+    "content_encoding",
+    "serializer",
+    "headers",
+    "compression",
+    "exchange",
+    "retry",
+    "retry_policy",
+    "declare",
+    "expiration",
+    "timeout",
+    "confirm_timeout",
+)
 #: What kombu and py-amqp raise for an argument that AMQP cannot carry, before anything of the message was written.
 CANNOT_BE_ENCODED = (
     *(TypeError, ValueError, AttributeError, LookupError, OverflowError),
@@ -70,7 +91,7 @@ Check = Callable[[str, Any], Any]
 
 
 def checked(
-    routing_key: Any, exchange: Any, options: dict[str, Any], body: Any = None
+    routing_key: Any, exchange: Any, options: Mapping[str, Any], body: Any = None
 ) -> tuple[str, str | Exchange | None, dict[str, Any]]:
     """The arguments of a publish as they are meant; nothing is opened, and nothing of *options* is changed.
 
@@ -99,7 +120,7 @@ def checked(
         )
     ):
         if not options:
-            return routing_key, exchange, options
+            return routing_key, exchange, {}
         try:
             meant = {name: _CHECKS[name](name, value) for name, value in options.items()}
         except (KeyError, TypeError, ValueError):
@@ -133,6 +154,18 @@ def explain(error: Exception, body: Any, options: Mapping[str, Any]) -> None:
         raise _joined(problems) from error
 
 
+def named(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """Give names in *kwargs* to arguments of ``publish``, where there are so many that ``retry`` may be among them."""
+    if len(args) > len(_PARAMETERS):
+        # kombu says what is wrong with it.
+        return args
+    for name, value in zip(_PARAMETERS, args, strict=False):
+        if name in kwargs:
+            raise TypeError(f"publish() got multiple values for argument {name!r}")
+        kwargs[name] = value
+    return ()
+
+
 def _check_body(problems: list[Exception], body: Any, options: Mapping[str, Any]) -> None:
     if options.get("content_type"):
         _try(problems, _serialized, "body", body)
@@ -141,7 +174,7 @@ def _check_body(problems: list[Exception], body: Any, options: Mapping[str, Any]
 
 
 def _checked_all(
-    routing_key: Any, exchange: Any, options: dict[str, Any], body: Any
+    routing_key: Any, exchange: Any, options: Mapping[str, Any], body: Any
 ) -> tuple[str, str | Exchange | None, dict[str, Any]]:
     problems: list[Exception] = []
     meant: dict[str, Any] = {}
@@ -200,7 +233,7 @@ def _joined(problems: Sequence[Exception]) -> TypeError | ValueError:
 
 def _unknown(name: str) -> str:
     near = _MEANT.get(name.lower())
-    hint = f"did you mean {near!r}?" if near else did_you_mean(name.lower(), (*_OWN, *_CHECKS))
+    hint = suggestion(repr(near)) if near else did_you_mean(name.lower(), (*_OWN, *_CHECKS))
     hint = hint or f"what is your own goes into the headers, headers={{{name!r}: …}}, or the body"
     return f"unknown keyword {describe(name)}; {hint}"
 
@@ -263,8 +296,9 @@ def _routing_key(name: str, value: Any) -> str | None:
 def _exchange(name: str, value: Any) -> str | Exchange | None:
     if isinstance(value, Exchange):
         _utf8(name, value.name)
-        if value.delivery_mode is not None:
-            _delivery_mode("the exchange's delivery_mode", value.delivery_mode)
+        mode: Any = value.delivery_mode
+        if mode is not None:
+            _delivery_mode("the exchange's delivery_mode", mode)
         return value
     if isinstance(value, Queue):
         raise TypeError(
@@ -346,6 +380,12 @@ def _expiration(name: str, value: Any) -> Any:
 
 def _seconds(name: str, value: Any) -> Any:
     return None if value is None else _number(name, value)
+
+
+def _confirm_timeout(name: str, value: Any) -> Any:
+    if isinstance(value, float) and math.isinf(value) and value > 0:
+        raise ValueError(f"{name} must have an end: a broker that has fallen silent says nothing")
+    return _seconds(name, value)
 
 
 def _number(name: str, value: Any) -> Any:
@@ -626,7 +666,7 @@ _CHECKS: Mapping[str, Check] = {
     "compression": _compression,
     "declare": _declare,
     "timeout": _seconds,
-    "confirm_timeout": _seconds,
+    "confirm_timeout": _confirm_timeout,
     "acquire_timeout": _seconds,
     # Amazon's and PGMQ's, which kombu's transports look for among the properties.
     **dict.fromkeys(

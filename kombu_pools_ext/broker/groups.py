@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
-import kombu
+from kombu.connection import Connection
 from kombu.resource import Resource
 
 from .. import events
 from ..engine import fork
-from ..engine.counters import Drained
+from ..engine.stats import Drained
 from ..errors import UnknownAlias
 from ..masking import describe
 from ..settings import CHECKS, PoolSettings, Problem, SettingsError
 from ..settings.problems import collect, did_you_mean
-from .connections import ConnectionPool, PoolFace
+from .base_pool import BasePool
+from .connections import ConnectionPool
 from .credentials import Credentials
-from .identity import PoolKey, key_of, settings_key
 from .naming import describe_resource
 from .pool_group import PoolGroup, get_limit, global_limit, use_global_limit
+from .pool_key import PoolKey, has_own_pool, key_of, settings_key
 from .producers import ProducerPool
 from .validate import valid_limit
 
@@ -40,6 +41,10 @@ __all__ = [
     "set_limit",
     "use_global_limit",
 ]
+
+#: The pools of a group, and a group.
+P = TypeVar("P")
+G = TypeVar("G")
 
 _groups: list[Any] = []
 _options_of = attrgetter("options")
@@ -72,12 +77,12 @@ def unknown_alias(alias: str, known: Mapping[str, Any]) -> UnknownAlias:
     )
 
 
-def _connection_to(urls: str | Sequence[str]) -> kombu.Connection:
+def _connection_to(urls: str | Sequence[str]) -> Connection:
     _refuse_misread(urls)
     if isinstance(urls, str):
-        return kombu.Connection(urls)
+        return Connection(urls)
     # A list of one has no alternates: it is the same pool as its URL's.
-    return kombu.Connection(urls[0] if len(urls) == 1 else list(urls))
+    return Connection(urls[0] if len(urls) == 1 else list(urls))
 
 
 def _refuse_misread(urls: str | Sequence[str]) -> None:
@@ -91,7 +96,7 @@ def _refuse_misread(urls: str | Sequence[str]) -> None:
         raise SettingsError(problems)
 
 
-def _urls_in(connection: kombu.Connection) -> list[str]:
+def _urls_in(connection: Connection) -> list[str]:
     """Return the URLs in *connection* that kombu reads only when it connects."""
     urls = [one for one in connection.alt or () if isinstance(one, str) and "://" in one]
     if connection.uri_prefix and "://" in (connection.hostname or ""):
@@ -99,7 +104,7 @@ def _urls_in(connection: kombu.Connection) -> list[str]:
     return list(dict.fromkeys(urls))
 
 
-class _BrokerGroup(PoolGroup):
+class _BrokerGroup(PoolGroup[P]):
     """A group keyed by a connection, a URL, a list of URLs, a configured alias, or settings."""
 
     def resolve(self, resource: Any) -> Any:
@@ -113,7 +118,7 @@ class _BrokerGroup(PoolGroup):
             if not resource:
                 raise ValueError("a pool is looked up by a list of URLs with at least one in it")
             return _connection_to(resource)
-        if isinstance(resource, kombu.Connection):
+        if isinstance(resource, Connection):
             if resource.alt or resource.uri_prefix:
                 for url in _urls_in(resource):
                     _refuse_misread(url)
@@ -130,16 +135,17 @@ class _BrokerGroup(PoolGroup):
             return settings_key(resource)
         return key_of(resource)
 
-    def _make(self, resource: Any, resolved: Any, limit: int | None) -> Any:
+    def _make(self, resource: Any, resolved: Any, limit: int | None) -> P:
         kind = type(self)
         if (
             isinstance(resource, str | list | tuple)
-            and isinstance(resolved, kombu.Connection)
-            # One with ways of its own makes its pool of a connection, as ever.
+            and isinstance(resolved, Connection)
+            # A subclass with its own `resolve` or `create` gets a connection, as in kombu.
             and kind.resolve is _BrokerGroup.resolve
             and kind.create in (Connections.create, Producers.create)
         ):
-            # The connection has told that it can be made, and what the key is: a pool without it takes half the memory.
+            # The connection has served to check the URL, and to make the key. A pool that has the URL alone takes half
+            # the memory.
             return self.create(resource if isinstance(resource, str) else tuple(resource), limit)
         return self.create(resolved, limit)
 
@@ -149,7 +155,7 @@ class _BrokerGroup(PoolGroup):
             pool.follows_global_limit = False
 
 
-class Connections(_BrokerGroup):
+class Connections(_BrokerGroup[ConnectionPool]):
     """Connection pools, by broker."""
 
     def create(  # pyright: ignore[reportIncompatibleMethodOverride]  # kombu's name for it
@@ -159,6 +165,10 @@ class Connections(_BrokerGroup):
         if isinstance(connection, str | tuple):
             return ConnectionPool(partial(_connection_to, connection), limit=limit)
         if not isinstance(connection, PoolSettings):
+            if has_own_pool(connection):
+                # Of a subclass: kombu makes every pool by it.
+                own: ConnectionPool = connection.Pool(limit=limit)
+                return own
             return ConnectionPool(connection, limit=limit)
         settings = connection
         if missing := settings.missing_driver():
@@ -173,7 +183,7 @@ class Connections(_BrokerGroup):
         )
 
 
-class Producers(_BrokerGroup):
+class Producers(_BrokerGroup[ProducerPool]):
     """Producer pools, by broker, each on the connection pool of the same broker in :data:`connections`."""
 
     def create(  # pyright: ignore[reportIncompatibleMethodOverride]  # kombu's name for it
@@ -212,7 +222,7 @@ class Producers(_BrokerGroup):
         return PoolKey((key, *own), key.text)
 
 
-def register_group(group: Any) -> Any:
+def register_group(group: G) -> G:
     """Have :func:`reset` and :func:`set_limit` reach *group*.
 
     :returns: *group*.
@@ -262,9 +272,9 @@ def set_limit(
     :param reset_after: close the old connections too, the lent ones as they come back.
     :param ignore_errors: as *force*.
     :returns: the limit; 0 is unlimited.
-    :raises TypeError, ValueError: for a limit that is none.
+    :raises TypeError, ValueError: if *limit* is not valid.
     :raises RuntimeError: if a pool lends more than *limit* now; then nothing has changed, anywhere.
-    :raises Exception: what the pool of a group of your own raises, after all others have the limit.
+    :raises Exception: what a pool of a group of your own, or a hook, raises, after all others have the limit.
     """
     new = valid_limit(limit)
     followers = [
@@ -278,7 +288,7 @@ def set_limit(
     ]
     if new is not None and not (force or ignore_errors):
         for pool in followers:
-            lent = pool.lent if isinstance(pool, PoolFace) else len(getattr(pool, "_dirty", ()))
+            lent = pool.lent if isinstance(pool, BasePool) else len(getattr(pool, "_dirty", ()))
             if lent > new:
                 raise RuntimeError(
                     f"can't shrink pool when in use: {pool!r} lends {lent}, the limit would be {new}; pass "
@@ -287,19 +297,17 @@ def set_limit(
     global_limit.value = new
     failures: list[Exception] = []
     for pool in followers:
-        if isinstance(pool, PoolFace):
-            pool._resize(new, force=True)
-            if reset_after:
-                pool.force_close_all(close_pool=False)
-            continue
         try:
+            if isinstance(pool, BasePool):
+                pool.take_limit(new, force=True, reset=reset_after)
+                continue
             # kombu's pools refuse to shrink while anything is lent, be it ever so little, and `force` breaks what is
             # lent: that is for the caller to ask for.
             pool.resize(
                 new or 0, force=force, ignore_errors=ignore_errors or not force, reset=reset_after
             )
         except Exception as error:
-            # The pool of somebody else: it must not save the others from the new limit.
+            # One application's pool or hook that fails must not keep the others from the new limit.
             failures.append(error)
     if failures:
         raise failures[0]
@@ -308,7 +316,7 @@ def set_limit(
 
 def _start_anew(pool: Any) -> Any:
     """Close what *pool* holds, and leave it usable where that is known how."""
-    if isinstance(pool, PoolFace):
+    if isinstance(pool, BasePool):
         return pool.force_close_all(close_pool=False)
     if not isinstance(pool, Resource):
         return pool.force_close_all()
@@ -321,7 +329,7 @@ def _start_anew(pool: Any) -> Any:
 def reset(*args: Any, reason: str = "api", **kwargs: Any) -> Drained:
     """Close what is idle now and what is lent when it comes back, and empty the groups.
 
-    Whoever holds a pool can go on using it, its limit still holding: it opens new connections.
+    The pools stay usable, with their limits: they open new connections.
 
     :param reason: sent with :data:`kombu_pools_ext.events.pools_reset`. Other arguments are ignored, as in kombu.
     :returns: how many connections were closed, and how many are still lent.
@@ -331,7 +339,7 @@ def reset(*args: Any, reason: str = "api", **kwargs: Any) -> Drained:
         try:
             done = _start_anew(pool)
         except Exception:
-            # A group may hold pools of others; one that fails must not save the rest from the reset.
+            # A pool of the application's own that fails must not keep the rest from the reset.
             events.logger.exception("%r of %r could not be reset", pool, group)
             continue
         # Connection and producer pool share their connections: count them once.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 from ..errors import LeaseError
-from .batch import DEFAULT_SIZE
-from .producer_views import ProducerView
+from .batch import DEFAULT_SIZE, Batch
+from .leased_producer import LeasedProducer
 
 __all__ = ["Guarded", "guarded"]
 
@@ -16,7 +16,7 @@ __all__ = ["Guarded", "guarded"]
 class _Guard:
     """Who uses a producer at the moment: one thread, in a publish or in the block of a batch.
 
-    Whoever takes the producer back dismisses it, and the last of the two who leaves it gives it back.
+    Taking the producer back dismisses it; the last of the two threads that leaves it gives it back.
     """
 
     __slots__ = ("_depth", "_lock", "_pool", "_user", "dismissed", "publishing")
@@ -58,9 +58,9 @@ class _Guard:
                 self.end(view, None)
 
     def end(self, view: Guarded, error: BaseException | None) -> None:
-        """Give *view* back, unless it is in use: then whoever uses it does."""
-        # Closes the race with whoever has just left it, and looks whether it was dismissed: the second release of the
-        # two does nothing.
+        """Give *view* back, unless it is in use: then the thread that uses it does."""
+        # Closes the race with a thread that has just left it, and looks whether it was dismissed: of two releases the
+        # second does nothing.
         if self._lock.acquire(blocking=False):
             # A log handler that publishes on it meanwhile must not wait for its own thread.
             self._user = threading.get_ident()
@@ -102,7 +102,7 @@ class _GuardedBatch:
         return getattr(self._batch, name)
 
 
-class Guarded(ProducerView):
+class Guarded(LeasedProducer):
     """Mixed into the class of a lent producer, by :func:`guarded`."""
 
     __slots__ = tuple[str, ...]()
@@ -119,8 +119,8 @@ class Guarded(ProducerView):
             guard.publishing = before
             guard.leave(self)
 
-    def batch(self, max_size: int = DEFAULT_SIZE) -> Any:
-        return _GuardedBatch(self, super().batch(max_size))
+    def batch(self, max_size: int = DEFAULT_SIZE) -> Batch:
+        return cast("Batch", _GuardedBatch(self, super().batch(max_size)))
 
     @property
     def publishing(self) -> bool:
@@ -149,8 +149,9 @@ class _GuardedTypes(dict[type[Any], "type[Any]"]):
 _guarded_types = _GuardedTypes()
 
 
-def guarded(view: Any) -> Any:
-    """*view*, a producer that has just been lent, with a guard: :meth:`Guarded.dismiss` gives it back."""
-    view._guard = _Guard(view._pool)
+def guarded(view: LeasedProducer) -> Guarded:
+    """Put a guard on *view*, a producer that has just been lent: :meth:`Guarded.dismiss` gives it back."""
+    lent = cast("Guarded", view)
+    lent._guard = _Guard(view._pool)
     view.__class__ = _guarded_types[view.__class__]
-    return view
+    return lent

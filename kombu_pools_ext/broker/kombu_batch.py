@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from threading import local
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Protocol, Self
 
 import kombu.exceptions
 
-from ..errors import PublishRefused
-from .batch import BatchState
+from ..errors import Outcome, PublishRefused
+from .batch import InBatch
+from .batch_state import BatchState
+from .sender import BatchSender
+from .session import Session
 from .soundness import is_interruption
-
-if TYPE_CHECKING:
-    from .producer_views import ProducerView
 
 __all__ = ["BoundedBatch"]
 
@@ -35,13 +34,13 @@ class _Sendings(BatchState):
     """Which messages wait to be sent together, in the outermost batch and those within it.
 
     :param batch: kombu's context manager.
-    :param item: the connection, which is not Redis's if it has no bounds: each message is sent at once then.
+    :param session: that of the connection: unless it sends messages together, each is sent at once.
     """
 
-    def __init__(self, view: ProducerView, batch: Any, item: Any) -> None:
+    def __init__(self, view: BatchSender, batch: Any, session: Session) -> None:
         super().__init__(view)
         self._batch = batch
-        self._sends_together = item.bounds is not None
+        self._sends_together = session.sends_together
         self._given = 0
         #: The ids of those that wait.
         self._waiting: list[str] = []
@@ -66,16 +65,21 @@ class _Sendings(BatchState):
         return self._sends_together and not getattr(self._batch.state, "immediate", False)
 
     def publish(
-        self, item: Any, body: Any, args: tuple[Any, ...], kwargs: dict[str, Any], deadline: float
+        self,
+        session: Session,
+        body: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        deadline: float,
     ) -> Any:
         if self._sent():
             # By somebody's flush(), which has raised nothing.
             self._waiting.clear()
         message_id = kwargs.get("message_id") or "(without a message_id)"
         try:
-            done = self.view._publish_once(item, body, args, kwargs, deadline)
+            done = self.view.publish_on_session(session, body, args, kwargs, deadline)
         except BaseException as error:
-            interruption = self.fail(item, error, message_id)
+            interruption = self.fail(session, error, message_id)
         else:
             self._given += 1
             if self._sent():
@@ -86,14 +90,16 @@ class _Sendings(BatchState):
         # Not above: it would have the error that kombu made of it for its context, whose cause it is.
         raise interruption
 
-    def fail(self, item: Any, error: BaseException, message_id: str | None = None) -> BaseException:
+    def fail(
+        self, session: Session, error: BaseException, message_id: str | None = None
+    ) -> BaseException:
         """Raise what to tell of *error*, but an exception of a signal handler's, which is returned.
 
         :param message_id: of the one that was being published.
         """
-        interruption = self._interruption_in(item, error)
-        told = interruption or self._told(error)
-        self.view._note(item, told)
+        interruption = self._interruption_in(session, error)
+        told = interruption or self._told(session, error)
+        self.view.note_what_broke(session, told)
         self.failed(told, message_id)
         if interruption is not None:
             return interruption
@@ -101,21 +107,21 @@ class _Sendings(BatchState):
             raise error
         raise told from error
 
-    def _interruption_in(self, item: Any, error: BaseException) -> BaseException | None:
+    def _interruption_in(self, session: Session, error: BaseException) -> BaseException | None:
         """The exception of a signal handler's that kombu took for the failure of a sending."""
         if not isinstance(error, _BATCHS) or self._commands is self._kept():
             # The second: of an earlier sending, it has been raised already.
             return None
         cause: BaseException | None = error.__cause__
-        # redis-py makes its own of an OSError, whoever raised that.
-        while cause is not None and not is_interruption(item, cause):
+        # redis-py makes its own error of each OSError, a signal handler's too.
+        while cause is not None and not is_interruption(session, cause):
             cause = cause.__cause__
         return cause
 
-    def _told(self, error: BaseException) -> BaseException:
+    def _told(self, session: Session, error: BaseException) -> BaseException:
         if isinstance(error, PublishRefused) or not isinstance(error, Exception):
             return error
-        return self.view.told_of_batch(error)
+        return session.translated(self.view, error)
 
     def failed(self, error: BaseException, message_id: str | None = None) -> None:
         """Say on *error* which messages it is about, if it has ended a sending.
@@ -147,17 +153,17 @@ class _Sendings(BatchState):
         if len(waiting) < self._given:
             which += "; those before were confirmed"
         waiting.clear()
-        return f"pool {self.view._pool.name!r}: of the {self._given} messages that the batch was given, {which}"
+        return f"pool {self.view.name_of_pool!r}: of the {self._given} messages that the batch was given, {which}"
 
     def leave(self) -> None:
         # They were published, so they are sent; of a failure only the log can tell.
         view = self.view
-        if self.left or view._lease.ended:
+        if self.left or view.released:
             return
         self.left = True
-        item: Any = view._lease.item
+        session: Session = view.leased_item.pooled_session
         try:
-            with sending(item, view._pool.confirm_timeout):
+            with session.sending(monotonic() + view.seconds_to_publish):
                 for state in self._open_states():
                     try:
                         if not state.aborted:
@@ -166,14 +172,14 @@ class _Sendings(BatchState):
                         state.close()
             return
         except BaseException as error:
-            interruption = self._interruption_in(item, error)
+            interruption = self._interruption_in(session, error)
             told = interruption or error
-            view._note(item, told)
+            view.note_what_broke(session, told)
             words = self._words("may be in the broker, or not")
             if (
                 interruption is None
                 and isinstance(error, Exception)
-                and not is_interruption(item, error)
+                and not is_interruption(session, error)
             ):
                 if words:
                     logger.warning(
@@ -198,11 +204,8 @@ class _Sendings(BatchState):
         return states if current is None or current in states else [*states, current]
 
 
-def sending(item: Any, seconds: float) -> AbstractContextManager[None]:
-    """Within, a sending on *item* has *seconds*, all its answers included."""
-    deadline = monotonic() + seconds
-    within = item.within if item.bounds is None else item.bounds.publishing
-    return within(deadline)  # type: ignore[no-any-return]  # a connection of ours
+class _InBatch(InBatch, BatchSender, Protocol):
+    """A lent producer that may be in a batch."""
 
 
 class BoundedBatch:
@@ -210,16 +213,16 @@ class BoundedBatch:
 
     :param view: the producer that it is of.
     :param batch: kombu's context manager.
-    :param item: the connection that it sends on.
+    :param session: that of the connection that it sends on.
     :param seconds: for each sending, all its answers included.
     """
 
-    def __init__(self, view: ProducerView, batch: Any, item: Any, seconds: float) -> None:
+    def __init__(self, view: _InBatch, batch: Any, session: Session, seconds: float) -> None:
         self._view = view
         self._batch = batch
-        self._item = item
+        self._session = session
         self._seconds = seconds
-        self._sendings = _Sendings(view, batch, item)
+        self._sendings = _Sendings(view, batch, session)
         self._outermost = False
 
     def __enter__(self) -> Self:
@@ -236,13 +239,18 @@ class BoundedBatch:
         self._batch.__enter__()
         return self
 
+    @property
+    def results(self) -> dict[str, Outcome]:
+        """Empty, because nothing here is confirmed: as :attr:`.Batch.results` is then."""
+        return {}
+
     def flush(self) -> None:
         """Send what has gathered.
 
         :raises Exception: kombu's, if that failed, with a note on the messages; also outside the block.
         :raises LeaseError: if the producer was released.
         """
-        self._view._lease.item  # noqa: B018  # says so
+        self._view.leased_item  # noqa: B018  # raises after the end
         self._bounded(self._batch.flush)
 
     def __exit__(
@@ -265,9 +273,9 @@ class BoundedBatch:
 
     def _bounded(self, send: Callable[[], Any]) -> None:
         try:
-            with sending(self._item, self._seconds):
+            with self._session.sending(monotonic() + self._seconds):
                 send()
             return
         except BaseException as error:
-            interruption = self._sendings.fail(self._item, error)
+            interruption = self._sendings.fail(self._session, error)
         raise interruption

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from ..engine.lease import Borrower
 
-__all__ = ["Left"]
+__all__ = ["Left", "note_untidy"]
 
 logger = logging.getLogger("kombu_pools_ext")
 
@@ -21,6 +22,13 @@ _WHAT_TO_DO = (
 
 #: The lines that were named, as code objects and places in them.
 _named: set[tuple[object, int]] = set()
+
+
+def note_untidy(carrier: Any) -> None:
+    """Have the end of the lease look at what was done on *carrier*, the transport's connection."""
+    client = getattr(carrier, "client", None)
+    if client is not None:
+        client.untidy = True
 
 
 class Left:

@@ -1,6 +1,6 @@
 """A lease leaves nothing behind: what its borrower opened, took and set on the connection ends with it.
 
-A connection on which something was done that outlives a lease is *untidy*: ``amqp_leftovers.py`` and
+A connection on which something was done that outlives a lease is *untidy*: ``amqp/leftovers.py`` and
 ``virtual_leftovers.py`` note it where it is done. One look at that is all that the other leases cost.
 ``docs/explanation/leftovers.md`` says what ends how.
 """
@@ -10,24 +10,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kombu.utils.functional import ChannelPromise
 
-from . import amqp_leftovers, lent_settings, virtual_leftovers
+from ..engine.lease import Entry
+from .connection import OpenConnection
 from .left import Left
 from .naming import uri_of
 
-if TYPE_CHECKING:
-    from ..engine.lease import Entry
-    from .driver import OpenConnection
-
-__all__ = ["before_close", "close", "end_lease", "keep_channel", "tidy"]
+__all__ = ["end_lease", "keep_channel", "tidy"]
 
 logger = logging.getLogger("kombu_pools_ext")
-
-#: Seconds for the broker to take everything back; a peer that takes longer is told nothing more.
-TIDY_TIMEOUT = 1.0
 
 
 def end_lease(
@@ -44,7 +38,7 @@ def end_lease(
     me = object()
     if item.__dict__.setdefault("tidied_by", me) is not me:
         return
-    left, borrower, engine = Left(), entry.borrower, entry.engine
+    left, borrower, engine = Left(), entry.borrower, entry.lender
     reason: str | None = broken or "broken"
     try:
         if broken is None:
@@ -61,23 +55,34 @@ def tidy(item: OpenConnection, left: Left) -> str | None:
 
     :returns: why the connection must be closed now, a key of ``CLOSE_REASONS``; ``None`` if it may be lent again.
     """
-    amqp = item.wire is not None
-    end = amqp_leftovers.end if amqp else virtual_leftovers.end
-    seconds = TIDY_TIMEOUT if amqp else item.answer_timeout
+    session = item.pooled_session
+    if _is_replaced(item):
+        return "leftovers"
     try:
-        with item.within(time.monotonic() + seconds):
-            reason = end(item, left)
+        with session.within(time.monotonic() + session.seconds_to_tidy):
+            reason = session.end_leftovers(left)
     except Exception as error:
         logger.debug("%s: what a lease left could not be ended: %r", uri_of(item), error)
         return "broken"
+    if reason is None and item.settled_as is not None and not item.is_the_pools():
+        # Its borrower has connected it to another broker, or otherwise than the pool would.
+        reason = "switched"
     if reason is None:
         if item._default_channel is not None:
-            for producer in tuple(item.pooled_producers.values()):
+            for producer in item.pooled_producers.values_alive():
                 keep_channel(producer)
         # Before it is looked at how many attributes there are: it is one of them.
         item.untidy = False
-        lent_settings.put_back(item)
+        item.put_back_settings()
     return reason
+
+
+def _is_replaced(item: OpenConnection) -> bool:
+    """Whether a borrower has put another channel in the place of the default one, which the pool's producers are on."""
+    channels = [one._channel for one in tuple(item.pooled_producers.values())]
+    channels += item.pooled_session.channels_in_use()
+    default = item._default_channel
+    return any(one is not default and not isinstance(one, ChannelPromise) for one in channels)
 
 
 def keep_channel(producer: Any) -> None:
@@ -85,21 +90,3 @@ def keep_channel(producer: Any) -> None:
     if isinstance(producer._channel, ChannelPromise):
         # kombu's property makes the promise good.
         producer.channel  # noqa: B018
-
-
-def before_close(item: OpenConnection) -> float:
-    """Have nobody called any more with what still comes to *item*.
-
-    :returns: the seconds that it needs besides those for its goodbye.
-    """
-    if item.wire is not None:
-        if item._connection is not None:
-            item._connection.quiet = True
-        return 0.0
-    return virtual_leftovers.longest_poll(item) if item.untidy else 0.0
-
-
-def close(item: OpenConnection) -> None:
-    """Give back what was taken on *item*, where its goodbye does not; to be called before that."""
-    if item.wire is None and item.untidy:
-        virtual_leftovers.close_channels(item)

@@ -1,52 +1,105 @@
-"""What a borrower sets on a leased connection: it holds for the time of the lease.
+"""What a leased connection has in common with the pooled one, and what a borrower sets of it.
 
-The lease shares the pooled connection's state, so that it *is* that connection. What is written there is noted, and
-put back when the lease ends.
+The lease asks the pooled connection for all that kombu knows of a connection, so that it *is* that connection. What is
+set of its settings holds for the time of the lease: it is noted, and put back at the end.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import kombu
 
-if TYPE_CHECKING:
-    from .driver import OpenConnection
-    from .views import ConnectionView
+from ..engine import Lease
 
-__all__ = ["SETTINGS", "LentSetting", "Options", "names_of", "put_back"]
+__all__ = [
+    "MISSING",
+    "SETTINGS",
+    "STATE",
+    "Common",
+    "LentSetting",
+    "Options",
+    "put_back_attributes",
+    "wrappers_among",
+]
+
+#: The attributes of a connection that say what it is doing. kombu's code sets them.
+STATE = ("_closed", "_connection", "_default_channel", "_transport")
 
 #: The attributes of a connection that say what it is like, and not what it is doing.
 SETTINGS = (
     *("hostname", "userid", "password", "virtual_host", "port", "insist", "ssl", "login_method"),
     *("connect_timeout", "heartbeat", "transport_options", "transport_cls", "uri_prefix"),
     *("alt", "cycle", "failover_strategy", "credential_provider"),
+    *("declared_entities", "_initial_params", "_failover_strategy"),
 )
-_MISSING = object()
-#: What kombu adds to a connection as it goes.
-_BY_KOMBU = frozenset({"_closed", "_default_channel"})
+#: Stands for what an attribute was that was not there.
+MISSING = object()
 
 
-class LentSetting:
-    """One of :data:`SETTINGS`, of a leased connection."""
+class Alterable(Protocol):
+    """A pooled connection, as far as its borrower may set something of it."""
 
-    __slots__ = ("_name",)
+    #: What its attributes were before that.
+    altered: dict[str, Any]
+    #: Whether something was done that may outlive the lease.
+    untidy: bool
 
-    def __init__(self, name: str) -> None:
+
+class Common:
+    """An attribute of a leased connection that is the pooled one's.
+
+    :param ended: what a lease that has ended shows, by name.
+    """
+
+    __slots__ = ("_ended", "_name")
+
+    def __init__(self, name: str, ended: dict[str, Any]) -> None:
         self._name = name
+        self._ended = ended
 
-    def __get__(self, view: ConnectionView | None, owner: type[Any] | None = None) -> Any:
-        if view is not None and self._name in view.__dict__:
-            return view.__dict__[self._name]
+    def __get__(self, view: Lease[Any] | None, owner: type[Any] | None = None) -> Any:
+        if view is None:
+            return self
+        entry = view.entry
+        # In a forked child, the state of what the parent had lent raises by itself.
+        if entry is not None and (entry.lender is not None or entry.inherited):
+            state = entry.item.__dict__
+            if self._name in state:
+                return state[self._name]
+        elif self._name in self._ended:
+            value = self._ended[self._name]
+            return copy.copy(value) if isinstance(value, dict | list | set) else value
         return getattr(kombu.Connection, self._name)
 
-    def __set__(self, view: ConnectionView, value: Any) -> None:
-        item = view.item
-        state = item.__dict__
-        item.altered.setdefault(self._name, state.get(self._name, _MISSING))
+    def __set__(self, view: Lease[Any], value: Any) -> None:
+        view.item.__dict__[self._name] = value
+
+    def __delete__(self, view: Lease[Any]) -> None:
+        try:
+            del view.item.__dict__[self._name]
+        except KeyError:
+            raise AttributeError(self._name) from None
+
+
+class LentSetting(Common):
+    """One of :data:`SETTINGS`, of a leased connection."""
+
+    __slots__ = ()
+
+    def __set__(self, view: Lease[Any], value: Any) -> None:
+        self._note(view.item)
+        super().__set__(view, value)
+
+    def __delete__(self, view: Lease[Any]) -> None:
+        self._note(view.item)
+        super().__delete__(view)
+
+    def _note(self, item: Alterable) -> None:
+        item.altered.setdefault(self._name, item.__dict__.get(self._name, MISSING))
         item.untidy = True
-        state[self._name] = value
 
 
 class Options(dict[str, Any]):
@@ -55,7 +108,7 @@ class Options(dict[str, Any]):
     :param item: the connection.
     """
 
-    def __init__(self, options: Any, item: OpenConnection) -> None:
+    def __init__(self, options: Any, item: Alterable) -> None:
         super().__init__(options)
         self._item = item
         self._before: dict[str, Any] | None = None
@@ -97,29 +150,20 @@ for _name in (
 ):
     setattr(Options, _name, _noted(getattr(dict, _name)))
 
-_names: dict[frozenset[str], frozenset[str]] = {}
+
+def wrappers_among(view: Any) -> dict[str, Any]:
+    """What its borrower has set on *view* in the place of a method."""
+    kind = type(view)
+    return {
+        name: value for name, value in view.__dict__.items() if callable(getattr(kind, name, None))
+    }
 
 
-def names_of(item: OpenConnection) -> frozenset[str]:
-    """The attributes that *item*, which has just been opened, has or may get from the pool itself."""
-    names = _BY_KOMBU.union(item.__dict__, type(item).__annotations__)
-    # One set for all connections that are alike.
-    return _names.setdefault(names, names)
-
-
-def put_back(item: OpenConnection) -> None:
-    """Forget what a borrower has set on *item*."""
-    state = item.__dict__
-    for name, value in item.altered.items():
-        if value is _MISSING:
+def put_back_attributes(state: dict[str, Any], altered: dict[str, Any]) -> None:
+    """Put into *state* again what was there before it was altered, by name, and forget that."""
+    for name, value in altered.items():
+        if value is MISSING:
             state.pop(name, None)
         else:
             state[name] = value
-    item.altered.clear()
-    options = item.transport_options
-    if isinstance(options, Options):
-        options.put_back()
-    for name in state.keys() - item.own_names:
-        del state[name]
-    # Whoever ends the lease is noted there for that time alone.
-    item.size = len(state) - ("tidied_by" in state)
+    altered.clear()

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import kombu
 
+from ..engine import Lease
 from ..masking import MASK, describe, mask_url
 
 __all__ = ["describe_resource", "like_it", "masked_uri", "uri_of", "with_host"]
@@ -29,6 +30,8 @@ def with_host(connection: kombu.Connection) -> kombu.Connection:
     """
     if connection.hostname:
         return connection
+    if isinstance(connection, Lease):
+        connection = connection.item
     host = connection.transport.default_connection_params.get("hostname")
     return like_it({**connection.__dict__, "hostname": host})
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import sys
 import weakref
-from typing import Any
+from typing import Any, TypeVar, overload
 
-import kombu
 import kombu.pools
+from kombu.connection import Connection
 from kombu.pools import PoolGroup as KombuPoolGroup
 
-from ..errors import PoolClosed, UnknownAlias
-from ..masking import mask_url
-from .connections import PoolFace
-from .identity import NOTE, PoolKey, key_of, token_of
+from ..errors import UnknownAlias
+from . import hooks
+from .base_pool import BasePool
+from .pool_key import PoolKey, key_of, token_of
+from .pool_lookup import PoolLookup
 
-__all__ = ["Finder", "PoolGroup", "get_limit", "global_limit", "use_global_limit"]
+__all__ = ["PoolGroup", "get_limit", "global_limit", "use_global_limit"]
+
+#: The pools that are looked up.
+P = TypeVar("P")
+#: What stands for one that is not there.
+D = TypeVar("D")
 
 #: ``PoolGroup(limit=use_global_limit)`` follows the global limit. kombu's own, for groups written for kombu.
 use_global_limit: object = kombu.pools.use_global_limit
@@ -37,47 +42,7 @@ def get_limit() -> int:
     return global_limit.value or 0
 
 
-class Finder:
-    """Finds pools, and has at hand what it found before."""
-
-    def __init__(self) -> None:
-        # By a URL or an alias, or by what stands for the key of a connection.
-        self._names: dict[Any, Any] = {}
-
-    def __getitem__(self, resource: Any) -> Any:
-        try:
-            if type(resource) is str:
-                return self._names[resource]
-            state = resource.__dict__
-            note = state[NOTE]
-            # Note.holds(), without a call.
-            if note.state is state and [*note.values] == note.seen:
-                return self._names[note.token]
-        except (AttributeError, KeyError):
-            pass  # new here
-        if sys.is_finalizing():
-            # Making a pool imports what its kind needs.
-            name = mask_url(resource) if "://" in str(resource) else str(resource)
-            raise PoolClosed(
-                f"pool {name!r}: the interpreter is ending, and it cannot be made any more; publish in an exit handler "
-                "(atexit), which comes before that"
-            )
-        # Taken now: what is looked up while names are forgotten is noted in the old dict, which nobody reads any more.
-        names = self._names
-        if isinstance(resource, str) and resource in names:
-            return names[resource]
-        return self._find(resource, names)
-
-    def _find(self, resource: Any, names: dict[Any, Any]) -> Any:
-        """Look *resource* up, and note it in *names*."""
-        raise NotImplementedError
-
-    def forget_names(self) -> None:
-        """Look everything up anew: what it stands for may have changed."""
-        self._names = {}
-
-
-class PoolGroup(Finder, KombuPoolGroup):
+class PoolGroup(PoolLookup[P], KombuPoolGroup):
     """Pools by what they are for: looked up, and made when first asked for.
 
     A group of your own overrides :meth:`create`; in a race of two first look-ups it may be called twice, and
@@ -89,21 +54,23 @@ class PoolGroup(Finder, KombuPoolGroup):
 
     def __init__(self, limit: Any = None, close_after_fork: bool = True) -> None:
         # Not kombu's __init__: it registers a fork hook that empties the group under its users.
-        Finder.__init__(self)
+        PoolLookup.__init__(self)
         self.limit = limit
         self.close_after_fork = close_after_fork
         # Pools that a reset took out of the group while somebody holds them: asked for again, they come back.
         self._former: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
         # Who finds pools here under names of its own.
-        self._finders: weakref.WeakValueDictionary[int, Finder] = weakref.WeakValueDictionary()
+        self._lookups: weakref.WeakValueDictionary[int, PoolLookup[P]] = (
+            weakref.WeakValueDictionary()
+        )
 
-    def create(self, resource: Any, limit: int | None) -> Any:
+    def create(self, resource: Any, limit: int | None) -> P:
         """Make the pool for *resource*."""
         raise NotImplementedError("PoolGroups must define ``create``")
 
     def key(self, resource: Any) -> Any:
         """What identifies the pool for *resource* in this group."""
-        if isinstance(resource, kombu.Connection):
+        if isinstance(resource, Connection):
             return key_of(resource)
         # kombu's protocol for things that are not equal, and mean the same.
         own_key = getattr(resource, "__eqhash__", None)
@@ -113,51 +80,52 @@ class PoolGroup(Finder, KombuPoolGroup):
         """What to hand to :meth:`create` for what was asked for."""
         return resource
 
-    def _find(self, resource: Any, names: dict[Any, Any]) -> Any:
+    def _find(self, resource: Any, names: dict[Any, P]) -> P:
         key = self._key_for(resource)
-        pool = dict.get(self, key)
+        pool: P | None = dict.get(self, key)
         if pool is None:
             pool = self.__missing__(resource)
         if isinstance(resource, str):
             names[resource] = pool
-        elif isinstance(resource, kombu.Connection):
+        elif isinstance(resource, Connection):
             token = token_of(resource, key)
             if token is not None:
                 names[token] = pool
         return pool
 
-    def _add_finder(self, finder: Finder) -> None:
-        """Have *finder* forget its names whenever this group does, as long as somebody has it."""
-        self._finders[id(finder)] = finder
+    def add_lookup(self, lookup: PoolLookup[P]) -> None:
+        """Have *lookup* forget its names whenever this group does, as long as somebody has it."""
+        self._lookups[id(lookup)] = lookup
 
     def _key_for(self, resource: Any) -> Any:
-        """The key of whatever a pool may be asked for by; iterating gives keys, so they are among it."""
+        """Return the key for *resource*, which may be a key already, because iterating over a group gives its keys."""
         return resource if isinstance(resource, PoolKey) else self.key(self.resolve(resource))
 
-    def _adopt(self, key: Any, resource: Any, resolved: Any) -> Any:
-        pool = self._former.get(key)
-        if pool is None or (isinstance(pool, PoolFace) and pool.is_over):
+    def _adopt(self, key: Any, resource: Any, resolved: Any) -> P:
+        pool: P | None = self._former.get(key)
+        if pool is None or (isinstance(pool, BasePool) and pool.is_over):
             limit = get_limit() if self.limit is use_global_limit else self.limit
             pool = self._make(resource, resolved, limit)
             self._note_limit(pool, resolved)
         # Atomic: of two threads that come this way at once both get the one that was first.
-        pool = dict.setdefault(self, key, pool)
+        adopted: P = dict.setdefault(self, key, pool)
         try:
-            self._former[key] = pool
+            self._former[key] = adopted
         except TypeError:
             # A group may hold anything, also what cannot be referred to weakly.
             pass
-        return pool
+        return adopted
 
-    def _make(self, resource: Any, resolved: Any, limit: int | None) -> Any:
-        """The pool for what was asked for, which :meth:`resolve` has made *resolved* of."""
+    def _make(self, resource: Any, resolved: Any, limit: int | None) -> P:
+        """Make the pool for *resource*, of which :meth:`resolve` has made *resolved*."""
         return self.create(resolved, limit)
 
     def _note_limit(self, pool: Any, resource: Any) -> None:
-        if isinstance(pool, PoolFace):
-            pool.follows_global_limit = self.limit is use_global_limit
+        # A group with a limit of its own may hand out another group's pool, which goes on to follow the global limit.
+        if isinstance(pool, BasePool) and self.limit is use_global_limit:
+            pool.follows_global_limit = True
 
-    def __missing__(self, resource: Any) -> Any:
+    def __missing__(self, resource: Any) -> P:
         if isinstance(resource, PoolKey):
             raise KeyError(resource)
         resolved = self.resolve(resource)
@@ -165,7 +133,7 @@ class PoolGroup(Finder, KombuPoolGroup):
 
     # Names are forgotten after each change: before it, a look-up could note once more what is about to go.
 
-    def __setitem__(self, resource: Any, pool: Any) -> None:
+    def __setitem__(self, resource: Any, pool: P) -> None:
         key = self._key_for(resource)
         dict.__setitem__(self, key, pool)
         self._former.pop(key, None)
@@ -183,6 +151,10 @@ class PoolGroup(Finder, KombuPoolGroup):
         except UnknownAlias:
             return False
 
+    @overload
+    def get(self, resource: Any, default: None = None) -> P | None: ...
+    @overload
+    def get(self, resource: Any, default: D) -> P | D: ...
     def get(self, resource: Any, default: Any = None) -> Any:
         """The pool for *resource* if there is one already, else *default*."""
         try:
@@ -195,9 +167,9 @@ class PoolGroup(Finder, KombuPoolGroup):
         dict.clear(self)
         self.forget_names()
 
-    def all_pools(self) -> list[Any]:
+    def all_pools(self) -> list[P]:
         """The pools in the group, and those that a reset took out of it while somebody holds them."""
-        pools = list(self.values())
+        pools: list[P] = list(self.values())
         known = set(map(id, pools))
         former = [reference() for reference in self._former.valuerefs()]
         return pools + [one for one in former if one is not None and id(one) not in known]
@@ -218,16 +190,22 @@ class PoolGroup(Finder, KombuPoolGroup):
         """Look everything up anew: what it stands for may have changed."""
         super().forget_names()
         # After the group: what they find by then, they find anew.
-        for reference in self._finders.valuerefs():
-            finder = reference()
-            if finder is not None:
-                finder.forget_names()
+        for reference in self._lookups.valuerefs():
+            lookup = reference()
+            if lookup is not None:
+                lookup.forget_names()
 
     def follows_global_limit(self, pool: Any) -> bool:
         """Whether :func:`set_limit` governs *pool*."""
-        if isinstance(pool, PoolFace):
+        if isinstance(pool, BasePool):
             return pool.follows_global_limit
         return self.limit is use_global_limit
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        hooks.refuse_copies(
+            f"group {type(self).__name__} of pools",
+            "pass the group on; dict(group) has its pools by their keys",
+        )
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {', '.join(map(repr, self.values()))}>"

@@ -1,37 +1,43 @@
-"""The pool of producers: each is a face of a pooled connection."""
+"""The pool of producers: each producer publishes on a pooled connection, and stays with it between two leases."""
 
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-import kombu
+from kombu.exceptions import LimitExceeded
+from kombu.messaging import Producer as KombuProducer
 from kombu.pools import ProducerPool as KombuProducerPool
 from kombu.utils.functional import lazy
 
-from ..engine import Lease, Pool, PoolOptions, Share
-from ..engine.counters import Drained
+from ..engine import Lease, Pool, Share
+from ..engine.stats import Drained
 from ..errors import LeaseError, PoolClosed
 from ..settings import RetryPolicy
-from .confirms import CONFIRM_TIMEOUT
-from .connections import ConnectionPool, PoolFace
-from .driver import ForeignDriver, KombuErrors
+from . import hooks
+from .base_pool import BasePool
+from .connection import CONFIRM_TIMEOUT
+from .lazy_attribute import LazyAttribute
+from .leased_connection import LeasedConnection
+from .leased_producer import LeasedProducer, view_types
 from .leftovers import keep_channel
-from .made_once import MadeOnce
+from .lent_settings import wrappers_among
 from .naming import describe_resource
-from .producer_views import ProducerView, view_types
-from .soundness import is_sound, verdict_on
+from .revived import note_revival
+from .soundness import verdict_on
+from .sources import source_of
+from .standalone import StandaloneProducer, give_back, make_standalone
 from .validate import FLAGS, FOREVER, PLAIN, check_flag, valid_limit, valid_timeout
-from .views import RELEASED_STATE, ConnectionView
 
 __all__ = ["ProducerPool"]
 
 _new = object.__new__
 
 
-class ProducerPool(PoolFace, KombuProducerPool):
+class ProducerPool(BasePool, KombuProducerPool):  # type: ignore[misc, unused-ignore]  # no queue
     """A pool of producers on the connections of another pool.
 
     Leasing a producer takes one lease of *connections*, whose limit bounds both; the producer and its channel
@@ -40,14 +46,15 @@ class ProducerPool(PoolFace, KombuProducerPool):
     :param connections: a :class:`ConnectionPool`, or kombu's own ``Connection(url).Pool(limit=…)``.
     :param limit: most producers at a time; ``None`` or 0 leaves it to *connections*.
     :param Producer: the class to make, by default :class:`kombu.Producer`.
-    :param retry: when a publish whose connection broke is tried again on another one; ``None`` is never, unless it
-        asks for that itself, as kombu's ``publish(retry=True)`` does.
+    :param retry: when a publish whose connection broke is tried again on another one; ``None`` is never, unless the
+        call asks for it, as kombu's ``publish(retry=True)`` does.
     :param mandatory: whether a message that no queue takes is an error, where the publish does not say it:
-        ``"default_exchange"`` for those to the default exchange alone. It takes confirms for somebody to hear of it.
-    :param confirm_timeout: seconds for a publish with all its tries; by default those of *connections*.
+        ``"default_exchange"`` for those to the default exchange alone. Without confirms no publish raises that error.
+    :param confirm_timeout: seconds for one try of a publish, and for all of them unless the call says otherwise; by
+        default those of *connections*.
     """
 
-    Producer: Any = kombu.Producer
+    Producer: Any = KombuProducer
     close_after_fork = True
 
     def __init__(
@@ -63,7 +70,7 @@ class ProducerPool(PoolFace, KombuProducerPool):
         confirm_timeout: float | None = None,
     ) -> None:
         # Not kombu's __init__: it registers a fork hook that shuts the parent's sockets down.
-        PoolFace.__init__(self, preload, close_after_fork)
+        BasePool.__init__(self, preload, close_after_fork)
         self.connections = connections
         self.Producer = Producer or self.Producer
         # Whether nobody overrode prepare(), which is then needed for new producers only.
@@ -74,70 +81,74 @@ class ProducerPool(PoolFace, KombuProducerPool):
         self.retry = retry
         #: Whether a message that no queue takes is an error, where the publish does not say it.
         self.mandatory = mandatory
-        #: Seconds that a publish takes at most: all tries, and the broker's confirm.
+        #: Seconds for one try of a publish, and for all of them unless the call says otherwise.
         self.confirm_timeout: float = (
             confirm_timeout or getattr(connections, "confirm_timeout", None) or CONFIRM_TIMEOUT
         )
-        #: Whether the connections are a pool of somebody else.
-        self.foreign = not isinstance(connections, ConnectionPool)
-        self._kind: type[Lease[Any]] = Lease if self.foreign else ConnectionView
+        self._source = source_of(connections)
+        self._kind: type[Lease[Any]] = self._source.kind
         self._closed = False
         self._limit = valid_limit(limit)
+        self.setup()
+
+    # How many attributes a lent producer has as long as its borrower adds none.
+    _attributes = 0
+    # Whether acquire() asks the engine itself. Else the connections are of a pool of kombu's, or of a subclass of ours
+    # with hooks.
+    _straight = True
+    # Whether nobody overrode what the end of a lease calls.
+    _plain_end = True
+    # Whether a producer stays with its connection between two leases.
+    _keeps_producers = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._hooks = hooks.hooks_of(cls, ProducerPool)
+
+    def _note_hooks(self) -> None:
+        """Note in the instance, where it is found fast, what acquire and release depend on. The pool is used soon."""
+        source = self._source
+        self._straight = source.is_straight
+        self._plain_end = source.has_plain_end and not self._hooks & {"release", "release_resource"}
+        self._keeps_producers = source.keeps_producers
 
     # What most pools of a process with many never need.
 
-    def _make_foreign(self) -> ForeignDriver | None:
-        return ForeignDriver(self.connections) if self.foreign else None
-
     def _make_engine(self) -> Pool[Any]:
-        if self._foreign is None:
-            self.connections.lends_producers = True
-            engine: Pool[Any] = self.connections.engine
-            return engine
-        return Pool(
-            self._foreign,
-            name=f"producers of {self.connections!r}",
-            limit=self._limit,
-            options=PoolOptions(keep=False),
-            errors=KombuErrors(),
-        )
+        self._note_hooks()
+        return self._source.make_engine(self._limit)
 
     def _make_share(self) -> Share | None:
-        return None if self.foreign else Share(self._limit, self.connections.publishing)
+        return self._source.make_share(self._limit)
 
     def _note_limit(self, made: Any) -> None:
         # Closes the race with a resize that came while engine or share was made, and did not see it.
-        if made is None or self.foreign != isinstance(made, Pool):
-            return
-        if made.limit != self._limit:
+        if made is not None and made is self._bounded() and made.limit != self._limit:
             self._resize(self._limit, force=True)
 
-    _foreign: ForeignDriver | None = MadeOnce(_make_foreign)  # type: ignore[assignment]  # a descriptor
-    engine: Pool[Any] = MadeOnce(_make_engine, _note_limit)  # type: ignore[assignment]  # a descriptor
+    engine: LazyAttribute[Pool[Any]] = LazyAttribute(_make_engine, _note_limit)
     #: The bound on some of the leases of the connection pool.
-    _share: Share | None = MadeOnce(_make_share, _note_limit)  # type: ignore[assignment]  # a descriptor
-    #: By thread that is in acquire(), the lease for create_producer() to use.
-    _pending: dict[int, Any] = MadeOnce(  # type: ignore[assignment]  # a descriptor
-        lambda pool: {} if pool.foreign else pool.connections.pending
-    )
+    _share = LazyAttribute(_make_share, _note_limit)
+    #: What its producers are found by, on each connection: those must not hold a pool that was made for one publish.
+    _me: LazyAttribute[weakref.ref[ProducerPool]] = LazyAttribute(weakref.ref)
     #: Producers that close_resource() is looking at: it may release them itself.
-    _leaving: set[ProducerView] = MadeOnce(lambda pool: set())  # type: ignore[assignment]  # a descriptor
+    _leaving: LazyAttribute[set[LeasedProducer]] = LazyAttribute(lambda pool: set())
 
     @property
     def name(self) -> str:
-        """What errors, logs and tables call the pool: alias and URI, without a password."""
-        return str(self.engine.name if self.foreign else self.connections.name)
+        """What errors, logs and tables call the pool: as a rule the URI of its broker, without the password."""
+        return self._source.name
 
     @property
     def is_over(self) -> bool:
         """Whether it was closed, or what it draws on."""
-        return super().is_over or (not self.foreign and self.connections.is_over)
+        return super().is_over or self._source.is_over
 
     # -- the limit: a share of the connection pool's ----------------------------------------------------
 
     def _bounded(self) -> Any:
         """What the limit is of, if it was made yet."""
-        return MadeOnce.of(self, "engine" if self.foreign else "_share")
+        return LazyAttribute.of(self, self._source.limited_by)
 
     def _get_limit(self) -> int | None:
         bounded = self._bounded()
@@ -156,22 +167,17 @@ class ProducerPool(PoolFace, KombuProducerPool):
         bounded = self._bounded()
         if bounded is None:
             return
-        if self.foreign:
-            self.engine.resize(limit, force=force)
-        else:
-            self.engine.resize_share(bounded, limit)
+        self._source.resize(self.engine, bounded, limit, force=force)
 
     @property
     def lent(self) -> int:
         """Producers out at the moment."""
         bounded = self._bounded()
-        if bounded is None:
-            return 0
-        return int(bounded.lent) if self.foreign else self.engine.lent_of(bounded)
+        return 0 if bounded is None else self._source.lent(self.engine, bounded)
 
     # -- acquire and release ----------------------------------------------------------------------------
 
-    def acquire(self, block: bool = False, timeout: float | None = None) -> Any:
+    def acquire(self, block: bool = False, timeout: float | None = None) -> LeasedProducer:
         """Lend a producer; to be given back with ``release()``, or by leaving its ``with`` block.
 
         :param block: wait without end, unless there is a *timeout*.
@@ -179,7 +185,8 @@ class ProducerPool(PoolFace, KombuProducerPool):
         :raises LimitExceeded: :class:`~.PoolExhausted`, :class:`~.PoolTimeout`, :class:`~.PoolFull`.
         :raises RuntimeError: :class:`~.PoolClosed`, after :meth:`force_close_all`.
         :raises OperationalError: :class:`~.BrokerUnreachable`.
-        :raises TypeError, ValueError: for a *timeout* that is none, and a *block* that is meant as one: ``acquire(5)``.
+        :raises TypeError, ValueError: if *timeout* is not a valid number of seconds, or if *block* is one, as in
+            ``acquire(5)``.
         """
         if self._closed:
             raise PoolClosed(f"pool {self.name!r}: acquire on closed pool")
@@ -187,17 +194,21 @@ class ProducerPool(PoolFace, KombuProducerPool):
             check_flag("block", block)
         if timeout is not None and not (timeout.__class__ in PLAIN and 0 <= timeout < FOREVER):
             timeout = valid_timeout(timeout)
-        if self._foreign is None or block or timeout is not None:
-            lease = self.engine.acquire(block, timeout, self._share, self._kind)
-        else:
-            # The other pool is asked here: an opening in the background would wait for it.
-            with self._foreign.not_waiting():
-                lease = self.engine.acquire(block, timeout, self._share, self._kind)
+        try:
+            engine = self.engine
+            if self._straight:
+                lease = engine.acquire(block, timeout, self._share, self._kind)
+            else:
+                lease = self._lease(block, timeout)
+        except LimitExceeded as error:
+            if isinstance(error, self.LimitExceeded):
+                raise
+            raise hooks.as_limit_exceeded(self.LimitExceeded, error) from error.__cause__
         try:
             producer = self._producer_on(lease)
-            view: ProducerView = _new(view_types[producer.__class__])
+            view: LeasedProducer = _new(view_types[producer.__class__])
         except BaseException as error:
-            lease.end(verdict_on(lease.item, error))
+            lease.end(verdict_on(lease.item.pooled_session, error))
             raise
         # A copy: what the borrower sets is forgotten with the view.
         view.__dict__ = producer.__dict__.copy()
@@ -207,93 +218,166 @@ class ProducerPool(PoolFace, KombuProducerPool):
         view._batch = None
         return view
 
-    def give_up(self, view: ProducerView) -> None:
-        """Take the connection of *view* away and close it; the view itself may get another one."""
-        self._take_back(view, "broken")
+    def _lease(self, block: bool, timeout: float | None) -> Any:
+        """Take a lease where the connections are of another kind of pool, or of a subclass of ours with hooks."""
+        return self._source.lease(
+            block,
+            timeout,
+            lambda: self.engine.acquire(block, timeout, self._share, self._kind),
+            lambda: self._handing_down(self._share),
+        )
 
-    def renew(self, view: ProducerView, timeout: float) -> None:
+    def give_up(self, view: LeasedProducer, kept: dict[str, Any]) -> None:
+        """Take the connection of *view* away and close it; the view itself may get another one.
+
+        :param kept: the attributes that the view has until then.
+        """
+        if not view._lease.ended:
+            item = view._lease.item
+            self._take_back(view, "broken")
+            view.__dict__.update(kept)
+            view._lost = item
+
+    def renew(self, view: LeasedProducer, timeout: float, *, unless_down: bool = False) -> None:
         """Lend another connection to *view*, which was given up.
 
         :param timeout: seconds for everything together, as in :meth:`acquire`, whose errors it raises.
+        :param unless_down: do not wait for a broker that is down.
         """
         if self._closed:
             raise PoolClosed(f"pool {self.name!r}: acquire on closed pool")
-        lease = self.engine.acquire(False, max(0.0, timeout), self._share, self._kind)
+        self._check_lost(view)
+        timeout = max(0.0, timeout)
+        if self._straight:
+            lease = self.engine.acquire(True, timeout, self._share, self._kind, not unless_down)
+        else:
+            lease = self._lease(False, timeout)
         try:
             producer = self._producer_on(lease)
+            # Another thread may have released it meanwhile.
+            self._check_lost(view)
         except BaseException as error:
-            lease.end(verdict_on(lease.item, error))
+            lease.end(verdict_on(lease.item.pooled_session, error))
             raise
         view.__dict__ = producer.__dict__.copy()
         view._lease = lease
         view._broken = False
+        view._lost = None
+
+    def _check_lost(self, view: LeasedProducer) -> None:
+        if getattr(view, "_lost", None) is None:
+            raise LeaseError(
+                f"pool {self.name!r}: the producer was released while it was publishing; acquire another one"
+            )
+
+    def state_as_lent(self, view: LeasedProducer) -> dict[str, Any]:
+        """The attributes that *view* had when it was lent; none, where that is not known."""
+        item = view._lease.item
+        producer = item.pooled_producers.get(self._me) if self._keeps_producers else None
+        return {} if producer is None else vars(producer)
+
+    def note_revival(self, view: LeasedProducer, given: Any, before: Any) -> None:
+        """Called by a producer that was revived with *given*, a channel or a connection; its channel was *before*."""
+        note_revival(view, given, before)
 
     def reads_no_more(self, item: Any) -> None:
-        """Called by a producer whose connection is of no use until its release.
+        """Called by a producer whose connection is of no use until its release, so that nobody reads from it any more.
 
-        Nobody will read there that the broker takes messages again, so it must not keep the others waiting for that.
+        If the broker takes no messages, nobody would learn from this connection that it does again: it must not keep
+        the gate shut.
         """
-        if not self.foreign and self.connections.publishing.reason is not None:
-            self.connections.publishing_unblocked(item)
+        self._source.reads_no_more(item)
 
     def _producer_on(self, lease: Any) -> Any:
         """The producer that stays with the lent connection; made at the first lease."""
-        item = lease._entry.item
-        if self.foreign:
-            producers = producer = None
-        else:
+        item = lease.entry.item
+        producers = producer = None
+        if self._keeps_producers:
             lease._pool = self.connections
-            lease.__dict__ = item.__dict__
             producers = item.pooled_producers
-            producer = producers.get(self)
+            producer = producers.get(self._me)
             if producer is not None and self._plain and producer._channel is not None:
                 return producer
-        with self._lending(lease):
+        with self._handing_down(lease):
             if producer is None:
-                producer = self.create_producer()
+                producer = self.new() if "new" in self._hooks else self.create_producer()
             producer = self.prepare(producer)
         if producer.__connection__ is not item:
             # A subclass acquired the connection itself: same lease, but a view of it, which ends with it.
             producer.revive(item)
         # Not shared with others of its class, which copies faster.
         producer.__dict__ = dict(producer.__dict__)
+        self._attributes = len(producer.__dict__)
         if producers is not None:
-            producers[self] = producer
+            producers.keep(self, producer)
             if item._default_channel is not None:
                 keep_channel(producer)
-            # For whoever publishes on its channel by himself.
+            # For what is published on its channel without a leased producer.
             item.confirm_timeout = self.confirm_timeout
         return producer
 
     @contextmanager
-    def _lending(self, lease: Lease[Any]) -> Iterator[None]:
-        """Within, this thread's ``connections.acquire()`` gives what has been lent already, not a second one."""
-        me = threading.get_ident()
-        self._pending[me] = lease
+    def _handing_down(self, what: Any) -> Iterator[None]:
+        """Within, this thread's ``connections.acquire()`` has *what* at hand.
+
+        :param what: the lease to return in place of another one, or the share to acquire with.
+        """
+        me, pending = threading.get_ident(), self._source.pending
+        # A hook may acquire another producer of these connections.
+        before = pending.get(me)
+        pending[me] = what
         try:
             yield
         finally:
-            del self._pending[me]
+            pending.pop(me, None)
+            if before is not None:
+                pending[me] = before
+
+    def _is_lending(self) -> bool:
+        """Whether this thread is in acquire(), which has a connection already."""
+        return threading.get_ident() in self._source.pending
 
     def _acquire_connection(self) -> Any:
-        lease = self._pending.get(threading.get_ident())
+        lease = self._source.pending.get(threading.get_ident())
         if lease is None:
             return self.connections.acquire(block=True)
-        return lease if isinstance(lease, ConnectionView) else lease.item
+        return lease if isinstance(lease, LeasedConnection) else lease.item
 
     def create_producer(self) -> Any:
         """Make a producer on a connection; to be overridden by subclasses that want another one.
 
-        Called by :meth:`acquire` it uses the connection just lent; called from elsewhere it acquires one.
+        Called by :meth:`acquire` it uses the connection just lent; called from elsewhere it acquires one, which the
+        producer's ``release()``, or :meth:`release`, gives back.
         """
-        return self.Producer(self._acquire_connection())
+        if self._is_lending():
+            return self.Producer(self._acquire_connection())
+        connection = self._acquire_connection()
+        try:
+            return make_standalone(self.Producer(connection))
+        except BaseException:
+            connection.release()
+            raise
 
     def prepare(self, p: Any) -> Any:
-        """Make *p* ready for its borrower; called at every acquire."""
+        """Make *p* ready for its borrower; called at every acquire.
+
+        Called from elsewhere it acquires a connection for a producer that has none, as :meth:`create_producer` does.
+        """
         if callable(p):
             p = p()
         if p._channel is None:
-            p.revive(self._acquire_connection())
+            if self._is_lending():
+                p.revive(self._acquire_connection())
+                return p
+            connection = self._acquire_connection()
+            try:
+                p.revive(connection)
+                make_standalone(p)
+            except BaseException:
+                # A later prepare() must get another connection.
+                p._channel = p.__connection__ = None
+                connection.release()
+                raise
         return p
 
     def release(self, resource: Any) -> None:
@@ -301,7 +385,11 @@ class ProducerPool(PoolFace, KombuProducerPool):
 
         :raises LeaseError: if it is not a lease of this pool.
         """
+        if self._is_standalone(resource):
+            give_back(resource)
+            return
         view = self._own(resource)
+        self._forget_lost(view)
         if view._batch is not None:
             self._leave_batch(view)
         self._take_back(view, self._verdict(view, None))
@@ -311,35 +399,64 @@ class ProducerPool(PoolFace, KombuProducerPool):
 
         :raises LeaseError: if it is not a lease of this pool.
         """
+        if self._is_standalone(resource):
+            if resource.__connection__ is not None:
+                self.connections.replace(resource.__connection__)
+                resource.channel = resource.__connection__ = None
+            return
         view = self._own(resource)
+        self._forget_lost(view)
         if view._batch is not None:
             self._leave_batch(view)
         self._take_back(view, "replaced")
 
-    def _own(self, resource: Any) -> ProducerView:
-        if not isinstance(resource, ProducerView) or resource._pool is not self:
+    def _is_standalone(self, resource: Any) -> bool:
+        """Whether *resource* is a producer that was made here outside acquire(), by a subclass perhaps."""
+        if not isinstance(resource, KombuProducer) or isinstance(resource, LeasedProducer):
+            return False
+        connection: Any = resource.__connection__
+        if connection is None:
+            # Given back before.
+            return isinstance(resource, StandaloneProducer)
+        return getattr(connection, "_pool", None) is self.connections
+
+    def _own(self, resource: Any) -> LeasedProducer:
+        if not isinstance(resource, LeasedProducer) or resource._pool is not self:
             raise LeaseError(
                 f"pool {self.name!r}: cannot take {describe_resource(resource)}, it is no lease of this pool; call its "
                 "own release()"
             )
         return resource
 
-    def _end(self, view: ProducerView, error: BaseException | None) -> None:
-        """Called by a producer that is released, and left with *error*."""
+    def end_lease(
+        self, view: LeasedProducer, error: BaseException | None, block_ends: bool = False
+    ) -> None:
+        """Called by a producer that is released, or whose block is left with *error*."""
         lease: Any = view._lease
         if view._batch is not None:
             self._leave_batch(view)
-        if error is None and self._plain_release and not view._broken and not self._leaving:
+        state = view.__dict__
+        if (
+            error is None
+            and self._plain_end
+            and not view._broken
+            and not self._leaving
+            and len(state) == self._attributes
+        ):
             # What the rest would find of most leases, in fewer steps.
-            entry = lease._entry
-            if entry is None or entry.engine is None:
+            entry = lease.entry
+            if entry is None or entry.lender is None:
+                self._forget_lost(view)
                 return
-            if is_sound(entry.item) and (self.foreign or not entry.item.untidy):
-                view.__dict__ = RELEASED_STATE
-                if not self.foreign:
-                    lease.__dict__ = RELEASED_STATE
-                lease._engine.release(lease)
+            item = entry.item
+            if item.pooled_session.is_sound() and not (self._keeps_producers and item.untidy):
+                state.clear()
+                lease.lender.release(lease)
                 return
+        self._forget_lost(view)
+        if block_ends and "release" in state:
+            self._end_wrapped(view, error)
+            return
         verdict = self._verdict(view, error)
         if self._plain_release:
             self._take_back(view, verdict)
@@ -347,8 +464,25 @@ class ProducerPool(PoolFace, KombuProducerPool):
             view._broken = verdict is not None
             self.release(view)
 
-    def _leave_batch(self, view: ProducerView) -> None:
-        """End the block that *view* is in, for it is about to be given back."""
+    def _forget_lost(self, view: LeasedProducer) -> None:
+        """Have a producer that has lost its connection publish no more, because it is released."""
+        if view._lease.ended and getattr(view, "_lost", None) is not None:
+            view._lost = None
+            view.__dict__ = wrappers_among(view)
+
+    def _end_wrapped(self, view: LeasedProducer, error: BaseException | None) -> None:
+        """The block of *view* ends, whose borrower has put something in the place of its ``release``.
+
+        It is called as kombu calls it. The block ends the lease, whatever that does.
+        """
+        view._broken = self._verdict(view, error) is not None
+        try:
+            view.release()
+        finally:
+            self.end_lease(view, error)
+
+    def _leave_batch(self, view: LeasedProducer) -> None:
+        """End the block that *view* is in, because it is about to be given back."""
         batch = view._batch
         try:
             if batch is not None:
@@ -358,13 +492,13 @@ class ProducerPool(PoolFace, KombuProducerPool):
             self._take_back(view, "broken")
             raise
 
-    def _verdict(self, view: ProducerView, error: BaseException | None) -> str | None:
-        entry = view._lease._entry
-        if entry is None or entry.engine is None:
+    def _verdict(self, view: LeasedProducer, error: BaseException | None) -> str | None:
+        entry = view._lease.entry
+        if entry is None or entry.lender is None:
             return None
-        return "broken" if view._broken else verdict_on(entry.item, error)
+        return "broken" if view._broken else verdict_on(entry.item.pooled_session, error)
 
-    def _take_back(self, view: ProducerView, verdict: str | None) -> None:
+    def _take_back(self, view: LeasedProducer, verdict: str | None) -> None:
         lease = view._lease
         if lease.ended or view in self._leaving:
             return
@@ -372,21 +506,39 @@ class ProducerPool(PoolFace, KombuProducerPool):
             if verdict is not None:
                 self._leaving.add(view)
                 self.close_resource(view)
+            elif not self._plain_end:
+                self._leaving.add(view)
+                self.release_resource(view)
         finally:
             self._leaving.discard(view)
-            view.__dict__ = RELEASED_STATE
+            view.undo_revival()
+            # The lease itself keeps its wrappers, because the borrower may remove them later.
+            view.__dict__ = wrappers_among(view)
             lease.end(verdict)
 
     def close_resource(self, resource: Any) -> None:
         """Called with a producer that will not be lent again; does nothing, and is there to be overridden."""
 
-    # kombu's hooks around its queue, which is not there: they are called by nobody.
-    def setup(self) -> None:
-        """Kombu's; does nothing."""
+    def release_resource(self, resource: Any) -> None:
+        """Kombu's; does nothing. Called with a producer that is given back, and may be lent again."""
+
+    def collect_resource(self, resource: Any) -> None:
+        """Kombu's; does nothing. Called with each producer whose connection ``force_close_all()`` closes."""
 
     def new(self) -> Any:
-        """Kombu's; makes a producer on a connection of its own when it is called."""
+        """Kombu's; returns what makes a producer when it is called. Called where a connection has none yet."""
         return lazy(self.create_producer)
+
+    def _collecting(self) -> AbstractContextManager[None]:
+        if "collect_resource" not in self._hooks:
+            return super()._collecting()
+
+        def tell(item: Any) -> None:
+            producer = item.pooled_producers.get(self._me)
+            if producer is not None:
+                self.collect_resource(producer)
+
+        return self._source.collecting(tell)
 
     def force_close_all(self, close_pool: bool = True) -> Drained:
         """Close the connections under the producers: the idle ones now, the lent ones as they come back.
@@ -397,6 +549,6 @@ class ProducerPool(PoolFace, KombuProducerPool):
         """
         check_flag("close_pool", close_pool, "drain(timeout={})")
         self._closed = self._closed or close_pool
-        if self.foreign:
-            return super().force_close_all(close_pool=False)
-        return self.connections.force_close_all(close_pool=False)  # type: ignore[no-any-return]  # kombu's may be given
+        drain = super().force_close_all
+        with self._collecting():
+            return self._source.close_connections(lambda: drain(close_pool=False))

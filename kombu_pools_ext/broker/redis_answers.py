@@ -139,7 +139,7 @@ def refusal(
             f"message {message_id} is not in one queue of its exchange at least, others may have it; "
             f"{words}"
         )
-    refused = PublishRefused.like(dict.fromkeys((error, answer)), words, message_id)
+    refused = PublishRefused(words, message_id).like(error, answer)
     refused.pool = pool
     refused.__cause__ = error
     return refused

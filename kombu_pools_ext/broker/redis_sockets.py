@@ -26,10 +26,12 @@ __all__ = [
     "bound",
     "connecting",
     "keep_one",
+    "ping",
     "sockets_of",
+    "take_sockets",
 ]
 
-#: Seconds that Redis gets for an answer, where nobody said how long: what CONFIRM_TIMEOUT is by default.
+#: Seconds that Redis gets for an answer, by default: as many as ``connection.CONFIRM_TIMEOUT``.
 ANSWER_TIMEOUT = 10.0
 #: The most bytes that Redis may send while connecting, when its answers are short, and in answer to a publish: half a
 #: million queues of an exchange take less.
@@ -55,21 +57,27 @@ class Interruption(BaseException):
 class Bounds:
     """The bounds of one connection's sockets, in time and in bytes, for as long as a ``with`` block lasts."""
 
-    __slots__ = ("deadline", "ended", "interrupted", "room", "spoken", "unwraps")
+    __slots__ = ("deadline", "deadline_alone", "ended", "interrupted", "room", "spoken", "unwraps")
 
     def __init__(self) -> None:
         #: In seconds of ``time.monotonic``; ``None`` is never.
         self.deadline: float | None = None
+        #: Whether the deadline alone bounds reads and writes, however short the sockets' own time-out is.
+        self.deadline_alone = False
         #: Bytes that may still come; ``None`` is any number.
         self.room: int | None = None
         #: Whether a socket of the connection was closed by the server, or failed.
         self.ended = False
         #: Whether an answer was not read because something else was raised meanwhile, by a signal handler say.
         self.interrupted = False
-        #: Set by whoever holds the connection to ``False``; ``True`` once something was, or may have been, written.
+        #: Set to ``False`` before a publish; ``True`` once something was, or may have been, written.
         self.spoken = False
-        #: Whether whoever uses the connection takes an :class:`Interruption` for what is in it.
+        #: Whether the present user of the connection takes an :class:`Interruption` for what is in it.
         self.unwraps = False
+
+    def begin_anew(self) -> None:
+        """The connection is made anew: what happened to the sockets that it had says nothing of those to come."""
+        self.ended = self.interrupted = False
 
     def within(self, deadline: float | None) -> contextlib.AbstractContextManager[None]:
         """Within, every read and write has ended by *deadline*, in total. Of nested ones the earlier holds.
@@ -79,17 +87,21 @@ class Bounds:
         return Within(self, deadline)
 
     @contextlib.contextmanager
-    def publishing(self, deadline: float) -> Iterator[None]:
-        """:meth:`within`, for a publish: what a signal handler raises meanwhile comes through as it is."""
+    def publishing(self, deadline: float, *, alone: bool = False) -> Iterator[None]:
+        """:meth:`within`, for a publish: what a signal handler raises meanwhile comes through as it is.
+
+        :param alone: the deadline holds in place of the sockets' own time-out.
+        """
         self.spoken = False
         self.unwraps = True
+        self.deadline_alone = alone
         try:
             with self.within(deadline), self.hearing(MOST_ANSWERED):
                 yield
         except Interruption as interruption:
             raise interruption.error from None
         finally:
-            self.unwraps = False
+            self.unwraps = self.deadline_alone = False
 
     @contextlib.contextmanager
     def hearing(self, most: int) -> Iterator[None]:
@@ -141,7 +153,7 @@ class Bounds:
         """Mark what a socket raised; note what somebody else raised in the middle of an operation."""
         forget_errors()
         if isinstance(error, OSError) and raised_by_carrier(error):
-            # A time-out may be that of somebody who only looked whether something had come.
+            # A time-out may be of a mere look at whether something had come.
             self.ended = self.ended or not isinstance(error, TimeoutError)
             mark(error, self)
         else:
@@ -198,7 +210,7 @@ class BoundedSocket:
         if bounds.deadline is None or patience == 0:
             bounds.spoken = bounds.spoken or name == "sendall"
             return getattr(sock, name)(*arguments)
-        sock.settimeout(bounds.shorten(patience))
+        sock.settimeout(bounds.shorten(None if bounds.deadline_alone else patience))
         bounds.spoken = bounds.spoken or name == "sendall"
         try:
             return getattr(sock, name)(*arguments)
@@ -275,7 +287,9 @@ class _Channel:
             parameters.setdefault("ssl_check_hostname", verifies)
         kind = parameters["connection_class"]
         parameters["connection_class"] = type(
-            kind.__name__, (_Connecting, kind), {"bounds": client.bounds, "client": client}
+            kind.__name__,
+            (_Connecting, kind),
+            {"bounds": client.pooled_session.bounds, "client": client},
         )
         return parameters
 
@@ -299,16 +313,14 @@ class _Unacknowledged:
 
     def _in_time(self) -> contextlib.AbstractContextManager[None]:
         client = self.channel.connection.client
-        return client.bounds.at_least(client.answer_timeout)  # type: ignore[no-any-return]  # of Any
+        return client.pooled_session.bounds.at_least(client.answer_timeout)  # type: ignore[no-any-return]  # of Any
 
 
 _channel_classes: dict[type[Any], type[Any]] = {}
 
 
-def bound(transport: Any) -> Bounds | None:
-    """Have the channels that *transport* makes keep to bounds, those of its client; ``None`` if it is not Redis's."""
-    if getattr(transport, "driver_type", None) != "redis":
-        return None
+def bound(transport: Any) -> None:
+    """Have the channels that *transport*, which is Redis's, makes keep to the bounds of its client's session."""
     kind = type(transport).Channel
     if kind not in _channel_classes:
         account = kind.QoS
@@ -317,16 +329,12 @@ def bound(transport: Any) -> Bounds | None:
             kind.__name__, (_Channel, kind), {"__doc__": kind.__doc__, "QoS": own}
         )
     transport.Channel = _channel_classes[kind]
-    return Bounds()
 
 
 @contextlib.contextmanager
 def connecting(connection: Any, seconds: float) -> Iterator[None]:
-    """Within, *connection* has *seconds* to connect, handshake and first answer included; Redis only."""
-    if connection.bounds is None:
-        yield
-        return
-    bounds = connection.bounds
+    """Within, *connection* has *seconds* to connect, handshake and first answer included."""
+    bounds: Bounds = connection.pooled_session.bounds
     with bounds.within(_monotonic() + seconds), bounds.hearing(MOST_IN_HANDSHAKE):
         try:
             yield
@@ -334,7 +342,7 @@ def connecting(connection: Any, seconds: float) -> Iterator[None]:
             # The credentials did not answer, not the broker.
             raise
         except Exception as error:
-            if _monotonic() < bounds.deadline:
+            if bounds.deadline is not None and _monotonic() < bounds.deadline:
                 raise
             # redis-py's own words say neither for how long, nor that it was connecting.
             where = f"{connection.hostname}:{connection.port or connection.transport.default_port}"
@@ -393,3 +401,47 @@ def alive(connection: Any) -> bool:
         poller.register(sock.fileno(), GONE)
     # What can be read is redis-py's to judge.
     return not any(event & GONE for _, event in poller.poll(0))
+
+
+def ping(client: Any) -> None:
+    """Ask Redis something on *client*'s connection, and wait for the answer.
+
+    :raises Exception: redis-py's.
+    """
+    # Not client.ping(), which connects again, ten times, if the connection is lost.
+    pool = client.connection_pool
+    try:
+        redis = pool.get_connection()
+    except TypeError:
+        # Before redis-py 5.3 it takes the command's name.
+        redis = pool.get_connection("PING")
+    try:
+        redis.send_command("PING", check_health=False)
+        redis.read_response()
+    except BaseException:
+        redis.disconnect()
+        raise
+    finally:
+        pool.release(redis)
+
+
+def take_sockets(transport: Any) -> Iterator[Any]:
+    """Take from redis-py's connections their sockets, idle and used ones, of all channels of *transport*."""
+    for channel in (
+        *(getattr(transport, "channels", None) or ()),
+        *(getattr(transport, "_avail_channels", None) or ()),
+    ):
+        clients = [channel.__dict__.get(name) for name in ("client", "subclient")]
+        pools = {
+            id(pool): pool
+            for pool in (
+                channel.__dict__.get("_pool"),
+                *(getattr(client, "connection_pool", None) for client in clients),
+            )
+            if pool is not None
+        }
+        for pool in pools.values():
+            for name in ("_available_connections", "_in_use_connections"):
+                for connection in tuple(getattr(pool, name, ())):
+                    yield getattr(connection, "_sock", None)
+                    connection._sock = None

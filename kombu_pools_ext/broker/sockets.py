@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
+import socket
 from types import BuiltinFunctionType
 from typing import Any, Protocol
 
 from ..engine.loaded import loaded
 
-__all__ = ["GONE", "Within", "system_poll"]
+__all__ = ["GONE", "Bounded", "Timer", "Within", "close_inherited", "forget_socket", "system_poll"]
 
 #: What a peer that hung up looks like; POLLRDHUP is Linux only.
 GONE = (
@@ -33,10 +35,46 @@ def _find_poll() -> Any:
 #: completely loaded; a later look, from a thread of the pool, could break an import that is under way.
 system_poll: Any = _find_poll()
 
+#: Kept for ever: what a child inherited and must never finalize, for a finalizer might speak.
+_inherited: list[Any] = []
 
-class _Bounded(Protocol):
+
+def forget_socket(sock: socket.socket | None) -> None:
+    """Close a descriptor of ours without a word on the connection that the parent goes on using."""
+    if sock is None:
+        return
+    with contextlib.suppress(OSError):
+        # close() alone would leave the object's idea of TLS alive; detached, nothing can speak any more.
+        descriptor = sock.detach()
+        if descriptor >= 0:
+            socket.close(descriptor)
+
+
+def close_inherited(connection: Any) -> None:
+    """In a forked child: close the socket of *connection*, one of kombu's, if its transport shows it."""
+    established = connection.__dict__.get("_connection")
+    _inherited.append((established, connection.__dict__.get("_transport")))
+    carrier = getattr(established, "_transport", None)
+    if carrier is not None:
+        forget_socket(carrier.sock)
+        carrier.sock, carrier.connected = None, False
+
+
+class Bounded(Protocol):
+    """What a socket asks for its time, and tells what it did."""
+
     #: In seconds of ``time.monotonic``; ``None`` is never.
     deadline: float | None
+    #: Set to ``False`` before a publish; ``True`` once something was, or may have been, written.
+    spoken: bool
+
+
+class Timer:
+    """What bounds a socket as long as nobody else does."""
+
+    def __init__(self) -> None:
+        self.deadline: float | None = None
+        self.spoken = False
 
 
 class Within:
@@ -49,7 +87,7 @@ class Within:
 
     __slots__ = ("_before", "_bounded", "_deadline")
 
-    def __init__(self, bounded: _Bounded, deadline: float | None) -> None:
+    def __init__(self, bounded: Bounded, deadline: float | None) -> None:
         self._bounded = bounded
         self._deadline = deadline
 

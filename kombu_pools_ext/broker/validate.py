@@ -6,6 +6,8 @@ import math
 import numbers
 from typing import Any
 
+from ..settings.problems import suggestion
+
 __all__ = [
     "FLAGS",
     "FOREVER",
@@ -36,7 +38,7 @@ def check_flag(name: str, value: Any, timeout: str = "timeout={}") -> None:
     meant = _number(value)
     if meant is None:
         raise TypeError(wrong)
-    raise TypeError(f"{wrong}; did you mean {timeout.format(meant)}?")
+    raise TypeError(f"{wrong}; {suggestion(timeout.format(meant))}")
 
 
 def _number(value: Any) -> str | None:
@@ -85,7 +87,10 @@ def valid_limit(limit: Any) -> int | None:
     """
     if limit is None:
         return None
-    if isinstance(limit, bool) or not isinstance(limit, int):
+    if isinstance(limit, bool):
+        # kombu's words: its users may look for them.
+        raise TypeError(f"limit must be an int, not bool: {limit!r}")
+    if not isinstance(limit, int):
         raise TypeError(f"limit must be a whole number or None, not {limit!r}")
     if limit < 0:
         raise ValueError(f"limit must be 0 (unlimited) or more, not {limit!r}")

@@ -8,36 +8,58 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import kombu
 from kombu.transport import virtual
 
 from . import redis_sockets
-from .left import Left
+from .left import Left, note_untidy
+from .lent_settings import MISSING, put_back_attributes
 from .naming import uri_of
-
-if TYPE_CHECKING:
-    from .driver import OpenConnection
 
 __all__ = ["close_channels", "end", "longest_poll", "note_channels"]
 
 logger = logging.getLogger("kombu_pools_ext")
 
 
+#: The packages whose code is not a borrower's.
+_PACKAGES = ("kombu", "kombu_pools_ext")
+
+
 class _Channel:
     """Mixed into a channel class of kombu's virtual transports: notes that it is used for more than publishing."""
 
     connection: Any
+    #: The modules of its classes, which set its attributes in the course of their work.
+    own_modules: frozenset[str]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        #: What attributes that its borrower has set or deleted were before.
+        self.__dict__["altered"] = {}
         self._note()
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._note_change(name, sys._getframe(1).f_globals.get("__name__"))
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        self._note_change(name, sys._getframe(1).f_globals.get("__name__"))
+        super().__delattr__(name)
+
+    def _note_change(self, name: str, module: str | None) -> None:
+        """Have *name* put back at the end of the lease, unless *module* is one whose code makes up the channel."""
+        state = self.__dict__
+        own = str(module).partition(".")[0] in _PACKAGES or module in self.own_modules
+        if "altered" in state and not own:
+            state["altered"].setdefault(name, state.get(name, MISSING))
+            self._note()
+
     def _note(self) -> None:
-        client = getattr(self.connection, "client", None)
-        if client is not None:
-            client.untidy = True
+        note_untidy(self.connection)
 
     def basic_consume(self, *args: Any, **kwargs: Any) -> Any:
         self._note()
@@ -61,16 +83,18 @@ def note_channels(transport: Any) -> None:
         return
     kind: type[Any] = transport.Channel
     if kind not in _classes:
-        _classes[kind] = type(kind.__name__, (_Channel, kind), {"__doc__": kind.__doc__})
+        modules = frozenset(one.__module__ for one in kind.__mro__)
+        namespace = {"__doc__": kind.__doc__, "own_modules": modules}
+        _classes[kind] = type(kind.__name__, (_Channel, kind), namespace)
     transport.Channel = _classes[kind]
 
 
-def end(item: OpenConnection, left: Left) -> str | None:
+def end(item: kombu.Connection, transport: Any, left: Left) -> str | None:
     """End what was left on *item*, and count it in *left*; why it must be closed now, or ``None`` if it need not be.
 
+    :param transport: what the pool has opened below *item*.
     :raises Exception: the transport's, for what it met: the connection is of no use then.
     """
-    transport = item.established
     if not isinstance(transport, virtual.Transport):
         return None
     kept = [item._default_channel, *transport._avail_channels]
@@ -90,6 +114,7 @@ def end(item: OpenConnection, left: Left) -> str | None:
             if not asks:
                 channel.close()
             continue
+        put_back_attributes(channel.__dict__, channel.altered)
         if channel._qos is not None:
             channel._qos.prefetch_count = 0
         if not asks:
@@ -98,7 +123,7 @@ def end(item: OpenConnection, left: Left) -> str | None:
     return reason
 
 
-def close_channels(item: OpenConnection) -> None:
+def close_channels(item: kombu.Connection) -> None:
     """Give back what was taken on *item*, which is about to be closed; nobody is called with what still comes."""
     transport = item._connection
     if not isinstance(transport, virtual.Transport):
@@ -108,11 +133,11 @@ def close_channels(item: OpenConnection) -> None:
         with _logged(item):
             _give_back(channel)
         with _logged(item):
-            # Not by the transport, which forgets the channel first: then what still comes is nobody's.
+            # Not by the transport, which forgets the channel first: what still comes would be lost.
             channel.close()
 
 
-def longest_poll(item: OpenConnection) -> float:
+def longest_poll(item: kombu.Connection) -> float:
     """Seconds until the answer to what *item* still asks of Redis is there."""
     transport = item._connection
     if not isinstance(transport, virtual.Transport):
@@ -153,7 +178,7 @@ def _is_memory(channel: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _logged(item: OpenConnection) -> Iterator[None]:
+def _logged(item: kombu.Connection) -> Iterator[None]:
     try:
         yield
     except Exception as error:

@@ -1,10 +1,10 @@
-"""Steering pools: those of this process (:mod:`.local`), and those of every process of the project (:mod:`.reach`)."""
+"""Commands to the pools of this process (:mod:`.local`), and to all processes of a project (:mod:`.client`)."""
 
 from __future__ import annotations
 
 from .attaching import attach, attach_to, detach, serve
+from .client import Control
 from .options import ControlSettings
 from .project import Project
-from .reach import Control
 
 __all__ = ["Control", "ControlSettings", "Project", "attach", "attach_to", "detach", "serve"]

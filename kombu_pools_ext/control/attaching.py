@@ -1,6 +1,6 @@
-"""Which pools belong to which project, and when a process begins to listen: at the first use of any pool.
+"""Attach pools to a project, so that commands reach them.
 
-If a pool was used before its project was attached, the process begins to listen as soon as that happens.
+The process begins to listen for commands at the first use of any pool, or at once if a pool was used before.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ from typing import Any
 
 from .. import events
 from ..aliases import Pools
-from ..engine.weakly import snapshot
+from ..engine.weakrefs import snapshot
 from ..settings.problems import forgets_arguments
+from .client import Control
 from .options import ControlSettings, parse_control
-from .performing import pools_in_order
 from .project import Project
-from .reach import Control
 from .server import Server, forget, server_of
 
 __all__ = ["attach", "attach_to", "begin", "detach", "serve"]
 
-#: The servers that each set of aliases is reached through, one for each secret; they hold no aliases.
+#: The servers of each set of aliases, one for each secret of its project. A server holds no reference to the aliases.
 _servers: weakref.WeakKeyDictionary[Pools, tuple[Server, ...]] = weakref.WeakKeyDictionary()
 
 
@@ -35,7 +34,7 @@ def attach(
     secret_fallbacks: Iterable[str | bytes] = (),
     name: str = "",
 ) -> Control:
-    """Let commands reach *pools* in this process, from the first use of one of them on; for plain Python.
+    """Let commands reach *pools* in this process, from the first use of a pool on. For plain Python.
 
     ::
 
@@ -43,20 +42,20 @@ def attach(
         control = attach(pools, secret=os.environ["SECRET"])
         control.ask("status")
 
-    :param settings: as ``KOMBU_POOLS_CONTROL``; ``None`` for the defaults, ``False`` to turn it off.
-    :param secret: the same in all processes of the project; whoever has it may steer them. Without one, each process of
-        this user may.
-    :param secret_fallbacks: secrets from before a rotation: a process takes commands that have one of them, and a
-        command reaches processes that have one of them.
-    :param name: what tells the project from others of this user where there is no secret.
-    :returns: what reaches all processes of the project.
+    :param settings: as in ``KOMBU_POOLS_CONTROL``; ``None`` for the defaults, ``False`` to turn control off.
+    :param secret: the same in all processes of the project; with it, commands can be sent to them. Without a secret,
+        all processes of this user can send commands.
+    :param secret_fallbacks: secrets from before a rotation. A process accepts commands with one of them, and a command
+        reaches processes with one of them.
+    :param name: distinguishes the project from others of this user if there is no secret.
+    :returns: sends commands to all processes of the project.
     :raises SettingsError: with everything that is wrong in *settings*.
     """
     if isinstance(settings, Project):
         project = settings
     else:
         if not isinstance(settings, ControlSettings):
-            # The names are asked for only where one is named.
+            # The aliases are read only if a setting may name one.
             aliases = tuple(pools.settings) if isinstance(settings, Mapping) else ()
             settings = parse_control(settings, aliases, secret=secret)
         project = Project(settings, secret, name, former_secrets=secret_fallbacks)
@@ -65,32 +64,32 @@ def attach(
 
 
 def attach_to(project: Project, pools: Pools) -> None:
-    """Let commands of *project* reach *pools*, and of no other project from now on.
+    """Let commands of *project*, and of no other project, reach *pools*.
 
-    Reads and opens nothing, unless this process has used a pool already: then it begins to listen, in the background.
+    Reads and opens nothing, unless this process has used a pool already. Then it begins to listen in the background.
     """
     servers = tuple(map(server_of, project.with_former))
     if _servers.get(pools) == servers:
         return
     detach(pools)
-    # The servers' own projects too, because another application of the same project may have come first.
+    # The servers have projects of their own if another application of the same project came first.
     for one in (*project.with_former, *(server.project for server in servers)):
         one.pools.add(pools)
     _servers[pools] = servers
-    weakref.finalize(pools, _gone, [weakref.ref(one) for one in servers]).atexit = False
-    events.demand.connect(_demanded)
+    weakref.finalize(pools, _on_collected, [weakref.ref(one) for one in servers]).atexit = False
+    events.demand.connect(_on_demand)
 
 
 def detach(pools: Pools) -> None:
-    """Let no commands reach *pools* any more; a process that has no others stops listening."""
+    """Stop letting commands reach *pools*. If the process has no other pools, it stops listening."""
     for server in _servers.pop(pools, ()):
         server.project.pools.discard(pools)
-        if not pools_in_order(server.project):
+        if not server.project.pools_in_order():
             forget(server)
 
 
 def begin(project: Project) -> None:
-    """Listen in the background, from now on, for commands with any of the secrets of *project*."""
+    """Listen in the background for commands with any of the secrets of *project*."""
     for one in project.with_former:
         server_of(one).begin()
 
@@ -98,26 +97,26 @@ def begin(project: Project) -> None:
 def serve(project: Project) -> bool:
     """Listen for the commands of *project* from now on, whether or not its pools are used.
 
-    :returns: whether it listens: not where control is turned off, or no thread may run (uWSGI's master).
+    :returns: whether it listens; it does not if control is turned off, or no thread may run (uWSGI's master).
     :raises ControlError: if the socket cannot be made.
     """
     return all(server_of(one).serve() for one in project.with_former)
 
 
-def _gone(servers: Iterable[weakref.ref[Server]]) -> None:
-    """A set of aliases was collected. In a finalizer: ending a server takes no lock that one could interrupt."""
+def _on_collected(servers: Iterable[weakref.ref[Server]]) -> None:
+    """Stop the servers of aliases that were collected. Runs in a finalizer, so it must not wait for a lock."""
     for server in servers:
         one = server()
-        # Only pools that still exist: the weak set may not have been updated yet.
-        if one is not None and not pools_in_order(one.project):
+        # Counts the pools that are still alive, because the weak set may not have been updated yet.
+        if one is not None and not one.project.pools_in_order():
             forget(one)
 
 
-def _demanded(**what: Any) -> None:
-    """A pool is about to open something: whoever's it is, this process has pools in use."""
-    for server in _every():
+def _on_demand(**what: Any) -> None:
+    """Begin to listen, because a pool of this process is used for the first time."""
+    for server in _all_servers():
         server.begin()
 
 
-def _every() -> Iterable[Server]:
+def _all_servers() -> Iterable[Server]:
     return dict.fromkeys(chain.from_iterable(snapshot(_servers.values)))

@@ -1,7 +1,7 @@
-"""The one implementation of both command lines: the frameworks parse the arguments described here.
+"""The command line of both frameworks. They parse the arguments that this module describes, and call :func:`run`.
 
-Exit codes: 0: all processes did it; 1: one failed or did not answer; 2: the command was not understood, and nothing was
-done; 3: no process was there; 4: fewer processes answered than expected.
+Exit codes: 0: all processes carried out the command; 1: one failed or did not answer; 2: the arguments or settings are
+wrong, and nothing was done; 3: no process was found; 4: fewer processes answered than expected.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from ..aliases import Pools
 from ..errors import ControlError, UnknownAlias
 from ..settings import SettingsError
 from . import local
-from .answer import Answer, Answers, Process, named_in_vain
+from .answer import Answer, Answers
+from .client import Control
 from .options import NAME
+from .process_info import Process, unknown_names
 from .progress import Progress
-from .reach import Control
-from .rendering import Line, answered, as_json, failures, printable, would_be_told
+from .rendering import Line, answer_table, as_json, failures, printable, process_table
 from .request import COMMANDS, FORCED, HIGHEST_LIMIT, MODES, Request
-from .server import leave
+from .server import stop_for_good
 
 __all__ = ["COMMANDS", "DESCRIPTION", "LIMIT", "OPTIONS", "Option", "Screen", "is_terminal", "run"]
 
@@ -35,18 +36,18 @@ DESCRIPTION = (
     "limit, suspend and resume them."
 )
 
-#: Of the argument that ``limit`` takes.
+#: The help of the argument of ``limit``.
 LIMIT = f"for limit: the most connections that a pool opens, 1 to {HIGHEST_LIMIT}"
 
 #: The exit codes; docs/reference/commands.md describes them.
-DONE, FAILED, MISUSED, NOBODY, FEWER = range(5)
+DONE, FAILED, MISUSED, NO_PROCESS, FEWER = range(5)
 
 FORMATS = ("table", "json")
 
-#: Seconds that processes have to answer.
+#: Seconds in which processes have to answer.
 DEFAULT_TIMEOUT = 5.0
 
-#: Seconds from one look to the next.
+#: Seconds between two frames of ``--watch``.
 PERIOD = 1.0
 
 
@@ -56,28 +57,28 @@ class Option:
 
     name: str
     description: str
-    #: What stands for its value in the help; ``None`` for one that takes none.
+    #: The placeholder for its value in the help; ``None`` if it takes no value.
     metavar: str | None = None
-    #: What makes a value of the text.
+    #: Converts the text to the value.
     kind: Callable[[str], Any] = str
     #: Whether it may be given more than once.
     many: bool = False
     choices: tuple[str, ...] = ()
     default: Any = None
-    #: The commands that take it; none if all do.
+    #: The commands that take it; empty if all do.
     only: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
-        """Its name as a parameter of :func:`run`."""
+        """The name of the parameter of :func:`run`."""
         return self.name.replace("-", "_")
 
     def suits(self, command: str) -> bool:
-        """Whether *command* takes it."""
+        """Return whether *command* takes this option."""
         return not self.only or command in self.only
 
 
-#: All of them, in the order of the help.
+#: All options, in the order of the help.
 OPTIONS: Sequence[Option] = (
     Option("using", "alias of a pool, may be repeated; all pools by default", "ALIAS", many=True),
     Option("process", "number or name of a process, may be repeated; all by default", "PROCESS", many=True),
@@ -92,8 +93,8 @@ OPTIONS: Sequence[Option] = (
     Option("format", "table, or json for one JSON document", "FORMAT", choices=FORMATS, default="table"),
     Option("expect", "end with code 4 if fewer processes answer, and with code 3 if none is there", "N", kind=int),
     Option("allow-none", "no error if no process is there at all, as before the first start"),
-    Option("dry-run", "name the processes that would be told, and tell them nothing"),
-    Option("watch", "for status: look again each second, until Ctrl-C", only=("status",)),
+    Option("dry-run", "name the processes that would get the command, without sending it"),
+    Option("watch", "for status: ask again each second, until Ctrl-C", only=("status",)),
     Option(
         "force",
         f"for {' and '.join(FORCED)}: close the old connections even if no new one can be opened; with reload, "
@@ -110,36 +111,38 @@ OPTIONS: Sequence[Option] = (
     ),
 )  # fmt: skip
 
-_NOBODY = "no process of this project is running here (pools that were never used do not listen)"
-_NOBODY_ANYWHERE = (
+_NO_PROCESS_HERE = (
+    "no process of this project is running here (pools that were never used do not listen)"
+)
+_NO_PROCESS_ANYWHERE = (
     "no process of this project is running (pools that were never used do not listen)"
 )
-#: The most processes that --expect takes.
+#: The highest number that --expect takes.
 MOST_EXPECTED = 1_000_000
 
 _NO_POOLS = "no pools are configured"
 _TURNED_OFF = f"control is turned off in {NAME}, so no process listens"
-_OWN = "; these are pings of this command's own process"
+_OWN_PING = "; these are pings of this command's own process"
 
 
 def is_terminal(stream: Any) -> bool:
-    """Whether *stream* shows what is written to it on a screen that can be drawn on."""
+    """Return whether *stream* is a terminal on which lines can be overwritten."""
     return bool(stream.isatty()) and os.environ.get("TERM") != "dumb"
 
 
 @dataclass
 class Screen:
-    """Where a command prints."""
+    """The output of a command."""
 
-    #: Prints what it is called with on the standard output, and ends the line.
+    #: Prints a line on the standard output.
     write: Callable[[str], Any]
-    #: The same on the standard error: what went wrong.
+    #: Prints a line on the standard error.
     complain: Callable[[str], Any]
-    #: May colour a line of a table: called with its kind (:data:`~.rendering.Line`) and itself.
+    #: May colour a line of a table; called with the line's kind (:data:`~.rendering.Line`) and the line.
     paint: Callable[[str, str], str] = lambda kind, line: line
-    #: Prints on the standard output as it is; ``None`` where that is no terminal.
+    #: Prints text without a line end on the standard output; ``None`` if that is not a terminal.
     draw: Callable[[str], Any] | None = None
-    #: Prints on the standard error as it is; ``None`` where that is no terminal.
+    #: Prints text without a line end on the standard error; ``None`` if that is not a terminal.
     hint: Callable[[str], Any] | None = None
 
 
@@ -164,23 +167,23 @@ def run(
     pause: Callable[[float], Any] = time.sleep,
     is_program: bool = False,
 ) -> int:
-    """Have the project's processes carry out a command, and print what came of it.
+    """Have the project's processes carry out a command, and print their answers.
 
     :param command: a key of :data:`COMMANDS`.
-    :param control: returns the project's ``Control``; an error that it raises is printed.
+    :param control: returns the project's ``Control``; if it raises an error, that is printed.
     :param pools: the aliases of this process.
-    :param limit: for ``limit``.
+    :param limit: the argument of ``limit``.
     :param using: aliases; empty means all, as for *process* and *host*.
     :param timeout: in seconds.
     :param expect: how many processes have to answer at least.
-    :param allow_none: whether it is no error if no process is there.
+    :param allow_none: whether it is not an error if no process is found.
     :param pause: sleeps for the given seconds, for *watch*.
-    :param is_program: whether this process was started only for the command: then it does not listen, even if a module
+    :param is_program: whether this process was started only for the command. Then it does not listen, even if a module
         that it imports uses a pool.
     :returns: the exit code.
     """
     if is_program:
-        leave()
+        stop_for_good()
     try:
         request = Request(
             command=command,
@@ -192,35 +195,38 @@ def run(
             hosts=_once_each(host),
             timeout=timeout,
         )
-        _check(request, format, expect, dry_run, watch)
-        # What is wrong with the settings is told before anybody is asked.
-        for alias in request.using or pools.settings:
-            pools.settings_of(alias)
-        call = _Call(request, control(), pools, screen, format, expect, allow_none)
-        if dry_run:
-            return call.dry_run()
-        return call.watch(pause) if watch else call.once()
+        _check(request, pools, format, expect, dry_run, watch)
+        running = _Run(request, control(), pools, screen, format, expect, allow_none)
+        return running.dry_run() if dry_run else running.watch(pause) if watch else running.once()
     except (UnknownAlias, SettingsError, TypeError, ValueError) as error:
         for line in str(error).splitlines():
             screen.complain(printable(line))
         return MISUSED
     except KeyboardInterrupt:
-        screen.complain(f"interrupted: some processes may {command} yet")
+        screen.complain(f"interrupted: some processes may still carry out {command}")
         return FAILED
 
 
 def _once_each(names: Sequence[str]) -> Any:
-    # A text is not taken for a list of letters; the request refuses it.
+    # A text is passed on unchanged, and the request refuses it.
     return names if isinstance(names, str) else tuple(dict.fromkeys(names))
 
 
-def _check(request: Request, format: str, expect: Any, dry_run: bool, watch: bool) -> None:
+def _check(
+    request: Request, pools: Pools, format: str, expect: Any, dry_run: bool, watch: bool
+) -> None:
+    """Check the options and the settings, before any process is asked.
+
+    :raises ValueError: with everything that is wrong in the options.
+    :raises SettingsError: if the settings are wrong.
+    :raises UnknownAlias: for an alias that is not configured.
+    """
     problems = []
     if format not in FORMATS:
         problems.append(f"unknown format {format!r}: expected one of {', '.join(FORMATS)}")
     given = {"watch": watch, "mode": request.mode != MODES[0], "force": request.force}
     problems += [
-        f"--{option.name} goes with {' and '.join(option.only)} alone"
+        f"--{option.name} can only be used with {' and '.join(option.only)}"
         for option in OPTIONS
         if given.get(option.key) and not option.suits(request.command)
     ]
@@ -228,20 +234,22 @@ def _check(request: Request, format: str, expect: Any, dry_run: bool, watch: boo
         isinstance(expect, int) and expect is not True and 1 <= expect <= MOST_EXPECTED
     ):
         problems.append(
-            f"--expect takes a number of processes, 1 to {MOST_EXPECTED}, not {expect!r}; --allow-none is for none"
+            f"--expect takes a number of processes, 1 to {MOST_EXPECTED}, not {expect!r}; --allow-none allows none"
         )
     problems += [
-        f"--watch and {name} exclude each other"
+        f"--watch cannot be combined with {name}"
         for name, is_given in (("--dry-run", dry_run), ("--expect", expect is not None))
         if watch and is_given
     ]
     if problems:
         raise ValueError("\n".join(problems))
+    for alias in request.using or pools.settings:
+        pools.settings_of(alias)
 
 
 @dataclass
-class _Call:
-    """One command on its way."""
+class _Run:
+    """Runs one command, and prints its answers."""
 
     request: Request
     control: Control
@@ -255,16 +263,16 @@ class _Call:
         with Progress(self.screen.hint) as progress:
             answers, notes = self._ask(progress.known, progress.heard)
         answered_by = [one for one in answers.answers if one.outcome != "silent"]
-        # Silent processes count as there.
-        code, complaints = self._judged(
-            failures(answers), 0 if notes else len(answered_by), is_nobody_there=bool(notes)
+        # A silent process does not count for --expect.
+        code, complaints = self._exit_code(
+            failures(answers), 0 if notes else len(answered_by), is_none_there=bool(notes)
         )
         if self.format == "json":
-            document = {**answers.as_dict(), "ok": code == DONE, "note": _noted(notes)}
+            document = {**answers.as_dict(), "ok": code == DONE, "note": _joined(notes)}
             self.screen.write(as_json(document))
         else:
-            self._print(answered(answers), () if code == NOBODY else notes)
-        return self._end(code, [*notes, *complaints] if code == NOBODY else complaints)
+            self._print(answer_table(answers), () if code == NO_PROCESS else notes)
+        return self._complain(code, [*notes, *complaints] if code == NO_PROCESS else complaints)
 
     def dry_run(self) -> int:
         problems: list[str] = []
@@ -278,30 +286,30 @@ class _Call:
                 timeout=self.request.timeout,
                 problem=problems.append,
             )
-            problems += _missing(self.request, processes)
-        notes = [] if processes or problems else self._nobody()
-        code, complaints = self._judged(
-            [printable(one) for one in problems], len(processes), is_nobody_there=bool(notes)
+            problems += _missing_names(self.request, processes)
+        notes = [] if processes or problems else self._no_process_notes()
+        code, complaints = self._exit_code(
+            [printable(one) for one in problems], len(processes), is_none_there=bool(notes)
         )
         if self.format == "json":
-            told = {"action": self.request.command, "dry_run": True, "ok": code == DONE}
+            head = {"action": self.request.command, "dry_run": True, "ok": code == DONE}
             found = {"processes": [asdict(one) for one in processes], "problems": problems}
-            self.screen.write(as_json({**told, **found, "note": _noted(notes)}))
+            self.screen.write(as_json({**head, **found, "note": _joined(notes)}))
         elif processes:
-            self._print(would_be_told(processes), [self._would()])
-        elif code != NOBODY:
+            self._print(process_table(processes), [self._dry_run_note()])
+        elif code != NO_PROCESS:
             self._print([], notes)
-        return self._end(code, [*notes, *complaints] if code == NOBODY else complaints)
+        return self._complain(code, [*notes, *complaints] if code == NO_PROCESS else complaints)
 
-    def _judged(
-        self, complaints: list[str], found: int, *, is_nobody_there: bool
+    def _exit_code(
+        self, complaints: list[str], found: int, *, is_none_there: bool
     ) -> tuple[int, list[str]]:
         """Return the exit code and the complaints."""
         code = FAILED if complaints else DONE
-        if is_nobody_there:
+        if is_none_there:
             if not self.allow_none and (self.request.changes or self.expect is not None):
-                # Other failures are those of the command's own ping.
-                code = NOBODY
+                # Failures, if any, are those of this process's own ping.
+                code = NO_PROCESS
         elif self.expect is not None and found < self.expect:
             are = "process was" if self.expect == 1 else "processes were"
             complaints = [
@@ -314,17 +322,17 @@ class _Call:
 
     def watch(self, pause: Callable[[float], Any]) -> int:
         draw = self.screen.draw if self.format == "table" else None
-        # All of the screen, once; from then on each line takes the place of the one before it.
+        # Clears the screen once; after that, each frame overwrites the one before it.
         before = "\x1b[2J"
         try:
             while True:
                 began = time.monotonic()
                 answers, notes = self._ask()
                 if self.format == "json":
-                    document = {**answers.as_dict(), "note": _noted(notes)}
+                    document = {**answers.as_dict(), "note": _joined(notes)}
                     self.screen.write(as_json(document, in_a_line=True))
                 else:
-                    lines = [*answered(answers), *(("bad", line) for line in failures(answers))]
+                    lines = [*answer_table(answers), *(("bad", line) for line in failures(answers))]
                     if draw is None:
                         self._print([*lines, ("plain", "")], notes)
                     else:
@@ -334,20 +342,20 @@ class _Call:
         except KeyboardInterrupt:
             return DONE
         except BrokenPipeError:
-            # Whoever read it has seen enough: `--watch | head`.
-            _write_no_more()
+            # The reader has closed the pipe, as in `--watch | head`.
+            _discard_output()
             return DONE
 
     def _frame(self, lines: list[Line]) -> str:
-        """What takes the place of the whole screen: as many lines as go onto it, a long one over several rows."""
+        """Return a frame for the whole screen, with as many lines as fit. A long line takes several rows."""
         columns, rows = shutil.get_terminal_size()
         shown = [("plain", f"{time.strftime('%H:%M:%S')}, every {PERIOD:g} s until Ctrl-C")]
-        # One for what is left out, and one for the cursor.
+        # One row is for the count of lines that do not fit, and one for the cursor.
         room = rows - 2 - _height(shown[0][1], columns)
         for place, line in enumerate(lines):
             room -= _height(line[1], columns)
             if room < 0:
-                shown.append(("plain", f"… {len(lines) - place} lines more"))
+                shown.append(("plain", f"… {len(lines) - place} more lines"))
                 break
             shown.append(line)
         painted = "".join(f"{self.screen.paint(*line)}\x1b[K\n" for line in shown)
@@ -362,7 +370,7 @@ class _Call:
         request = self.request
         if self._turned_off():
             if request.command == "ping":
-                return self._own_ping(), [_TURNED_OFF + _OWN]
+                return self._own_ping(), [_TURNED_OFF + _OWN_PING]
             return Answers(request, problems=(_TURNED_OFF,)), []
         try:
             answers = self.control.ask(
@@ -381,9 +389,9 @@ class _Call:
             return Answers(request, problems=(str(error),)), []
         if answers.answers or answers.problems:
             return answers, []
-        notes = self._nobody()
+        notes = self._no_process_notes()
         if request.command == "ping" and self.pools.settings:
-            return self._own_ping(), [notes[0] + _OWN, *notes[1:]]
+            return self._own_ping(), [notes[0] + _OWN_PING, *notes[1:]]
         return answers, notes
 
     def _own_ping(self) -> Answers:
@@ -401,17 +409,17 @@ class _Call:
     def _turned_off(self) -> bool:
         return not self.control.project.settings.enabled
 
-    def _nobody(self) -> list[str]:
-        """Return the lines that say that no process is there, and the likely reasons."""
+    def _no_process_notes(self) -> list[str]:
+        """Return the lines that say that no process was found, and the likely reasons."""
         if not self.pools.settings:
             return [_NO_POOLS]
         here = self.control.project.settings.broadcast is None
         reasons = map(printable, self.control.likely_reasons())
-        return [_NOBODY if here else _NOBODY_ANYWHERE, *reasons]
+        return [_NO_PROCESS_HERE if here else _NO_PROCESS_ANYWHERE, *reasons]
 
-    def _would(self) -> str:
+    def _dry_run_note(self) -> str:
         pools = ", ".join(map(printable, self.request.using)) or "all pools"
-        return f"would be told: {self.request.command}, {pools}"
+        return f"would get the command: {self.request.command}, {pools}"
 
     def _print(self, lines: Sequence[Line], notes: Sequence[str] = ()) -> None:
         for note in notes:
@@ -419,28 +427,28 @@ class _Call:
         for kind, line in lines:
             self.screen.write(self.screen.paint(kind, line))
 
-    def _end(self, code: int, complaints: Sequence[str]) -> int:
+    def _complain(self, code: int, complaints: Sequence[str]) -> int:
         for line in complaints:
             self.screen.complain(line)
         return code
 
 
-def _noted(notes: Sequence[str]) -> str | None:
+def _joined(notes: Sequence[str]) -> str | None:
     """Return the notes as one text, for the JSON; ``None`` if there are none."""
     return "; ".join(notes) or None
 
 
-def _write_no_more() -> None:
-    """Keep Python from complaining at its end of what it could not write."""
+def _discard_output() -> None:
+    """Keep Python from reporting at exit that it could not write the rest of the output."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
 
 
-def _missing(request: Request, processes: Sequence[Process]) -> Iterator[str]:
-    """A line for each process or machine that was named, and is not there."""
-    hosts, numbers = named_in_vain(request, processes)
+def _missing_names(request: Request, processes: Sequence[Process]) -> Iterator[str]:
+    """Yield a line for each process or machine that the request names but that does not exist."""
+    hosts, numbers = unknown_names(request, processes)
     for name in hosts:
         yield f"no process of this project is there on host {name!r}"
     for name in numbers:
@@ -448,5 +456,5 @@ def _missing(request: Request, processes: Sequence[Process]) -> Iterator[str]:
 
 
 def _height(line: str, columns: int) -> int:
-    """How many rows of a screen it takes."""
+    """Return how many rows of a screen *line* takes."""
     return max(1, -(-len(line) // columns))

@@ -1,4 +1,4 @@
-"""The setting of control, ``KOMBU_POOLS_CONTROL``: one vocabulary for Django, Flask and plain Python."""
+"""The setting ``KOMBU_POOLS_CONTROL``, the same for Django, Flask and plain Python."""
 
 from __future__ import annotations
 
@@ -10,29 +10,28 @@ from typing import Any
 from ..masking import describe
 from ..settings import PoolSettings, Problem, SettingsError
 from ..settings.problems import Report, collect, forgets_arguments, nearest, refuse, text_hint
-from .mailbox import supported
 
-__all__ = ["KEYS", "NAME", "SHORTEST_KEY", "ControlSettings", "parse_control"]
+__all__ = ["KEYS", "NAME", "SHORTEST_KEY", "ControlSettings", "parse_control", "why_unsupported"]
 
-#: What the setting is called.
+#: The name of the setting.
 NAME = "KOMBU_POOLS_CONTROL"
-#: What may stand in it.
+#: The keys that it may have.
 KEYS = ("ENABLED", "DIRECTORY", "BROADCAST", "KEY")
-#: Characters of a KEY: with fewer, somebody who hears one signed message finds it by trying.
+#: The fewest characters of a KEY. A shorter one could be found by trial from one signed message.
 SHORTEST_KEY = 16
 
 
 @dataclass(frozen=True)
 class ControlSettings:
-    """How the processes of a project are reached, checked."""
+    """The checked settings of control."""
 
     #: Whether a process listens.
     enabled: bool = True
-    #: Where the sockets are, an absolute path; ``None`` is the default.
+    #: The directory for the sockets, an absolute path; ``None`` means the default.
     directory: str | None = None
-    #: The alias of the pool whose broker carries commands to other machines; ``None`` is to reach this machine alone.
+    #: The alias of the pool whose broker carries commands to other machines; ``None`` means this machine only.
     broadcast: str | None = None
-    #: What commands are proven with; ``None`` is the framework's secret.
+    #: The secret that authenticates commands; ``None`` means the framework's.
     key: str | None = None
 
     def __repr__(self) -> str:
@@ -52,12 +51,12 @@ def parse_control(
     secret: str | bytes | None = None,
     beside: Iterable[Problem] = (),
 ) -> ControlSettings:
-    """The settings that *value* means.
+    """Check *value*, and return the settings of control.
 
     :param value: a mapping with :data:`KEYS`, ``None`` for the defaults, or ``False`` to turn control off.
-    :param aliases: the aliases that BROADCAST may name; with their settings, the broker's transport is checked as well.
-    :param secret: the framework's: without one, or with one that is too short, BROADCAST needs a KEY.
-    :param beside: problems of other settings, to be raised together.
+    :param aliases: the aliases that BROADCAST may name; if it is a dict of their settings, transports are checked too.
+    :param secret: the framework's secret. If there is none, or it is too short, BROADCAST needs a KEY.
+    :param beside: problems of other settings, to be raised together with those of this one.
     :raises SettingsError: with every problem.
     """
     problems = list(beside)
@@ -104,6 +103,16 @@ def parse_control(
     return ControlSettings(enabled, directory, broadcast, key)
 
 
+def why_unsupported(settings: PoolSettings) -> str | None:
+    """Return why commands cannot be carried by the broker of *settings*; ``None`` if they can."""
+    if settings.is_amqp or settings.is_redis:
+        return None
+    return (
+        f"the transport {settings.transport!r} cannot carry commands to other machines: "
+        "name the alias of a pool on RabbitMQ or Redis"
+    )
+
+
 def _directory(value: Any, report: Report) -> str | None:
     if value is None:
         return None
@@ -111,7 +120,7 @@ def _directory(value: Any, report: Report) -> str | None:
         refuse(report, value, "a path")
         return None
     if "\0" in str(value) or not Path(value).is_absolute():
-        # A relative one would be another for each process that is started elsewhere.
+        # A relative path would depend on the working directory of each process.
         refuse(report, str(value), "an absolute path")
         return None
     return str(value)
@@ -120,7 +129,7 @@ def _directory(value: Any, report: Report) -> str | None:
 def _check_broadcast(value: Any, aliases: Collection[str], report: Report) -> None:
     if isinstance(value, str) and value in aliases:
         settings = aliases[value] if isinstance(aliases, Mapping) else None
-        why = supported(settings) if isinstance(settings, PoolSettings) else None
+        why = why_unsupported(settings) if isinstance(settings, PoolSettings) else None
         if why is not None:
             report(why, "")
         return
@@ -129,4 +138,4 @@ def _check_broadcast(value: Any, aliases: Collection[str], report: Report) -> No
 
 def _unknown(key: Any) -> Problem:
     hint = nearest(key.upper() if isinstance(key, str) else key, KEYS)
-    return Problem(None, None, f"{describe(key)} is no setting", hint)
+    return Problem(None, None, f"{describe(key)} is not a setting", hint)

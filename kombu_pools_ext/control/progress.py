@@ -1,4 +1,4 @@
-"""How far a command has come, while somebody watches it."""
+"""Show on a terminal how many processes have answered a command."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .answer import Answer, Process
+from .answer import Answer
+from .process_info import Process
 
 __all__ = ["Progress"]
 
 
 class Progress:
-    """Tells on a terminal how many have answered, while they are waited for, and leaves nothing on the line.
+    """Shows how many processes have answered so far, and clears the line at the end.
 
-    :param hint: prints on the standard error as it is; ``None`` where that is no terminal.
+    :param hint: prints text on the standard error; ``None`` if that is not a terminal.
     """
 
     def __init__(self, hint: Callable[[str], Any] | None) -> None:
         self._hint = hint
         self._known = self._heard = 0
-        # Answers come in threads, and the last one may come when nobody waits any more.
+        # Answers come in several threads, some perhaps after the time-out.
         self._lock = threading.Lock()
 
     def __enter__(self) -> Progress:
@@ -33,18 +34,18 @@ class Progress:
             self._hint = None
 
     def known(self, processes: Sequence[Process]) -> None:
-        """So many more were asked."""
+        """Count processes that were asked."""
         with self._lock:
             self._known += len(processes)
-            self._tell()
+            self._show()
 
     def heard(self, answer: Answer) -> None:
-        """One has answered."""
+        """Count a process that has answered."""
         with self._lock:
             self._heard += 1
-            self._tell()
+            self._show()
 
-    def _tell(self) -> None:
+    def _show(self) -> None:
         if self._hint is not None and self._known:
             processes = "process has" if self._known == 1 else "processes have"
             self._hint(f"\r{self._heard} of {self._known} {processes} answered…\x1b[K")

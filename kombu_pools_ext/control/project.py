@@ -1,34 +1,32 @@
-"""Whose processes these are: the pools that are steered together, and the secret that proves who may."""
+"""The project: the processes and pools that a command reaches, and the secret that authenticates commands."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Protocol
 
 from ..aliases import Pools
-from .answer import Answer, Process
+from ..engine.weakrefs import snapshot
 from .options import SHORTEST_KEY, ControlSettings
-from .request import Request
 
-__all__ = ["Project", "Way"]
+__all__ = ["Project"]
 
-#: Bytes of secrets that are derived, each for its own use.
+#: The hash for the keys that are derived from the secret, one for each use.
 _DIGEST = "sha256"
 
 
 class Project:
-    """The processes with one secret are one project: they find each other, and take commands from each other.
+    """The processes with one secret: they find each other, and accept commands from each other.
 
-    :param settings: how its processes are reached.
-    :param secret: of the framework; ``None`` where there is none: then *fallback* tells projects apart, and the proof
-        is a random key in a file that only this user can read.
-    :param fallback: what tells this project from others of this user where there is no secret: a path, a name.
-    :param former_secrets: the framework's, from before a rotation: these processes take commands that have one of them,
-        and a command reaches processes that have one of them. KEY replaces these as well.
+    :param settings: how commands reach its processes.
+    :param secret: the framework's secret; ``None`` if there is none. Then *fallback* distinguishes projects, and a
+        random key in a file that only this user can read authenticates commands.
+    :param fallback: a path or name that distinguishes this project from others of this user if there is no secret.
+    :param former_secrets: the framework's secrets from before a rotation. Processes accept commands that use one of
+        them, and commands reach processes that use one of them. KEY replaces these as well.
     """
 
     def __init__(
@@ -43,11 +41,11 @@ class Project:
             secret, former_secrets = settings.key, ()
         self.settings = settings
         self._secret = _encoded(secret) if secret else None
-        #: Characters of the secret, or bytes; 0 without one.
+        #: The number of characters, or bytes, of the secret; 0 without one.
         self.secret_length = len(secret or "")
-        #: This project under its former secrets, which give it other names; the pools are the same.
+        #: This project with its former secrets, from which other names follow. The pools are the same.
         self.former = tuple(
-            Project(_by_former(settings, one), one)
+            Project(_settings_for_former(settings, one), one)
             for one in _distinct(former_secrets)
             if _encoded(one) != self._secret
         )
@@ -56,18 +54,22 @@ class Project:
             if self._secret
             else hashlib.sha256(b"kombu-pools\0" + fallback.encode()).digest()
         )
-        #: Sixteen hexadecimal digits; they give nothing of the secret away.
+        #: Sixteen hexadecimal digits, from which the secret cannot be derived.
         self.name = digest.hex()[:16]
-        #: The sets of aliases of this process that belong to it, as long as they live.
+        #: The sets of aliases of this process that belong to it, held weakly.
         self.pools: weakref.WeakSet[Pools] = weakref.WeakSet()
 
     @property
     def with_former(self) -> tuple[Project, ...]:
-        """This project, and the same project under each of its former secrets."""
+        """This project, and the same project with each of its former secrets."""
         return (self, *self.former)
 
+    def pools_in_order(self) -> list[Pools]:
+        """Return its sets of aliases in this process, always in the same order."""
+        return sorted(snapshot(lambda: self.pools), key=lambda pools: (pools.name, id(pools)))
+
     def key(self, use: str) -> bytes | None:
-        """32 bytes for one *use*, the same in all its processes; ``None`` without a secret."""
+        """Return the key of 32 bytes for one *use*, the same in all its processes; ``None`` without a secret."""
         return self._derive(use.encode()) if self._secret else None
 
     def _derive(self, use: bytes) -> bytes:
@@ -84,38 +86,11 @@ def _encoded(secret: str | bytes) -> bytes:
 
 def _distinct(secrets: Iterable[str | bytes]) -> Iterable[str | bytes]:
     if isinstance(secrets, str | bytes):
-        # A text without brackets is one secret, not one for each character.
+        # A text is one secret, not a list of characters.
         secrets = (secrets,)
     return {_encoded(one): one for one in secrets if one and isinstance(one, str | bytes)}.values()
 
 
-def _by_former(settings: ControlSettings, secret: str | bytes) -> ControlSettings:
+def _settings_for_former(settings: ControlSettings, secret: str | bytes) -> ControlSettings:
     """Return the settings for a former *secret*: without BROADCAST if the secret is too short for it."""
     return settings if len(secret) >= SHORTEST_KEY else replace(settings, broadcast=None)
-
-
-class Way(Protocol):
-    """A way to the processes of a project: this machine's sockets, or a broker."""
-
-    def who(self, request: Request, deadline: float) -> list[Process]:
-        """Those whom *request* is for and who are there.
-
-        :param deadline: in seconds of ``time.monotonic``.
-        :raises ControlError: if that cannot be told.
-        """
-        ...
-
-    def ask(
-        self,
-        request: Request,
-        deadline: float,
-        known: Callable[[list[Process]], None],
-        heard: Callable[[Answer], None],
-    ) -> None:
-        """Have them do it, and wait until all have answered, or until *deadline*.
-
-        :param known: is called once, with those who are there, before they are waited for.
-        :param heard: is called with each answer as it comes, those of the silent ones included, in whichever thread.
-        :raises ControlError: if nobody could be asked; some may have done it.
-        """
-        ...

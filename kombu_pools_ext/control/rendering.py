@@ -1,4 +1,4 @@
-"""What processes answered, for people and for programs: tables, lines and JSON. Asks nobody."""
+"""Render answers for people and programs: tables, lines and JSON."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from .answer import Answer, Answers, Process
+from .answer import Answer, Answers
+from .process_info import Process
 
-__all__ = ["Line", "answered", "as_json", "failures", "printable", "would_be_told"]
+__all__ = ["Line", "answer_table", "as_json", "failures", "printable", "process_table"]
 
-#: A line, with what it is: ``"head"``, ``"good"``, ``"bad"`` or ``"plain"``.
+#: The kind of a line (``"head"``, ``"good"``, ``"bad"`` or ``"plain"``) and the line.
 Line = tuple[str, str]
 
-#: Columns of the status table that are numbers: head, and name in a row.
+#: The columns with numbers in the status table: title, and key in a row.
 _NUMBERS = {
     "LIMIT": "limit",
     "IDLE": "idle",
@@ -28,14 +29,14 @@ _NUMBERS = {
     "OPENED": "opened",
     "CLOSED": "closed",
 }
-#: Stands where there is nothing to say.
+#: The text of an empty cell.
 _NOTHING = "–"
-#: Processes that a line names; the others it counts.
+#: The most processes that a line names; the others are only counted.
 _MOST_NAMED = 10
 
 
-def answered(answers: Answers, now: float | None = None) -> list[Line]:
-    """A table of what each process did: a row for each of its pools.
+def answer_table(answers: Answers, now: float | None = None) -> list[Line]:
+    """Return a table of what each process did, with a row for each of its pools.
 
     :param now: in seconds since 1970.
     """
@@ -46,21 +47,23 @@ def answered(answers: Answers, now: float | None = None) -> list[Line]:
     for answer in answers.answers:
         for row in answer.rows:
             good = row.get("ok", True)
-            rows.append([*_whose(answer.process), str(row.get("alias")), _did(answers, row)])
+            rows.append(
+                [*_process_cells(answer.process), str(row.get("alias")), _outcome(answers, row)]
+            )
             kinds.append("good" if good else "bad")
-        if (whole := _as_a_whole(answer)) is not None:
-            rows.append([*_whose(answer.process), _NOTHING, whole])
+        if (outcome := _process_outcome(answer)) is not None:
+            rows.append([*_process_cells(answer.process), _NOTHING, outcome])
             kinds.append("plain" if answer.ok else "bad")
     return list(zip(kinds, _aligned(rows), strict=True))
 
 
-def would_be_told(processes: Iterable[Process], now: float | None = None) -> list[Line]:
-    """A table of processes.
+def process_table(processes: Iterable[Process], now: float | None = None) -> list[Line]:
+    """Return a table of processes.
 
     :param now: in seconds since 1970.
     """
     now = time.time() if now is None else now
-    rows = [[*_whose(one), _since(one, now), one.version or _NOTHING] for one in processes]
+    rows = [[*_process_cells(one), _uptime(one, now), one.version or _NOTHING] for one in processes]
     if not rows:
         return []
     head, *lines = _aligned([["PROCESS", "SERVER", "UP", "VERSION"], *rows], numbers=(2,))
@@ -68,26 +71,28 @@ def would_be_told(processes: Iterable[Process], now: float | None = None) -> lis
 
 
 def failures(answers: Answers) -> list[str]:
-    """What went wrong, in a line or a few; none if nothing did."""
+    """Return lines that say what failed; none if nothing did."""
     command, count = answers.request.command, len(answers.answers)
     found = [printable(problem) for problem in answers.problems]
-    if failed := [_name(one.process) for one in answers.answers if one.outcome == "failed"]:
-        found.append(f"{command} failed in {len(failed)} of {_processes(count)}: {_some(failed)}")
-    if silent := [_name(one.process) for one in answers.answers if one.outcome == "silent"]:
+    if failed := [_process_name(one.process) for one in answers.answers if one.outcome == "failed"]:
+        found.append(
+            f"{command} failed in {len(failed)} of {_processes(count)}: {_first_names(failed)}"
+        )
+    if silent := [_process_name(one.process) for one in answers.answers if one.outcome == "silent"]:
         within = f"within {answers.request.timeout:g} s"
         found.append(
-            f"{len(silent)} of {_processes(count)} did not answer {within}: {_some(silent)}"
+            f"{len(silent)} of {_processes(count)} did not answer {within}: {_first_names(silent)}"
         )
     return found
 
 
 def as_json(document: Mapping[str, Any], *, in_a_line: bool = False) -> str:
-    """*document* as JSON, which has no character in it that is not ASCII."""
+    """Return *document* as JSON, in ASCII."""
     return json.dumps(document, indent=None if in_a_line else 2, default=asdict)
 
 
 def printable(text: str) -> str:
-    """*text* without control characters, which an alias or a broker's answer might bring to a terminal."""
+    """Return *text* with control characters escaped; an alias or a broker's answer may contain some."""
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
@@ -95,16 +100,16 @@ def _status(answers: Sequence[Answer], now: float) -> list[Line]:
     head = ["PROCESS", "SERVER", "UP", "ALIAS", *_NUMBERS, "STATE", "BROKER"]
     rows, kinds = [], []
     for answer in answers:
-        whose = [*_whose(answer.process), _since(answer.process, now)]
+        cells = [*_process_cells(answer.process), _uptime(answer.process, now)]
         for row in answer.rows:
             state = _state(row)
             rows.append([
-                *whose, str(row.get("alias")), *(_number(row, name) for name in _NUMBERS.values()), state,
+                *cells, str(row.get("alias")), *(_number(row, name) for name in _NUMBERS.values()), state,
                 str(row.get("broker", _NOTHING)),
             ])  # fmt: skip
             kinds.append("plain" if state == "ok" else "bad")
-        if (whole := _as_a_whole(answer)) is not None:
-            rows.append([*whose, *[_NOTHING] * (len(_NUMBERS) + 1), whole, ""])
+        if (outcome := _process_outcome(answer)) is not None:
+            rows.append([*cells, *[_NOTHING] * (len(_NUMBERS) + 1), outcome, ""])
             kinds.append("plain" if answer.ok else "bad")
     if not rows:
         return []
@@ -113,10 +118,10 @@ def _status(answers: Sequence[Answer], now: float) -> list[Line]:
     return [("head", lines[0]), *zip(kinds, lines[1:], strict=True)]
 
 
-def _as_a_whole(answer: Answer) -> str | None:
-    """What there is to say of a process besides its rows."""
+def _process_outcome(answer: Answer) -> str | None:
+    """Return what there is to say about a process besides its rows; ``None`` if nothing."""
     if answer.outcome == "silent":
-        return f"silent: {answer.error or 'no answer in time'}; it may do it yet"
+        return f"silent: {answer.error or 'no answer in time'}; it may carry it out later"
     if answer.error is not None:
         return f"failed: {answer.error}"
     return None if answer.rows else "no pools"
@@ -130,7 +135,7 @@ def _number(row: Mapping[str, Any], name: str) -> str:
 
 
 def _state(row: Mapping[str, Any]) -> str:
-    """What keeps a pool from lending, in a few words."""
+    """Return why a pool does not lend, in a few words; ``"ok"`` if it does."""
     states = []
     if row.get("suspended"):
         states.append("suspended")
@@ -141,13 +146,13 @@ def _state(row: Mapping[str, Any]) -> str:
     return ", ".join(states) or "ok"
 
 
-def _did(answers: Answers, row: Mapping[str, Any]) -> str:
-    """What became of one pool."""
+def _outcome(answers: Answers, row: Mapping[str, Any]) -> str:
+    """Return what happened to one pool."""
     if not row.get("ok", True):
         return _failed(row)
     if answers.request.command == "suspend":
         return _suspended(row, answers.request.mode)
-    return _DONE[answers.request.command](row)
+    return _SUCCESS[answers.request.command](row)
 
 
 def _reset(row: Mapping[str, Any]) -> str:
@@ -157,7 +162,7 @@ def _reset(row: Mapping[str, Any]) -> str:
     if not closed and not lent:
         return "nothing to close: no connection was open"
     connections = "connection" if closed == 1 else "connections"
-    return f"closed {closed} idle {connections}{_later(lent)}"
+    return f"closed {closed} idle {connections}{_closed_later(lent)}"
 
 
 def _reloaded(row: Mapping[str, Any]) -> str:
@@ -166,19 +171,19 @@ def _reloaded(row: Mapping[str, Any]) -> str:
         return "unchanged"
     if not closed and not lent:
         return str(change)
-    told = f"{change}: {_reset(row)}"
-    return f"{told}; using it fails from now on" if change == "gone" else told
+    text = f"{change}: {_reset(row)}"
+    return f"{text}; using it fails from now on" if change == "gone" else text
 
 
 def _limited(row: Mapping[str, Any]) -> str:
     limit, lent = row.get("limit"), row.get("lent", 0)
     over = max(0, lent - limit) if isinstance(limit, int) else 0
     if "before" in row and row["before"] == limit:
-        return f"limit {_number(row, 'limit')}, as before{_later(over)}"
-    return f"limit {_number(row, 'limit')}, was {_number(row, 'before')}{_later(over)}"
+        return f"limit {_number(row, 'limit')}, as before{_closed_later(over)}"
+    return f"limit {_number(row, 'limit')}, was {_number(row, 'before')}{_closed_later(over)}"
 
 
-def _later(lent: int) -> str:
+def _closed_later(lent: int) -> str:
     if not lent:
         return ""
     return f", {lent} lent will be closed when {'it comes' if lent == 1 else 'they come'} back"
@@ -195,19 +200,19 @@ def _suspended(row: Mapping[str, Any], mode: str) -> str:
 
 
 def _resumed(row: Mapping[str, Any]) -> str:
-    # A process of an older version does not say.
+    # A process of an older version does not send it.
     return "was not suspended" if row.get("before", "") is None else "resumed"
 
 
 def _failed(row: Mapping[str, Any]) -> str:
-    """Return why it failed, with the broker's URL, because the user in it may be the reason."""
+    """Return why it failed, with the broker's URL, because the user in the URL may be the reason."""
     error, broker = str(row.get("error")), str(row.get("broker", ""))
-    # The broker is not named twice.
+    # The error may name the broker too.
     return f"failed: {error.replace(f'pool {broker!r}: ', '')}  {broker}".rstrip()
 
 
-#: What is said of a pool with which all went well.
-_DONE: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+#: By command, the text for a pool in which it succeeded.
+_SUCCESS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "reset": _reset,
     "reload": _reloaded,
     "ping": lambda row: f"ok in {row['seconds'] * 1000:.1f} ms  {row.get('broker', '')}",
@@ -216,17 +221,17 @@ _DONE: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
 }
 
 
-def _whose(process: Process) -> list[str]:
+def _process_cells(process: Process) -> list[str]:
     server = " ".join(filter(None, [process.server, process.kind]))
-    return [_name(process), server or _NOTHING]
+    return [_process_name(process), server or _NOTHING]
 
 
-def _name(process: Process) -> str:
+def _process_name(process: Process) -> str:
     return printable(f"{process.host}:{process.pid}")
 
 
-def _since(process: Process, now: float) -> str:
-    """How long it has been running, roughly."""
+def _uptime(process: Process, now: float) -> str:
+    """Return how long the process has been running, roughly."""
     if not process.started:
         return _NOTHING
     seconds = max(0.0, now - process.started)
@@ -240,14 +245,14 @@ def _processes(count: int) -> str:
     return f"{count} process{'' if count == 1 else 'es'}"
 
 
-def _some(names: Sequence[str]) -> str:
+def _first_names(names: Sequence[str]) -> str:
     rest = len(names) - _MOST_NAMED
     more = [f"{rest} more"] if rest > 0 else []
     return ", ".join([*names[:_MOST_NAMED], *more])
 
 
 def _aligned(table: Sequence[Sequence[str]], *, numbers: Sequence[int] = ()) -> list[str]:
-    """The rows as lines; the columns *numbers* are aligned to the right."""
+    """Return the rows as lines; the columns *numbers* are aligned to the right."""
     table = [[printable(cell) for cell in row] for row in table]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return [

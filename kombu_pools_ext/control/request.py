@@ -1,4 +1,4 @@
-"""What a process can be told: a command with its arguments, checked wherever it comes from."""
+"""A command with its arguments. It is checked where it is given, and again where it is received."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..masking import describe
 
 __all__ = ["COMMANDS", "FORCED", "HIGHEST_LIMIT", "LONGEST_TIMEOUT", "MODES", "Request"]
 
-#: What can be done, each with its description.
+#: The commands, each with its description.
 COMMANDS: Mapping[str, str] = {
     "status": "show each process's pools: connections and totals; connects to no broker",
     "reset": "open one new connection in each pool, then close the old ones: idle ones now, lent ones when they come "
@@ -19,26 +19,26 @@ COMMANDS: Mapping[str, str] = {
     "reload": "read the settings anew; replace the pools whose settings have changed, once each has a new connection",
     "ping": "have each process make a round trip to each broker",
     "limit": "set the most connections that a pool of each process opens",
-    "suspend": "lend and open nothing, until resume; what is lent comes back as ever",
-    "resume": "end suspend: those who waited meanwhile come first",
+    "suspend": "lend and open nothing, until resume; leases that exist go on",
+    "resume": "end suspend; callers that waited meanwhile are served first",
 }
 #: Commands that take ``force``.
 FORCED = ("reset", "reload")
-#: Commands that change nothing: it is no error if no process is there.
-LOOKING = ("status", "ping")
-#: Whoever asks a suspended pool is to wait for its end, or to fail at once.
+#: Commands that change nothing, for which it is not an error if no process is found.
+READ_ONLY = ("status", "ping")
+#: The modes of ``suspend``.
 MODES = ("wait", "fail")
-#: Of one pool in one process: RabbitMQ gives a connection 100 KiB, and a process has 1,024 descriptors by default.
+#: The highest limit of one pool in one process. RabbitMQ needs about 100 KiB for a connection.
 HIGHEST_LIMIT = 10_000
-#: Seconds that a command may be waited for.
+#: The longest time-out, in seconds.
 LONGEST_TIMEOUT = 3600.0
-#: Aliases, processes or hosts that one command may name, and characters of each.
+#: The most aliases, processes or hosts that one command may name, and the most characters of a name.
 MOST_NAMES, LONGEST_NAME = 1000, 255
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A command to processes.
+    """A command to processes. Sequences of names become tuples.
 
     :raises ValueError: with everything that is wrong, a line for each.
     """
@@ -46,31 +46,31 @@ class Request:
     #: One of :data:`COMMANDS`.
     command: str
     #: Aliases; none means all.
-    using: tuple[str, ...] = ()
-    #: Of each pool, for ``limit``.
+    using: Sequence[str] = ()
+    #: The limit of each pool, for ``limit``.
     limit: int | None = None
-    #: One of :data:`MODES`, for ``suspend``.
+    #: One of :data:`MODES`, for ``suspend``: callers wait until the pool is resumed, or fail at once.
     mode: str = "wait"
     #: For ``reset`` and ``reload``: close the old connections even if no new one can be opened.
     force: bool = False
     #: Processes, by number (``"4711"``) or name; none means all.
-    processes: tuple[str, ...] = ()
+    processes: Sequence[str] = ()
     #: Machines, by name; none means all.
-    hosts: tuple[str, ...] = ()
-    #: Seconds from asking until a process that has not answered counts as silent.
+    hosts: Sequence[str] = ()
+    #: Seconds after which a process that has not answered counts as silent.
     timeout: float = 5.0
 
     @property
     def changes(self) -> bool:
-        """Whether the command changes something, so that it is an error if no process is there."""
-        return self.command not in LOOKING
+        """Whether the command changes something, so that it is an error if no process is found."""
+        return self.command not in READ_ONLY
 
     def __post_init__(self) -> None:
-        problems = [*self._of_names(), *self._of_command()]
+        problems = [*self._name_problems(), *self._command_problems()]
         if problems:
             raise ValueError("\n".join(problems))
 
-    def _of_names(self) -> list[str]:
+    def _name_problems(self) -> list[str]:
         problems = []
         for name in ("using", "processes", "hosts"):
             given = getattr(self, name)
@@ -87,13 +87,15 @@ class Request:
             ]
         return problems
 
-    def _of_command(self) -> list[str]:
+    def _command_problems(self) -> list[str]:
         problems = []
-        if self.command not in tuple(COMMANDS):  # which takes what has no hash as well
+        if self.command not in tuple(
+            COMMANDS
+        ):  # a tuple, so that values without a hash can be looked up
             known = ", ".join(COMMANDS)
             problems.append(f"unknown command {describe(self.command)}: expected one of {known}")
         if self.command == "reload" and self.using:
-            problems.append("using: 'reload' takes none, for the settings are read as a whole")
+            problems.append("using: 'reload' takes none, because the settings are read as a whole")
         if self.command == "limit":
             if not _is_int(self.limit) or not 1 <= self.limit <= HIGHEST_LIMIT:  # type: ignore[operator]  # it is one
                 problems.append(
@@ -104,7 +106,7 @@ class Request:
         if self.force not in (True, False):
             problems.append(f"force: expected true or false, got {describe(self.force)}")
         elif self.force and self.command in tuple(COMMANDS) and self.command not in FORCED:
-            problems.append(f"force: goes with {' and '.join(FORCED)} alone")
+            problems.append(f"force: can only be used with {' and '.join(FORCED)}")
         if self.mode not in MODES:
             problems.append(f"mode: expected {' or '.join(MODES)}, got {describe(self.mode)}")
         timeout = self.timeout
@@ -118,7 +120,7 @@ class Request:
         return problems
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain data, for JSON."""
+        """Return it as plain data, for JSON."""
         return {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in asdict(self).items()
@@ -126,7 +128,7 @@ class Request:
 
     @classmethod
     def from_dict(cls, given: Any) -> Request:
-        """From plain data that somebody sent; keys that are not known are of a newer version, and left alone.
+        """Make a request of received plain data. Unknown keys come from a newer version, and are ignored.
 
         :raises ValueError: with everything that is wrong.
         """

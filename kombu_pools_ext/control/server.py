@@ -1,283 +1,294 @@
-"""Listening for commands: each process of a project has a socket, from the first use of its pools until its end.
+"""Listen for commands. Each process of a project has a socket, from the first use of its pools until it ends.
 
-``docs/explanation/control.md`` tells the states and who owns what.
+``docs/explanation/control.md`` describes the states, and which thread owns what.
 """
 
 from __future__ import annotations
 
 import errno
-import logging
 import os
-import queue
 import random
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from ..engine import fork, ways_out
+from ..engine import exit_hooks, fork
+from ..engine.mailbox import Mailbox
 from ..engine.threads import spawn_thread
 from ..errors import ControlError
-from .answering import converse
-from .broadcast import FAREWELL, Listener, listen
-from .place import Place, places_to_listen
-from .process import random_part
+from .log import RateLimitedLog, logger
+from .performing import perform
+from .process_info import this_process
 from .project import Project
-from .wire import Stranger, Stream, check_peer, prove
+from .protocol import (
+    LARGEST_ANSWER,
+    LARGEST_REQUEST,
+    Stream,
+    UntrustedPeer,
+    authenticate,
+    check_peer,
+    encode,
+)
+from .request import Request
+from .socket_dir import SocketDir, dirs_to_listen_in
 
-__all__ = ["Server", "forget", "leave", "server_of", "stop_all"]
+if TYPE_CHECKING:
+    from .remote.listener import Listener
 
-logger = logging.getLogger("kombu_pools_ext.control")
+__all__ = ["Server", "forget", "server_of", "stop_all", "stop_for_good"]
 
 THREAD, CALLER_THREAD = "kombu-pools-control", "kombu-pools-control-caller"
-#: Callers that have not proven themselves, and callers in all, at a time; the others are hung up on.
-MOST_UNPROVEN, MOST_CALLERS = 16, 64
-#: Seconds for a caller's proof and request.
-PROOF_TIMEOUT = 5.0
-#: Connections that the system keeps for us until they are accepted.
+#: The most callers at a time that have not authenticated, and in all. More are disconnected.
+MOST_UNAUTHENTICATED, MOST_CALLERS = 16, 64
+#: Seconds in which a caller must authenticate and send its request.
+REQUEST_TIMEOUT = 5.0
+#: Seconds in which a caller must take the answer.
+ANSWER_TIMEOUT = 5.0
+#: Seconds that a process waits at its end until its connection to the broker of BROADCAST is closed. On a busy machine
+#: the thread that closes it may have to wait for the processor.
+GOODBYE_TIMEOUT = 1.0
+#: How many connections the system queues until they are accepted.
 BACKLOG = 128
-#: Seconds between two log lines about strangers.
-SELDOM = 60.0
-#: Seconds: the first and the longest pause between attempts to listen, and the pause between two equal log lines.
-FIRST_AGAIN, LONGEST_AGAIN, SAID_AGAIN = 1.0, 60.0, 3600.0
-#: Attempts to put a socket into a directory that others remove.
+#: Seconds: the first and the longest pause between attempts to listen, and when the same failure is logged again.
+FIRST_PAUSE, LONGEST_PAUSE, LOG_AGAIN_AFTER = 1.0, 60.0, 3600.0
+#: The most attempts to bind a socket in a directory that other processes remove.
 ATTEMPTS = 10
-#: Seconds to let pass when there are no descriptors for a caller.
-SHORT_OF_DESCRIPTORS = 0.5
+#: Seconds to wait if there is no file descriptor for a caller.
+PAUSE_WITHOUT_DESCRIPTORS = 0.5
 
 
-class _Bound:
-    """Where a server listens: what it has to remove when it ends."""
+class _BoundSocket:
+    """The socket of a server in its directory. It is removed when the server stops."""
 
-    def __init__(self, place: Place, path: str, found: os.stat_result) -> None:
-        self.place = place
+    def __init__(self, directory: SocketDir, path: str, found: os.stat_result) -> None:
+        self.directory = directory
         self.path = path
         self._identity = found.st_dev, found.st_ino
 
-    def ring(self) -> bool:
-        """Wake who waits for callers, by calling: it finds that it is over, and closes the socket.
+    def wake_acceptor(self) -> bool:
+        """Connect, so that the thread in ``accept()`` wakes up, sees that the server is stopped, and closes the socket.
 
-        A close would not wake a thread, nor a greenlet of eventlet, and a shutdown no greenlet at all.
+        ``close()`` wakes neither a thread nor a greenlet of eventlet, and ``shutdown()`` wakes no greenlet.
         """
-        with socket.socket(socket.AF_UNIX) as bell:
-            bell.setblocking(False)
+        with socket.socket(socket.AF_UNIX) as caller:
+            caller.setblocking(False)
             try:
-                bell.connect(self.path)
+                caller.connect(self.path)
             except BlockingIOError:
-                # Others are calling already.
+                # The queue is full of callers, so accept() returns anyway.
                 return True
             except OSError:
                 return False
         return True
 
     def remove(self) -> None:
-        """Unlink the socket, if it is still that one."""
+        """Unlink the socket, unless another one has taken its name."""
         with suppress(OSError):
             found = os.lstat(self.path)
             if (found.st_dev, found.st_ino) == self._identity:
                 os.unlink(self.path)
-        self.place.remove()
+        self.directory.remove()
 
 
-class _Turn:
-    """One period of listening, from the first attempt until its end.
+class _Period:
+    """One period of listening, from the first attempt to its end.
 
-    :param in_background: whether it begins in a thread of its own, which keeps trying.
+    :param in_background: whether a thread makes the socket, and tries until it succeeds.
     """
 
     def __init__(self, *, in_background: bool) -> None:
         self.in_background = in_background
-        # A SimpleQueue, because its put() is reentrant, and a finalizer may call end().
-        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._said: tuple[str, float] | None = None
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether all attempts so far have failed."""
-        return self._said is not None
+        # A finalizer may call end().
+        self._end_requested: Mailbox[None] = Mailbox()
+        self._last_failure: tuple[str, float] | None = None
 
     def failed(self, error: Exception) -> None:
-        """Log why an attempt failed, unless the same was logged within the hour."""
-        words, now = f"{type(error).__name__}: {error}", time.monotonic()
-        said, at = self._said or ("", 0.0)
-        if said == words and now - at < SAID_AGAIN:
+        """Log why an attempt failed, unless the same error was logged within the last hour."""
+        text, now = f"{type(error).__name__}: {error}", time.monotonic()
+        last, at = self._last_failure or ("", 0.0)
+        if last == text and now - at < LOG_AGAIN_AFTER:
             return
-        self._said = words, now
+        self._last_failure = text, now
         if isinstance(error, ControlError):
             logger.warning(
-                "control: this process cannot be reached by commands: %s; it is tried again", error
+                "control: this process cannot be reached by commands: %s; it will try again", error
             )
         else:
             logger.error(
-                "control: this process cannot be reached by commands; it is tried again",
+                "control: this process cannot be reached by commands; it will try again",
                 exc_info=error,
             )
 
     def succeeded(self) -> None:
         """Log that the process listens now, if a failure was logged before."""
-        if self._said is not None:
-            self._said = None
+        if self._last_failure is not None:
+            self._last_failure = None
             logger.warning("control: this process can be reached by commands again")
 
-    def nap(self, seconds: float) -> bool:
-        """Wait for *seconds*, or until :meth:`end`; return whether it was ended."""
-        try:
-            self._bell.get(timeout=seconds)
-        except queue.Empty:
-            return False
-        return True
+    def wait(self, seconds: float) -> bool:
+        """Wait for *seconds*, or until :meth:`end`. Return whether the period was ended."""
+        return bool(self._end_requested.get(seconds))
 
     def end(self) -> None:
-        """End the current :meth:`nap`, or else the next one. Never waits; safe in finalizers and signal handlers."""
-        self._bell.put(None)
+        """End the current or the next :meth:`wait`. Never waits, and is safe in finalizers and signal handlers."""
+        self._end_requested.put(None)
 
 
 class Server:
-    """This process's ear for the commands of a project: at most one socket, and a thread that waits at it.
-
-    :param project: whose commands it takes.
-    """
+    """Listens in this process for the commands of *project*, with at most one socket and one accepting thread."""
 
     def __init__(self, project: Project) -> None:
         self.project = project
+        #: Starts a listener for commands from other machines; ``None`` without BROADCAST.
+        self._listen_remotely: Callable[[Project], Listener] | None = None
+        if project.settings.broadcast is not None:
+            # Imported only with BROADCAST, and now, because later there may be no file descriptor to read the module.
+            from .remote.listener import listen
+
+            self._listen_remotely = listen
         self._reset()
         fork.register(self)
 
     def _reset(self) -> None:
         self._lock = threading.RLock()
-        #: Of who begins to listen, or does: whoever ends it takes it away, and what has begun meanwhile goes.
-        self._turn: _Turn | None = None
+        #: The current period; ``None`` if the server neither listens nor tries to. Work for another period is undone.
+        self._period: _Period | None = None
         self._listener: socket.socket | None = None
-        self._bound: _Bound | None = None
-        #: What listens for other machines, if anything does; a child forgets it by itself.
-        self._elsewhere: Listener | None = None
-        #: All sockets of this process, for a child to close.
+        self._bound: _BoundSocket | None = None
+        #: With BROADCAST, listens for commands from other machines. It has its own fork hook.
+        self._remote_listener: Listener | None = None
+        #: All open sockets, to be closed in a forked child.
         self._sockets: set[socket.socket] = set()
         self._callers = 0
-        self._unproven = 0
-        self._said_at = float("-inf")
+        self._unauthenticated = 0
+        self._log = RateLimitedLog()
 
     @property
     def listens(self) -> bool:
-        """Whether the socket is there."""
+        """Whether callers can see the socket."""
         return self._bound is not None
 
     # -- begin and end -------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Begin to listen in the background, unless the server listens or tries to already. Never waits."""
-        if not self.project.settings.enabled or os.getpid() in _over:
+        """Begin to listen in the background, unless the server already listens or tries to. Never waits."""
+        if not self.project.settings.enabled or os.getpid() in _stopped_pids:
             return
-        turn = self._turn
-        if turn is not None:
-            # For other machines it may not listen yet, if no thread could be started.
-            self._listen_elsewhere(turn)
+        period = self._period
+        if period is not None:
+            # The remote listener may be missing, because no thread could be started for it.
+            self._listen_for_other_machines(period)
             return
-        turn = self._claim(in_background=True)
-        if turn is not None and not spawn_thread(partial(self._begin_and_listen, turn), THREAD):
-            self._turn = None
+        period = self._claim(in_background=True)
+        if period is not None and not spawn_thread(partial(self._begin_and_listen, period), THREAD):
+            self._period = None
 
-    def _claim(self, *, in_background: bool = False) -> _Turn | None:
-        # Closes the race of two first uses.
+    def _claim(self, *, in_background: bool = False) -> _Period | None:
+        # Two threads may use a pool for the first time at the same moment.
         with self._lock:
-            if self._turn is not None:
+            if self._period is not None:
                 return None
-            self._turn = turn = _Turn(in_background=in_background)
-        return turn
+            self._period = period = _Period(in_background=in_background)
+        return period
 
-    def _begin_and_listen(self, turn: _Turn) -> None:
+    def _begin_and_listen(self, period: _Period) -> None:
         pid = os.getpid()
-        wait = FIRST_AGAIN
-        while self._turn is turn:
+        wait = FIRST_PAUSE
+        while self._period is period:
             # First, because commands from other machines must work even if the socket cannot be made (a full disk).
-            self._listen_elsewhere(turn)
+            self._listen_for_other_machines(period)
             try:
-                listener = self._open(turn)
+                listener = self._open(period)
             except Exception as error:
-                turn.failed(error)
+                period.failed(error)
             else:
                 if listener is not None:
-                    turn.succeeded()
+                    period.succeeded()
                     self._listen(listener)
                 return
-            ends = turn.nap(random.uniform(wait / 2, wait))
+            ends = period.wait(random.uniform(wait / 2, wait))
             if os.getpid() != pid:
                 _wait_in_child()
             if ends:
                 return
-            wait = min(2 * wait, LONGEST_AGAIN)
+            wait = min(2 * wait, LONGEST_PAUSE)
 
     def serve(self) -> bool:
         """Begin to listen now.
 
-        :returns: whether it listens: not where control is turned off, or no thread may run.
+        :returns: whether it listens; it does not if control is turned off, or no thread may run.
         :raises ControlError: if the socket cannot be made.
         """
         if not self.project.settings.enabled:
             return False
         fork.child_begins()
-        turn = self._turn
-        if turn is not None and turn.in_background and not self.listens:
-            # Try again in this thread, so that the caller gets the error.
+        period = self._period
+        if period is not None and period.in_background and not self.listens:
+            # Try in this thread, so that the caller gets the error.
             self.stop()
-        turn = self._claim()
-        if turn is None:
+        period = self._claim()
+        if period is None:
             return True
         try:
-            listener = self._open(turn)
+            listener = self._open(period)
         except ControlError:
-            self._turn = None
+            self._period = None
             raise
         if listener is not None and spawn_thread(partial(self._listen, listener), THREAD):
-            self._listen_elsewhere(turn)
+            self._listen_for_other_machines(period)
             return True
         self.stop()
         if listener is not None:
             self._close(listener)
         return False
 
-    def _listen_elsewhere(self, turn: _Turn) -> None:
-        if self.project.settings.broadcast is None or self._elsewhere is not None:
+    def _listen_for_other_machines(self, period: _Period) -> None:
+        if self._listen_remotely is None or self._remote_listener is not None:
             return
-        # Closes the race with an end that comes just now. Nothing is opened here: that is the other thread's.
+        # stop() may end the period at this moment. Nothing is opened under the lock: the listener's thread does that.
         with self._lock:
-            if self._turn is turn and self._elsewhere is None:
-                listener = listen(self.project)
-                # If no thread can be started now, the next call tries again.
-                self._elsewhere = None if listener.has_ended else listener
+            if self._period is period and self._remote_listener is None:
+                listener = self._listen_remotely(self.project)
+                # If no thread could be started, the next call tries again.
+                self._remote_listener = None if listener.has_ended else listener
 
-    def _open(self, turn: _Turn) -> socket.socket | None:
-        """The socket, visible and listening; ``None`` if *turn* is over.
+    def _open(self, period: _Period) -> socket.socket | None:
+        """Return the socket, visible and listening; ``None`` if *period* has ended.
 
-        :raises ControlError: if there is no place for it.
+        :raises ControlError: if it cannot be made in any directory.
         """
-        ways_out.prepare()
-        refusals = []
-        for place in places_to_listen(self.project):
+        exit_hooks.prepare()
+        reasons = []
+        for directory in dirs_to_listen_in(self.project):
             try:
-                return self._settle(place, turn)
+                return self._bind_in(directory, period)
             except ControlError as error:
-                refusals.append(str(error))
-        raise ControlError("; ".join(refusals))
+                reasons.append(str(error))
+        raise ControlError("; ".join(reasons))
 
-    def _settle(self, place: Place, turn: _Turn) -> socket.socket | None:
+    def _bind_in(self, directory: SocketDir, period: _Period) -> socket.socket | None:
         for _ in range(ATTEMPTS):
             try:
-                place.make()
-                place.key(make=True)
-                return self._bind(place, turn)
+                directory.make()
+                directory.key(make=True)
+                return self._bind(directory, period)
             except FileNotFoundError:
-                # The last process of the project has ended just now, and taken the directory with it.
+                # The last process of the project has just ended, and removed the directory.
                 continue
-        raise ControlError(f"the directory {place.path} is gone time and again")
+        raise ControlError(
+            f"the directory {directory.path} was removed again after each attempt to make it"
+        )
 
-    def _bind(self, place: Place, turn: _Turn) -> socket.socket | None:
-        name = place.name_for(os.getpid(), random_part())
-        # Another one for each attempt: one that is given up takes its own away, and no other one's.
-        other = place.name_for(os.getpid(), os.urandom(4).hex())
-        hidden = replace(other, file=f".{other.file}")
+    def _bind(self, directory: SocketDir, period: _Period) -> socket.socket | None:
+        name = directory.name_for(os.getpid(), this_process().token)
+        # A new name for each attempt, so that an abandoned attempt removes only its own file.
+        unused = directory.name_for(os.getpid(), os.urandom(4).hex())
+        hidden = replace(unused, file=f".{unused.file}")
         listener = None
         try:
             listener = socket.socket(socket.AF_UNIX)
@@ -285,12 +296,15 @@ class Server:
             listener.bind(hidden.path)
             listener.listen(BACKLOG)
             found = os.lstat(hidden.path)
-            # Closes the race with an end that comes just now: it finds what is to be removed, or is seen here.
+            # stop() may run at this moment: either it finds the bound socket, or we see here that the period has ended.
             with self._lock:
-                if self._turn is turn:
-                    # Visible only now: what can be seen answers, or its process is dead.
+                if self._period is period:
+                    # Visible only now, so that a visible socket either answers or belongs to a dead process.
                     os.rename(hidden.path, name.path)
-                    self._listener, self._bound = listener, _Bound(place, name.path, found)
+                    self._listener, self._bound = (
+                        listener,
+                        _BoundSocket(directory, name.path, found),
+                    )
                     return listener
         except OSError as error:
             if listener is not None:
@@ -302,37 +316,37 @@ class Server:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 remedy = "raise the limit of open files (ulimit -n)"
             raise ControlError(
-                f"cannot make a socket in {place.path}: {error.strerror or error}; {remedy}"
+                f"cannot make a socket in {directory.path}: {error.strerror or error}; {remedy}"
             ) from error
         self._close(listener)
         hidden.remove()
         return None
 
     def stop(self) -> None:
-        """End listening: the socket goes, and its thread ends. Who is being answered is answered. Never waits."""
+        """Stop listening: remove the socket and end its thread. Callers that are served get answers. Never waits."""
         fork.child_begins()
         with self._lock:
             listener, self._listener = self._listener, None
             bound, self._bound = self._bound, None
-            elsewhere, self._elsewhere = self._elsewhere, None
-            turn, self._turn = self._turn, None
-        if turn is not None:
-            turn.end()
-        if elsewhere is not None:
-            elsewhere.stop(0.0)
-        rung = bound is not None and bound.ring()
+            remote_listener, self._remote_listener = self._remote_listener, None
+            period, self._period = self._period, None
+        if period is not None:
+            period.end()
+        if remote_listener is not None:
+            remote_listener.stop(0.0)
+        woken = bound is not None and bound.wake_acceptor()
         if bound is not None:
             bound.remove()
-        if listener is not None and not rung:
+        if listener is not None and not woken:
             with suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)
             self._close(listener)
 
     def after_fork_in_child(self) -> None:
-        """Forget the parent's socket: what is in the directory, and what is said on it, is the parent's."""
+        """Close this process's copies of the parent's sockets. The parent keeps its socket and connections."""
         for sock in tuple(self._sockets):
             with suppress(OSError):
-                # Not shutdown(), which is the parent's end too; not sock.close(), which may want the hub of greenlets.
+                # Not shutdown(), which affects the parent too; not sock.close(), which may need the greenlets' hub.
                 socket.close(sock.detach())
         self._reset()
 
@@ -359,8 +373,8 @@ class Server:
                     _wait_in_child()
                 if self._listener is not listener:
                     return
-                self._say("cannot accept a caller: %s", error)
-                time.sleep(SHORT_OF_DESCRIPTORS)
+                self._warn("cannot accept a caller: %s", error)
+                time.sleep(PAUSE_WITHOUT_DESCRIPTORS)
                 continue
             self._sockets.add(caller)
             if self._listener is listener:
@@ -371,115 +385,135 @@ class Server:
     def _admit(self, caller: socket.socket) -> None:
         try:
             check_peer(caller)
-        except (Stranger, OSError) as error:
-            self._say("a caller was refused: %s", error)
+        except (UntrustedPeer, OSError) as error:
+            self._warn("a caller was refused: %s", error)
             self._close(caller)
             return
         with self._lock:
-            full = self._unproven >= MOST_UNPROVEN or self._callers >= MOST_CALLERS
+            full = self._unauthenticated >= MOST_UNAUTHENTICATED or self._callers >= MOST_CALLERS
             if not full:
-                self._unproven += 1
+                self._unauthenticated += 1
                 self._callers += 1
         if full:
-            self._say("callers were hung up on: %s", "too many at once")
+            self._warn("callers were disconnected: %s", "too many at once")
             self._close(caller)
-        elif not spawn_thread(partial(self._answer, caller), CALLER_THREAD):
-            self._ended(caller, proven=False)
+        elif not spawn_thread(partial(self._serve_caller, caller), CALLER_THREAD):
+            self._ended(caller, authenticated=False)
 
-    def _ended(self, caller: socket.socket, *, proven: bool) -> None:
+    def _ended(self, caller: socket.socket, *, authenticated: bool) -> None:
         with self._lock:
             self._callers -= 1
-            if not proven:
-                self._unproven -= 1
+            if not authenticated:
+                self._unauthenticated -= 1
         self._close(caller)
 
-    def _answer(self, caller: socket.socket) -> None:
-        proven = False
+    def _serve_caller(self, caller: socket.socket) -> None:
+        authenticated = False
         try:
-            stream = Stream(caller, time.monotonic() + PROOF_TIMEOUT)
-            prove(stream, self._key(), asking=False)
+            stream = Stream(caller, time.monotonic() + REQUEST_TIMEOUT)
+            authenticate(stream, self._key(), is_client=False)
             with self._lock:
-                self._unproven -= 1
-            proven = True
-            converse(stream, self.project)
+                self._unauthenticated -= 1
+            authenticated = True
+            handle_request(stream, self.project)
         except ConnectionError:
-            pass  # the caller has left: it was stopped, or this process was for longer than it waits
+            pass  # the caller has disconnected: it was stopped, or its time-out is over
         except (ControlError, EOFError, OSError) as error:
-            # A caller that hangs up once it knows who is here wanted to know no more.
-            if not (proven and isinstance(error, EOFError)):
-                self._say("a caller was refused: %s", error)
+            # A caller that only asks which process this is disconnects after the hello.
+            if not (authenticated and isinstance(error, EOFError)):
+                self._warn("a caller was refused: %s", error)
         except Exception:
             logger.exception("control: answering failed")
         finally:
-            self._ended(caller, proven=proven)
+            self._ended(caller, authenticated=authenticated)
 
     def _key(self) -> bytes:
         bound = self._bound
         if bound is None:
             raise EOFError("it has ended")
-        # Read each time: somebody who tidies up may have removed it.
-        key = bound.place.key(make=True)
+        # Read each time, because the file may have been removed.
+        key = bound.directory.key(make=True)
         assert key is not None, "it has just been made"
         return key
 
-    def _say(self, words: str, what: object) -> None:
-        """Log it, once in a while: it must not be a way to fill a disk."""
-        now = time.monotonic()
-        with self._lock:
-            silent = now - self._said_at < SELDOM
-            if not silent:
-                self._said_at = now
-        if not silent:
-            logger.warning(f"control: {words}", what)  # noqa: G004  # the words are ours
+    def _warn(self, message: str, reason: object) -> None:
+        # All have one kind, because callers decide how many warnings there are.
+        self._log.warning("caller", f"control: {message}", reason)
+
+
+def handle_request(stream: Stream, project: Project) -> None:
+    """Send which process this is, receive a request, carry it out, and send the answer.
+
+    :raises UntrustedPeer: if the caller sends something else.
+    :raises EOFError, OSError: if the caller disconnects, or is slow.
+    """
+    stream.send({"process": asdict(this_process())})
+    given = stream.receive(LARGEST_REQUEST)
+    try:
+        request = Request.from_dict(given.get("request") if isinstance(given, dict) else None)
+    except ValueError as error:
+        answer: dict[str, Any] = {"outcome": "failed", "error": " ".join(str(error).split())}
+    else:
+        done = perform(request, project)
+        logger.debug("control: %s: %s", request.command, done.outcome)
+        answer = done.as_dict()
+        # The caller knows the process already.
+        del answer["process"]
+    data = encode({"answer": answer})
+    if len(data) > LARGEST_ANSWER:
+        why = f"the answer has {len(data)} bytes, more than {LARGEST_ANSWER}; ask for fewer aliases at a time"
+        data = encode({"answer": {"outcome": "failed", "error": why}})
+    stream.deadline = time.monotonic() + ANSWER_TIMEOUT
+    stream.send_bytes(data)
 
 
 def _wait_in_child() -> None:
-    """Wait for ever: a greenlet goes on in a forked child, where threading would report an error at its end."""
+    """Wait for ever. A greenlet survives a fork, and threading would report an error in the child if it ended."""
     threading.Event().wait()
 
 
-#: By name of the project and directory: two applications of one project share a socket.
+#: By the name and directory of the project, so that two applications of one project share a socket.
 _servers: dict[tuple[str, str | None], Server] = {}
-#: The number of this process once it has left: pools that are used after that are not reached by commands.
-_over: set[int] = set()
+#: The number of this process, once it has stopped for good. After that, the use of a pool starts no server.
+_stopped_pids: set[int] = set()
 
 
 def server_of(project: Project) -> Server:
-    """The server of *project* in this process, which serves all applications of that project."""
+    """Return the server of *project* in this process, which serves all applications of that project."""
     key = project.name, project.settings.directory
     server = _servers.get(key)
     return _servers.setdefault(key, Server(project)) if server is None else server
 
 
 def forget(server: Server) -> None:
-    """End the listening of *server*, whose last pools are gone."""
+    """Stop *server*, because it has no pools any more."""
     key = server.project.name, server.project.settings.directory
-    # Another one may have taken its place long ago: what is collected is collected late.
+    # The pools may be collected late, after another server has taken its place.
     if _servers.get(key) is server:
         del _servers[key]
     server.stop()
 
 
 def stop_all() -> None:
-    """End all listening of this process."""
+    """Stop all servers of this process."""
     for server in list(_servers.values()):
         server.stop()
 
 
-def leave() -> None:
-    """Stop listening for good: this process is ending, or was started only for a command."""
-    # What a forked child inherited is not its own: after this, it knows nothing of it.
+def stop_for_good() -> None:
+    """Stop listening for good, because this process ends, or was started only for a command."""
+    # A forked child must forget the servers that it inherited.
     fork.child_begins()
-    _over.add(os.getpid())
-    listeners = [server._elsewhere for server in _servers.values()]
+    _stopped_pids.add(os.getpid())
+    listeners = [server._remote_listener for server in _servers.values()]
     stop_all()
-    # Their goodbyes: a broker would log that they have hung up.
-    deadline = time.monotonic() + FAREWELL
+    # Wait until they are closed properly, because a broker logs connections that are not.
+    deadline = time.monotonic() + GOODBYE_TIMEOUT
     for listener in listeners:
-        # Who has not joined may be in a name look-up, and has nobody to take leave of.
+        # A listener that has not joined has nothing to close, and may be in a name look-up.
         if listener is not None and listener.joined.is_set():
             listener.stop(max(0.0, deadline - time.monotonic()))
 
 
-fork.on_fork(_over.clear)
-ways_out.at_exit(leave)
+fork.on_fork(_stopped_pids.clear)
+exit_hooks.at_exit(stop_for_good)

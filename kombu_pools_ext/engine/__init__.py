@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 from . import shutdown as shutdown
-from .driver import Driver, Listener
 from .errors import ErrorFamily
+from .interfaces import Driver, Listener
 from .lease import Gate, Lease, Share
 from .options import PoolOptions
 from .pool import Pool

@@ -1,7 +1,7 @@
-"""Whether the broker can be reached, and how many may ask at once.
+"""The circuit breaker: whether the broker can be reached, and how many openings may be under way at once.
 
-A broker that is down is asked by one: the first failed opening opens the breaker, a single prober asks again after
-pauses that grow, and after its success the openings begin slowly. To be used under the pool's lock.
+The first failed opening opens the breaker. Then there is one opening at a time, a probe, after pauses that grow; after
+its success there is one more, and then as many as usual. To be used under the pool's lock.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Breaker:
         self._jitter = jitter
         #: Openings that failed in a row.
         self.failures = 0
-        #: When the first of them began; of a meaning only while there are failures.
+        #: When the first of them began; not valid while there are no failures.
         self.since = 0.0
         #: When the next probe may begin.
         self.retry_at = 0.0
@@ -49,7 +49,7 @@ class Breaker:
         self.well_at = float("-inf")
         #: The latest failure.
         self.cause: BaseException | None = None
-        #: Whether that may pass by itself: a refused connection may, a wrong password will not.
+        #: Whether that failure may pass by itself: a refused connection may, a wrong password will not.
         self.may_pass = True
         self._allowed = AT_ONCE
 
@@ -77,7 +77,7 @@ class Breaker:
         return True
 
     def begin_anew(self) -> None:
-        """Forget what was, slowly: what is known is out of date."""
+        """Forget the outage, because what is known of it is out of date; begin with one opening at a time."""
         self.failures = 0
         self.cause = None
         self._allowed = 1

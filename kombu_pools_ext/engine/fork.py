@@ -14,7 +14,7 @@ import time
 import weakref
 from typing import Any, Protocol
 
-from .weakly import snapshot
+from .weakrefs import snapshot
 
 __all__ = ["ForkAware", "child_begins", "live_pools", "mark", "on_fork", "register"]
 

@@ -8,15 +8,12 @@ import weakref
 from collections.abc import MutableMapping
 from pathlib import Path
 from types import CodeType, FrameType
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from .fork import child_begins, mark
-from .weakly import Weakly
+from .weakrefs import WeakPlaces
 
-if TYPE_CHECKING:
-    from .pool import Pool
-
-__all__ = ["Borrower", "Entry", "Gate", "Lease", "Share", "ours", "outside", "stack_of"]
+__all__ = ["Borrower", "Entry", "Gate", "Lease", "Lender", "Share", "ours", "outside", "stack_of"]
 
 T = TypeVar("T")
 
@@ -71,6 +68,27 @@ class Borrower(NamedTuple):
         return f"{self}\n{''.join(self.stack.format())}".rstrip()
 
 
+class Lender(Protocol):
+    """What a lease, and what it lends, asks of the pool that they belong to."""
+
+    @property
+    def name(self) -> str:
+        """Stands in errors and log lines."""
+        ...
+
+    def release(self, lease: Any, broken: str | None = None) -> None:
+        """Take *lease* back."""
+        ...
+
+    def dropped(self, entry: Any) -> None:
+        """Note that the lease of *entry* was collected. Called by a finalizer: it must not wait."""
+        ...
+
+    def lease_error(self, entry: Any) -> Exception:
+        """Return the error for the use of a lease that has ended; *entry* is what it still refers to, if anything."""
+        ...
+
+
 #: Never written to.
 _NOBODY: MutableMapping[Any, str] = {}
 
@@ -119,16 +137,13 @@ class Share:
     It belongs to the pool, which changes it under its own lock.
     """
 
-    __slots__ = ("__weakref__", "_limit", "gate", "lent", "open")
+    __slots__ = ("__weakref__", "_limit", "gate", "lent")
 
     def __init__(self, limit: int | None = None, gate: Gate | None = None) -> None:
         self._limit = limit
         self.gate = gate
-        #: Whether nothing holds its leases up: its gate is open, and its limit is none, or not below the pool's. Then
-        #: they are not counted one by one (:meth:`.State.lent_of`). Not open until the pool has looked.
-        self.open = False
-        #: What is lent with it, as long as it is not open. Weakly: only a lease holds what is lent.
-        self.lent: Weakly[Entry[Any]] = Weakly()
+        #: What is lent with it. Weakly: only a lease holds what is lent.
+        self.lent: WeakPlaces[Entry[Any]] = WeakPlaces()
 
     @property
     def limit(self) -> int | None:
@@ -142,14 +157,13 @@ class Share:
     @property
     def room(self) -> int | None:
         """How many more leases its limit leaves; ``None`` is any number."""
-        return None if self.open or self._limit is None else self._limit - len(self.lent)
+        return None if self._limit is None else self._limit - len(self.lent)
 
     def has_room(self) -> bool:
         """Whether one more lease fits, now."""
-        if self.open:
-            return True
-        room = self.room
-        return self.blocked is None and (room is None or room > 0)
+        if self.gate is not None and self.gate.reason is not None:
+            return False
+        return self._limit is None or len(self.lent) < self._limit
 
     @property
     def blocked(self) -> str | None:
@@ -160,15 +174,15 @@ class Share:
 class Entry(Generic[T]):
     """An item and what the pool knows of it.
 
-    Changed by who has it: the pool, under its lock, or whoever has just taken it out of the idle ones. While it is lent
-    its lease holds it, and nothing else does: when the lease is collected, it is.
+    The pool changes it, under its lock. While it is lent its lease holds it, and nothing else does: when the lease is
+    collected, it is.
     """
 
     __slots__ = (
         "__weakref__",
         "code",
-        "engine",
         "expires_at",
+        "fresh_until",
         "generation",
         "idle_span",
         "inherited",
@@ -176,13 +190,13 @@ class Entry(Generic[T]):
         "item",
         "keep_at",
         "keep_every",
+        "lender",
         "loan",
+        "needs_check",
         "number",
-        "outdated",
         "reported",
         "share",
         "stack",
-        "suspect",
         "taken_at",
         "used_at",
     )
@@ -203,21 +217,21 @@ class Entry(Generic[T]):
         self.generation = generation
         self.used_at = now
         self.expires_at = expires_at
+        #: Until then it is lent without a check; 0 if another one broke, and the cause may have broken this one too.
+        self.fresh_until = 0.0
         #: Seconds without use after which it expires.
         self.idle_span = idle_span
         #: Seconds between two keep-alives, and when the next one is due.
         self.keep_every = keep_every
         self.keep_at = float("inf") if keep_every is None else now + keep_every
-        self.suspect = False
+        self.needs_check = False
         #: Whom it was lent by; ``None`` while it is not lent.
-        self.engine: Pool[T] | None = None
+        self.lender: Lender | None = None
         #: Set in a forked child: the item belongs to the parent.
         self.inherited = False
-        #: Whether the pool was drained since it was opened.
-        self.outdated = False
-        #: Counts the loans, so that a late word about an earlier one is told apart.
+        #: Counts the loans, so that a deferred release of an earlier one is told apart.
         self.loan = 0
-        #: What it is, or was, lent with.
+        #: The share that it is lent with, if there is one.
         self.share: Share | None = None
         #: When it was lent; kept up where loans have a bound.
         self.taken_at = now
@@ -235,11 +249,11 @@ class Entry(Generic[T]):
 
     def __del__(self) -> None:
         # Collected while it was lent, and its lease with it. Runs in any thread, between any two steps, perhaps
-        # inside the pool's own critical section: it may only append to the inbox, which brings it home. An entry whose
-        # making was interrupted lacks what it had not got yet.
-        engine = getattr(self, "engine", None)
-        if engine is not None:
-            engine.dropped(self)
+        # inside the pool's own critical section: it may only defer a release, by which the pool takes it back. An
+        # entry whose __init__ was interrupted may have no lender yet.
+        lender = getattr(self, "lender", None)
+        if lender is not None:
+            lender.dropped(self)
 
 
 class Lease(Generic[T]):
@@ -249,18 +263,18 @@ class Lease(Generic[T]):
     arguments, and sets what is named here; the host adds what else it needs.
     """
 
-    __slots__ = ("_claim", "_engine", "_entry")
+    __slots__ = ("entry", "lender")
 
-    _engine: Pool[T]
-    _entry: Entry[T] | None
-    #: Whoever deletes this ends the lease: of several, one succeeds.
-    _claim: bool
+    #: The pool that it belongs to, also after its end.
+    lender: Lender
+    #: What it lends; ``None`` after its end.
+    entry: Entry[T] | None
 
     @property
     def ended(self) -> bool:
         """Whether the lease was released, or belongs to the process that this one was forked from."""
-        entry = self._entry
-        return entry is None or entry.engine is None
+        entry = self.entry
+        return entry is None or entry.lender is None
 
     @property
     def item(self) -> T:
@@ -270,15 +284,15 @@ class Lease(Generic[T]):
         """
         if not mark[0]:
             child_begins()
-        entry = self._entry
-        if entry is None or entry.engine is None:
-            raise self._engine.lease_error(entry)
+        entry = self.entry
+        if entry is None or entry.lender is None:
+            raise self.lender.lease_error(entry)
         return entry.item
 
     def end(self, broken: str | None = None) -> None:
         """Give the item back; *broken* says why it must not be lent again. The second time does nothing."""
-        self._engine.release(self, broken)
+        self.lender.release(self, broken)
 
     def __repr__(self) -> str:
         state = "ended" if self.ended else repr(self.item)
-        return f"<Lease of pool {self._engine.name!r}: {state}>"
+        return f"<Lease of pool {self.lender.name!r}: {state}>"

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterable
 from typing import Any
 
-from . import fork, upkeep, ways_out
+from . import closing, exit_hooks, fork
+from .closing import Closes, close_together
+from .decision import Decision
+from .lease import Entry
 from .loaded import loaded
 from .pool import Pool
 from .threads import OWN_THREADS
@@ -19,6 +23,8 @@ __all__ = ["say_goodbye"]
 
 #: The part of the time that is left to borrowers; the rest is for goodbyes.
 GRACE = 0.7
+#: Seconds for which a pool's lock is waited for, which is held for microseconds.
+AT_ONCE = 0.1
 
 
 def say_goodbye() -> None:
@@ -31,20 +37,27 @@ def say_goodbye() -> None:
     # What a forked child inherited is not its own: after this, its pools know nothing of it.
     fork.child_begins()
     began = time.monotonic()
-    deadline = began + upkeep.TOGETHER
-    pools = fork.live_pools(Pool)
-    upkeep.close_together(
-        [(pool, entry, "closed") for pool in pools for entry in pool.retire()], deadline
-    )
+    deadline = began + closing.TOGETHER
+    # Of one whose lock another thread keeps, the connections end with the process.
+    pools = [pool for pool in fork.live_pools(Pool) if pool.lock.comes_free(AT_ONCE)]
+    close_together(_closings((pool, pool.stop_keeping()) for pool in pools), deadline)
     if others_run():
         # By the real clock, whatever clock a pool was given: the exit must not wait for one that stands still.
         for pool in pools:
             pool.await_returns(
-                pool.ledger.generation, began + upkeep.TOGETHER * GRACE, time.monotonic
+                pool.state.generation, began + closing.TOGETHER * GRACE, time.monotonic
             )
     else:
-        lent = [(pool, entry, "closed") for pool in pools for entry in pool.recall()]
-        upkeep.close_together(lent, deadline)
+        close_together(_closings((pool, pool.revoke_leases()) for pool in pools), deadline)
+
+
+def _closings(
+    decisions: Iterable[tuple[Closes, Decision[Any]]],
+) -> list[tuple[Closes, Entry[Any], str]]:
+    """List what each pool has decided to close."""
+    return [
+        (pool, entry, reason) for pool, decision in decisions for entry, reason in decision.closings
+    ]
 
 
 def others_run() -> bool:
@@ -66,4 +79,4 @@ def _has_greenlets() -> bool:
     )
 
 
-ways_out.at_exit(say_goodbye)
+exit_hooks.at_exit(say_goodbye)

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from .log_handlers import busy_opening
-
-if TYPE_CHECKING:
-    from .pool import Pool
+from .pool import Pool
 
 __all__ = ["Trial"]
 
 T = TypeVar("T")
-
-logger = logging.getLogger("kombu_pools_ext")
 
 THREAD = "kombu-pools-try"
 
@@ -40,7 +35,7 @@ class Trial(Generic[T]):
         self._ended = threading.Event()
         self._item: T | None = None
         self._error: BaseException | None = None
-        self._given_up = False
+        self._abandoned = False
         if not pool.spawn(self._run, THREAD):
             self._run()
 
@@ -52,12 +47,12 @@ class Trial(Generic[T]):
         except BaseException as error:
             self._error = error
         else:
-            # Closes the race with a thread that gives up at this moment.
+            # Closes the race with a thread that abandons it at this moment.
             with self._lock:
-                given_up = self._given_up
-                if not given_up:
+                abandoned = self._abandoned
+                if not abandoned:
                     self._item = item
-            if given_up:
+            if abandoned:
                 self._close(item)
         finally:
             self._ended.set()
@@ -78,7 +73,7 @@ class Trial(Generic[T]):
             raise TimeoutError(f"no connection within {self._timeout:.3g} s")
         return item
 
-    def give_up(self) -> None:
+    def abandon(self) -> None:
         """Close the item if it is open, else as soon as it is."""
         item = self._take()
         if item is not None:
@@ -86,7 +81,7 @@ class Trial(Generic[T]):
 
     def _take(self) -> T | None:
         with self._lock:
-            self._given_up = True
+            self._abandoned = True
             item, self._item = self._item, None
         return item
 
@@ -94,4 +89,4 @@ class Trial(Generic[T]):
         try:
             self._pool.driver.close(item, broken=False)
         except Exception as error:
-            logger.debug("pool %r: closing failed: %r", self._pool.name, error)
+            self._pool.reports.failed("closing", error)

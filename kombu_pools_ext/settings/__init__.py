@@ -1,6 +1,6 @@
-"""One vocabulary of settings for Django, Flask and plain Python, checked as a whole before anything is opened.
+"""The settings of pools, the same for Django, Flask and plain Python. All are checked before anything is opened.
 
-``docs/reference/settings.md`` has a table of them, with the reasons for the defaults.
+``docs/reference/settings.md`` lists them, with the reasons for the defaults.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""``CREDENTIALS``: what is asked for user and password at each connect, looked at without calling or importing it."""
+"""Checks for ``CREDENTIALS``, the function that returns user and password at each connect.
+
+Nothing here calls or imports it.
+"""
 
 from __future__ import annotations
 
@@ -23,42 +26,42 @@ __all__ = [
     "module_and_name",
 ]
 
-#: A hint.
+#: What is expected, for error messages.
 EXAMPLE = "a function without arguments, or its dotted path such as 'shop.vault.credentials'"
 
 _PATH = re.compile(
     r"([^\W\d]\w*(?:\.[^\W\d]\w*)*)(?:\.([^\W\d]\w*)|:([^\W\d]\w*(?:\.[^\W\d]\w*)*))"
 )
 
-#: Of a path that leads nowhere: a message and a hint.
+#: Message and hint for a path whose module does not exist.
 NO_MODULE = (
     "the module in the path does not exist",
     "is it misspelt, or not on sys.path? a method is 'module:Class.method'",
 )
 
-#: Options of the transport that would take their place.
-_IN_THEIR_PLACE = ("userid", "password", "login_response")
+#: Transport options that would override the credentials.
+_OVERRIDING = ("userid", "password", "login_response")
 
 
 def module_and_name(path: str) -> tuple[str, str] | None:
-    """Return the module and the name in it that *path* stands for; ``None`` if it is not a dotted path."""
+    """Split the dotted path *path* into a module and a name in it; return ``None`` if it is not a dotted path."""
     found = _PATH.fullmatch(path)
     return None if found is None else (found.group(1), found.group(2) or found.group(3))
 
 
 def is_module(name: str) -> bool:
-    """Whether there is a module of that name; imports nothing."""
+    """Return whether a module of that name exists. Imports nothing."""
     return name in sys.modules or is_installed(name)
 
 
 def credentials(value: Any, report: Report) -> str | Callable[[], Any] | None:
-    """Check the value of ``CREDENTIALS``. No error shows it, because it may be a password by mistake."""
+    """Check the value of ``CREDENTIALS``. Errors do not show it, because it may be a password by mistake."""
     if value is None:
         return None
     if isinstance(value, str):
         path = module_and_name(value)
         if path is None:
-            report("the text is no dotted path", f"expected {EXAMPLE}")
+            report("the text is not a dotted path", f"expected {EXAMPLE}")
         elif not is_module(path[0]):
             report(*NO_MODULE)
         else:
@@ -69,7 +72,7 @@ def credentials(value: Any, report: Report) -> str | Callable[[], Any] | None:
 
 
 def function_of(value: Any, report: Report) -> Callable[[], Any] | None:
-    """Return *value* if it is a function that can be called without arguments."""
+    """Return *value* if it is a function that can be called without arguments; else report what is wrong."""
     if not callable(value) or isinstance(value, type):
         kind = "a class" if isinstance(value, type) else f"a value of type {type(value).__name__}"
         hint = (
@@ -106,19 +109,19 @@ def _takes_nothing(function: Callable[..., Any]) -> bool:
     except TypeError:
         return False
     except ValueError:
-        pass  # some that are written in C have none to look at
+        pass  # some functions written in C have no signature
     return True
 
 
 def credential_problems(
     urls: Sequence[str], options: Mapping[str, Any], spelling: Mapping[str, str]
 ) -> Iterator[tuple[str, str, str]]:
-    """What contradicts ``CREDENTIALS``: each the name of a setting, a message and a hint."""
+    """Yield what contradicts ``CREDENTIALS``: the name of a setting, a message and a hint."""
     transport = transport_of(urls[0])
     implementation = implementation_of(transport)
     name = spelling["credentials"]
     if implementation == "memory":
-        return  # it is never called there
+        return  # this transport never calls it
     if implementation not in ("pyamqp", "redis") or "+" in urls[0].partition("://")[0]:
         yield (
             "credentials",
@@ -130,25 +133,25 @@ def credential_problems(
     if any(one["password"] for one in parts):
         yield (
             "credentials",
-            "there is a password as well, and only one of them can hold",
+            "there is a password as well, and only one of them can be used",
             "remove one of the two",
         )
     if any("credential_provider" in one for one in parts):
         yield (
             "credentials",
-            "the URL has a 'credential_provider' as well, and only one of them can hold",
+            "the URL has a 'credential_provider' as well, and only one of them can be used",
             "remove one of the two",
         )
     if "credential_provider" in options:
         yield (
             "transport_options",
-            f"'credential_provider' is set as well as {name}, and only one of them can hold",
+            f"'credential_provider' is set as well as {name}, and only one of them can be used",
             "remove one of the two",
         )
-    for option in _IN_THEIR_PLACE:
+    for option in _OVERRIDING:
         if option in options:
             yield (
                 "transport_options",
-                f"{option!r} would take the place of what {name} says",
+                f"{option!r} would override {name}",
                 "remove one of the two",
             )

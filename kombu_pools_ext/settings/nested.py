@@ -1,18 +1,18 @@
-"""Options that are dicts and lists within each other: copied, compared, and kept from going too deep."""
+"""Nested options: copy them, make hashable keys of them, and limit their depth."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["DEEPEST", "Identity", "copy_options", "freeze", "is_deeper"]
+__all__ = ["DEEPEST", "ByIdentity", "Identity", "copy_options", "freeze", "is_deeper"]
 
-#: Levels of nested options; what is deeper is most likely a container inside itself.
+#: The most levels of nested options. A deeper value is most likely a container inside itself.
 DEEPEST = 20
 
 
 def is_deeper(value: object, levels: int) -> bool:
-    """Whether *value* has containers in more than *levels* levels; true of one that contains itself."""
+    """Return whether the containers in *value* are nested deeper than *levels*, or contain themselves."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if not isinstance(value, list | tuple):
@@ -21,7 +21,7 @@ def is_deeper(value: object, levels: int) -> bool:
 
 
 def copy_options(value: Any) -> Any:
-    """A copy of *value* as deep as its containers go: an ``SSLContext`` and its like cannot be copied."""
+    """Copy the containers in *value*, but nothing else: objects such as an ``SSLContext`` cannot be copied."""
     if isinstance(value, dict):
         return {name: copy_options(one) for name, one in value.items()}
     if type(value) in (list, tuple, set):
@@ -30,14 +30,14 @@ def copy_options(value: Any) -> Any:
 
 
 class Identity(tuple[object, ...]):
-    """A key of dictionaries, which people print: it shows nothing of what it holds."""
+    """A dictionary key whose ``repr`` does not show what it holds, because people print dictionaries."""
 
     def __repr__(self) -> str:
         return f"<identity {hash(self):#x}>"
 
 
-class _ById:
-    """Stands for an object that cannot be hashed; keeps it alive, so that its id stays its own."""
+class ByIdentity:
+    """A key that is equal only for the same object. It keeps the object alive, so that its id is not used again."""
 
     __slots__ = ("_one",)
 
@@ -45,14 +45,14 @@ class _ById:
         self._one = one
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ById) and self._one is other._one
+        return isinstance(other, ByIdentity) and self._one is other._one
 
     def __hash__(self) -> int:
         return id(self._one)
 
 
 def freeze(value: Any) -> object:
-    """A hashable stand-in for *value*: equal values have equal stand-ins, whatever the order of their keys."""
+    """Return a hashable key for *value*. Equal values have equal keys, whatever the order of their items."""
     if isinstance(value, Mapping):
         return dict, frozenset((freeze(name), freeze(one)) for name, one in value.items())
     if isinstance(value, list | tuple):
@@ -62,6 +62,6 @@ def freeze(value: Any) -> object:
     try:
         hash(value)
     except TypeError:
-        return _ById(value)
-    # With its type: 1, 1.0 and True are equal, and not the same option.
+        return ByIdentity(value)
+    # With its type, because 1, 1.0 and True are equal, but not the same option.
     return type(value), value

@@ -1,4 +1,4 @@
-"""Checks for the values of the settings: each takes what was given, reports what is wrong and returns what is meant."""
+"""Check the values of the settings. Each check takes a value, reports what is wrong, and returns the value to use."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ __all__ = [
     "use_global_limit",
 ]
 
-#: The longest wait, in seconds, that Python's locks accept.
+#: The longest wait in seconds that Python's locks accept.
 LONGEST = threading.TIMEOUT_MAX
 
-#: The largest interval, in seconds, that fits into the 16 bits of AMQP's ``tune`` method.
+#: The longest interval in seconds that fits into the 16 bits of AMQP's ``tune`` method.
 LONGEST_HEARTBEAT = 65535
 
-#: In place of a flag: for what is published to the default exchange alone.
+#: The value of ``MANDATORY`` that concerns only messages to the default exchange.
 DEFAULT_EXCHANGE: Final = "default_exchange"
 
 
@@ -60,14 +60,14 @@ class UseGlobalLimit(Enum):
         return self.value
 
 
-#: In place of a limit: the one that :func:`kombu_pools_ext.pools.set_limit` sets.
+#: The value of ``LIMIT`` that stands for the global limit, which :func:`kombu_pools_ext.pools.set_limit` sets.
 use_global_limit: Final = UseGlobalLimit.USE_GLOBAL_LIMIT
 
 Check = Callable[[Any, Report], Any]
 
 
 def _whole(expected: str, none: bool = False) -> Check:
-    """A check for whole numbers from 0, and for ``None`` if *none*."""
+    """Return a check for whole numbers from 0; it accepts ``None`` as well if *none*."""
 
     def check(value: Any, report: Report) -> int | None:
         if none and value is None:
@@ -81,7 +81,7 @@ def _whole(expected: str, none: bool = False) -> Check:
 
 
 def _seconds(expected: str, zero: bool = False, none: bool = False) -> Check:
-    """A check for seconds above 0, or from 0 if *zero*, and for ``None`` if *none*."""
+    """Return a check for seconds above 0; it accepts 0 as well if *zero*, and ``None`` if *none*."""
 
     def check(value: Any, report: Report) -> float | None:
         if none and value is None:
@@ -114,7 +114,7 @@ def _limit(value: Any, report: Report) -> int | UseGlobalLimit | None:
 
 def _heartbeat(value: Any, report: Report) -> float:
     valid = isinstance(value, int | float) and not isinstance(value, bool)
-    # AMQP has no fractions of seconds: py-amqp would tell the broker less than it keeps to itself.
+    # AMQP has no fractions of seconds: py-amqp would round the number for the broker, but not its own.
     if not valid or not 0 <= value <= LONGEST_HEARTBEAT or value != int(value):
         refuse(report, value, f"a whole number of seconds up to {LONGEST_HEARTBEAT}, or 0 (off)")
         return 0.0
@@ -183,7 +183,7 @@ def _transport_options(value: Any, report: Report) -> dict[str, Any]:
 
 def _options(value: Any, report: Report, expected: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        # Its type alone: what it says may be a secret.
+        # Only its type is shown, because the value may be a secret.
         kind = type(value).__name__
         report(f"expected {expected}, got a value of type {kind}", text_hint(value, expected))
         return {}
@@ -205,7 +205,7 @@ def _serializer(value: Any, report: Report) -> str | None:
         report,
         "serializer",
         sorted(registry._encoders),
-        # kombu knows the names of those whose package is missing too.
+        # kombu registers these only if their package is installed.
         {"yaml": "kombu[yaml]", "msgpack": "kombu[msgpack]"},
     )
 
@@ -254,18 +254,20 @@ _RETRY_CHECKS: Mapping[str, Check] = {
 
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
-    """When to try again to publish, after the connection broke; the names are those of kombu's ``retry_policy``.
+    """How often and when a publish is tried again after its connection broke.
 
-    :raises SettingsError: if a value is no number of the kind that is asked for.
+    The names are those of kombu's ``retry_policy``.
+
+    :raises SettingsError: if a value is not a valid number.
     """
 
-    #: Attempts after the first.
+    #: The most attempts after the first one.
     max_retries: int = 3
-    #: Seconds before the first of them.
+    #: Seconds before the second attempt.
     interval_start: float = 0.0
-    #: Seconds added before each further one.
+    #: Seconds added before each further attempt.
     interval_step: float = 0.2
-    #: Seconds at most between two.
+    #: The most seconds between two attempts.
     interval_max: float = 1.0
 
     def __post_init__(self) -> None:
@@ -293,13 +295,13 @@ def _retry(value: Any, report: Report) -> RetryPolicy | None:
             checked[name] = _RETRY_CHECKS[name](one, collect(problems, None, name))
         else:
             hint = nearest(name.lower(), list(_RETRY_CHECKS)) if isinstance(name, str) else ""
-            report(f"{describe(name)} is no part of it", hint)
+            report(f"{describe(name)} is not part of it", hint)
     for problem in problems:
         report(f"{problem.key}: {problem.message}", problem.hint)
     return None if problems else RetryPolicy(**checked)
 
 
-#: The settings, by their names in lower case.
+#: The check of each setting, by its name in lower case.
 CHECKS: Mapping[str, Check] = {
     "url": _url,
     **PART_CHECKS,
@@ -309,7 +311,7 @@ CHECKS: Mapping[str, Check] = {
     "acquire_timeout": _seconds(
         "a number of seconds from 0, or None (without end)", zero=True, none=True
     ),
-    "max_waiting": _whole("a whole number from 0, or None (ten times the limit)", none=True),
+    "max_waiting": _whole("a whole number from 0, or None (100 times the limit)", none=True),
     "connect_timeout": _seconds("a number of seconds above 0"),
     "outage_patience": _seconds("a number of seconds from 0 (none)", zero=True),
     "idle_timeout": _seconds("a number of seconds above 0, or None (never)", none=True),
@@ -332,17 +334,17 @@ CHECKS: Mapping[str, Check] = {
 def check_values(
     given: Mapping[str, Any], spelling: Mapping[str, str], alias: str | None = None
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """Check each of the settings, and what must hold between them.
+    """Check each of the settings, and whether they fit together.
 
-    :param given: values by names in lower case, which are known.
-    :param spelling: the names as they were given.
-    :returns: what is meant by the valid ones, and what is wrong with the others.
+    :param given: values by names in lower case, all of which are in :data:`CHECKS`.
+    :param spelling: the names as they were written.
+    :returns: the valid values, and what is wrong with the others.
     """
     problems: list[Problem] = []
     values: dict[str, Any] = {}
     for name, value in given.items():
         if value is None and name in PARTS:
-            continue  # as if it were left out
+            continue  # as if it were not given
         before = len(problems)
         checked = CHECKS[name](value, collect(problems, alias, spelling[name]))
         if len(problems) == before:
@@ -373,7 +375,7 @@ def check_values(
         and not has_confirms(values.get("confirm", True), values.get("transport_options", {}))
     ):
         collect(problems, alias, spelling["mandatory"])(
-            "True needs confirms: without them nobody hears of a message that comes back",
+            "True needs confirms: without them a message that the broker returns is not noticed",
             f"leave {spelling['confirm']} True, or write False",
         )
     # Redis refuses such a name at CLIENT SETNAME.
@@ -388,7 +390,7 @@ def check_values(
 def _make_url(
     given: Mapping[str, Any], values: dict[str, Any], spelling: Mapping[str, str], report: Any
 ) -> None:
-    """Put a URL in the place of the parts of one."""
+    """Replace ``HOST``, ``PORT`` and the other parts by a URL."""
     parts = {name: values.pop(name) for name in PARTS if name in values}
     named = [name for name in PARTS if given.get(name) is not None]
     if "url" in given:
@@ -396,17 +398,17 @@ def _make_url(
             shown = ", ".join(spelling[name] for name in named)
             report(
                 "url",
-                f"given as well as {shown}, and only one of them can hold",
+                f"given as well as {shown}, and only one of them can be used",
                 f"remove {spelling['url']}, or {shown}",
             )
     elif len(parts) == len(named) and any(name in given for name in PARTS):
-        # Else they have problems of their own.
+        # Parts that are wrong have been reported already.
         has_credentials = given.get("credentials") is not None
         values["url"] = urls_from(parts, spelling, has_credentials, report)
 
 
 def has_confirms(confirm: bool, transport_options: Mapping[str, Any]) -> bool:
-    """Whether publishes on AMQP have confirms: what the transport's options say wins over the setting."""
+    """Return whether publishes on AMQP have confirms. The transport's own option overrides the setting."""
     return bool(transport_options.get("confirm_publish", confirm))
 
 
@@ -417,11 +419,10 @@ def _is_redis(url: str) -> bool:
 def read_keys(
     given: Mapping[Any, Any], upper: bool, alias: str | None = None
 ) -> tuple[dict[str, Any], dict[str, str], list[Problem]]:
-    """Tell the known keys of *given*, in upper or lower case, from the others.
+    """Separate the known keys of *given*, in upper or lower case, from the unknown ones.
 
-    :param upper: whether to write a key in upper case that was not given.
-    :returns: the values by names in lower case, the names of all settings as they were or would be given, and what is
-        wrong.
+    :param upper: whether messages write a key in upper case if it was not given.
+    :returns: the values by names in lower case, how to write the name of each setting, and what is wrong.
     """
     values: dict[str, Any] = {}
     spelling: dict[str, str] = {}
@@ -448,7 +449,7 @@ def read_keys(
     return values, spelling, problems
 
 
-#: What kombu, Django and others call it; a likeness of letters would mislead.
+#: Names that kombu, Django and others use. Similarity of spelling would suggest another setting.
 _MEANT = {
     "broker_url": "url",
     "hostname": "host",
@@ -467,4 +468,4 @@ def _unknown(key: str, alias: str | None) -> Problem:
     meant = _MEANT.get(key.lower(), "")
     shown = describe(key)
     hint = nearest((meant or key) if lower else (meant or key).upper(), names)
-    return Problem(alias, shown.strip("'\""), f"{shown} is no setting", hint)
+    return Problem(alias, shown.strip("'\""), f"{shown} is not a setting", hint)

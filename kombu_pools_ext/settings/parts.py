@@ -1,6 +1,6 @@
-"""``HOST``, ``PORT``, ``USER``, ``PASSWORD``, ``VHOST`` and ``TRANSPORT``: a broker without a URL.
+"""``HOST``, ``PORT``, ``USER``, ``PASSWORD``, ``VHOST`` and ``TRANSPORT``, which can be given in place of ``URL``.
 
-They are made into a URL with the right escapes, so that all later code sees only URLs.
+They are made into a URL with the right escapes, so that all other code sees only URLs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .urls import implementation_of
 
 __all__ = ["PARTS", "PART_CHECKS", "urls_from"]
 
-#: The transport where none is named.
+#: The transport if none is given.
 _TRANSPORT = "amqp"
 _OWN_URL = frozenset(
     name for name in TRANSPORT_ALIASES if implementation_of(name) in PARSE_THEMSELVES
@@ -77,7 +77,7 @@ def _host(value: Any, report: Report) -> tuple[str, ...]:
         elif HOST_CHARACTERS.fullmatch(one):
             found.append(one)
         else:
-            # Not shown where it may be a URL: the password in it could be anywhere.
+            # Not shown if it may be a URL, because any part of it could be the password.
             shown = describe(one) if one.isprintable() and "@" not in one else "this"
             report(f"{place}{shown} is neither a name nor an address", _host_hint(one))
     return tuple(found)
@@ -130,7 +130,7 @@ def _transport(value: Any, report: Report) -> str | None:
     return name
 
 
-#: By their names in lower case.
+#: The check of each part, by its name in lower case.
 PART_CHECKS: Mapping[str, Any] = {
     "host": _host,
     "port": _port,
@@ -145,12 +145,12 @@ PARTS = tuple(PART_CHECKS)
 def urls_from(
     parts: Mapping[str, Any], spelling: Mapping[str, str], has_credentials: bool, report: Any
 ) -> tuple[str, ...]:
-    """The URLs that *parts* make, one for each host.
+    """Make a URL of *parts* for each host.
 
-    :param parts: checked values, by their names in lower case; what is left out is not in it.
-    :param spelling: the names as they were given.
-    :param has_credentials: whether ``CREDENTIALS`` are asked for a password.
-    :param report: takes the name of a setting, a message and a hint.
+    :param parts: the checked values that were given, by their names in lower case.
+    :param spelling: the names as they were written.
+    :param has_credentials: whether ``CREDENTIALS`` is set, so that no password is needed.
+    :param report: a function that takes the name of a setting, a message and a hint.
     """
     transport = parts.get("transport", _TRANSPORT)
     implementation = implementation_of(transport)
@@ -162,20 +162,22 @@ def urls_from(
         if vhost is not None and not (vhost.isascii() and vhost.isdecimal() and len(vhost) < 10):
             report("vhost", f"expected the number of a Redis database, got {describe(vhost)}", "")
     elif implementation in WITH_HOST:
-        # kombu would fill in "guest", whichever of the two is not there.
+        # kombu would fill in "guest" for either of them if it is missing.
         if "user" in parts and "password" not in parts and not has_credentials:
             report(
                 "password",
-                f"missing, beside {spelling['user']}",
+                f"missing, but {spelling['user']} is given",
                 f"or give {spelling['credentials']}; is a variable not set?",
             )
         if "password" in parts and "user" not in parts:
-            report("user", f"missing, beside {spelling['password']}", "is a variable not set?")
+            report(
+                "user", f"missing, but {spelling['password']} is given", "is a variable not set?"
+            )
     login = quote(parts.get("user", ""), safe="")
     if "password" in parts:
         login += f":{quote(parts['password'], safe='')}"
     start = f"{transport}://{login}{'@' if login else ''}"
     port = f":{parts['port']}" if "port" in parts else ""
-    # Without one, the path of the transport's default.
+    # Without a virtual host, the transport uses its default.
     path = f"/{quote(vhost, safe='')}" if vhost is not None else "/"
     return tuple(f"{start}{host}{port}{path}" for host in hosts)

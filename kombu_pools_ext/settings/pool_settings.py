@@ -1,7 +1,4 @@
-"""The settings of a pool: one vocabulary for Django, Flask and plain Python.
-
-``docs/reference/settings.md`` has a table of them, with the reasons for the defaults.
-"""
+"""The settings of one pool, and :func:`parse_settings`, which reads those of all aliases."""
 
 from __future__ import annotations
 
@@ -10,14 +7,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
-import kombu
+from kombu.connection import Connection
 from kombu.utils.url import parse_url
 
 from ..engine.options import PoolOptions
 from ..masking import describe, mask_url, show
 from . import sources
 from . import urls as broker_urls
-from .likeness import stand_in
+from .credentials_key import credentials_key
 from .nested import Identity, copy_options, freeze
 from .parser import (
     CHECKS,
@@ -41,61 +38,67 @@ __all__ = [
     "use_global_limit",
 ]
 
+#: How many callers may wait for each connection of the limit if ``max_waiting`` is ``None``. The last of them is served
+#: within ``acquire_timeout`` as long as a lease takes less than 50 ms; ``docs/howto/size-a-pool.md`` measures it.
+WAITING_PER_CONNECTION = 100
+
 _EXAMPLE = '{"default": {"URL": "amqp://localhost//"}}'
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class PoolSettings:
-    """All that makes one pool, checked; all durations are seconds.
+    """The checked settings of one pool. All durations are in seconds.
 
     :raises SettingsError: with everything that is wrong.
     """
 
-    #: One or more broker URLs, tried in their order; a single text, or several in it after ``;``, will do.
-    #: :meth:`of` and ``KOMBU_POOLS`` make it of ``host``, ``port``, ``user``, ``password``, ``vhost`` and
-    #: ``transport`` as well.
+    #: One or more broker URLs, tried in this order. May be given as one text, with ``;`` between several URLs.
+    #: :meth:`of` and ``KOMBU_POOLS`` also make it of ``host``, ``port``, ``user``, ``password``, ``vhost`` and
+    #: ``transport``.
     url: tuple[str, ...]
-    #: What is asked for the password, or for user and password, at each connect; a function or its dotted path.
+    #: A function, or its dotted path, that returns the password, or user and password, at each connect.
     credentials: str | Callable[[], Any] | None = None
-    #: Most connections of this process; ``None`` (or 0) is unlimited.
+    #: The most connections that this process opens; ``None`` (or 0) means no limit.
     limit: int | UseGlobalLimit | None = use_global_limit
-    #: Connections kept open in the background.
+    #: How many connections are kept open while unused.
     min_idle: int = 0
-    #: The longest that the frameworks' helpers wait for a lease; ``None`` is without end, 0 not at all.
+    #: How long the frameworks' helpers wait for a lease; ``None`` means without end, 0 not at all.
     acquire_timeout: float | None = 5.0
-    #: Callers that may wait at once; ``None`` is ten times the limit.
+    #: How many callers may wait at once; ``None`` means :data:`WAITING_PER_CONNECTION` times the limit.
     max_waiting: int | None = None
-    #: For one attempt to connect.
+    #: The longest that one attempt to connect may take.
     connect_timeout: float = 5.0
-    #: A broker that has been away for longer is not waited for: callers fail at once, until it is back.
+    #: Once the broker has been unreachable for this long, callers fail at once until it is back.
     outage_patience: float = 10.0
-    #: A connection is closed after so long without use; ``None`` is never.
+    #: A connection is closed after this long without use; ``None`` means never.
     idle_timeout: float | None = 300.0
-    #: A connection is closed at this age, when it is next idle; ``None`` is never.
+    #: A connection of this age is closed when it is next idle; ``None`` means never.
     max_lifetime: float | None = 1800.0
-    #: A connection unused for longer is checked before it is lent.
+    #: A connection that was unused for longer is checked before it is lent.
     check_after: float = 0.5
-    #: AMQP's heartbeat; 0 is off. 60 s is what RabbitMQ itself proposes.
+    #: AMQP's heartbeat; 0 turns it off. RabbitMQ itself proposes 60 s.
     heartbeat: float = 60.0
-    #: With AMQP, a publish returns when the broker has the message.
+    #: Whether a publish on AMQP returns only when the broker has the message.
     confirm: bool = True
-    #: The longest that a publish takes, with all its tries; with Redis, each of its answers besides.
+    #: The longest that a publish may take, with all attempts, unless the call has a time-out of its own. With Redis,
+    #: also the longest wait for each answer.
     confirm_timeout: float = 10.0
-    #: For a publish whose connection broke; ``None`` is not to try again.
+    #: When a publish is tried again after its connection broke; ``None`` means never.
     retry: RetryPolicy | None = field(default_factory=RetryPolicy)
-    #: Whether a message that no queue takes is an error; ``"default_exchange"`` is for those that name a queue alone.
+    #: Whether a message that no queue takes is an error; ``"default_exchange"`` means only those whose routing key
+    #: names a queue.
     mandatory: bool | str = DEFAULT_EXCHANGE
-    #: A lease held for longer is reported, with its borrower's stack; ``None`` is off.
+    #: A lease held for longer is reported, with its borrower's stack; ``None`` turns this off.
     leak_after: float | None = None
-    #: Whether to use TLS, or the transport's options for it.
+    #: Whether to use TLS, or the transport's TLS options.
     ssl: bool | Mapping[str, Any] = False
-    #: The name of the serializer for what is published; ``None`` is kombu's default, JSON.
+    #: The name of the serializer for published messages; ``None`` means kombu's default, JSON.
     serializer: str | None = None
-    #: The name of the compression for what is published; ``None`` is none.
+    #: The name of the compression for published messages; ``None`` means no compression.
     compression: str | None = None
-    #: Passed to the transport; what stands here wins over what follows from other settings.
+    #: Options for the transport. They override what follows from other settings.
     transport_options: Mapping[str, Any] = field(default_factory=dict)
-    #: What the broker's own tools show for the connections.
+    #: The name of the connections in the broker's own tools.
     connection_name: str | None = None
 
     _identity: Identity = field(init=False, compare=False)
@@ -112,20 +115,20 @@ class PoolSettings:
     @classmethod
     @forgets_arguments
     def of(cls, **keywords: Any) -> PoolSettings:
-        """Settings from keywords in lower case, such as ``url="amqp://localhost//", limit=20``.
+        """Make settings from keywords in lower case, such as ``url="amqp://localhost//", limit=20``.
 
         :raises SettingsError: with everything that is wrong, misspelt keywords included.
         """
         return _read(keywords, None)
 
-    def connection(self) -> kombu.Connection:
-        """A new connection with these settings, not connected; nothing in it is shared with another."""
+    def connection(self) -> Connection:
+        """Return a new connection with these settings, not yet connected. It shares no object with another one."""
         urls = list(self.url)
         if len(urls) > 1:
             urls = [broker_urls.with_defaults(url, bool(self.ssl)) for url in urls]
         if not self.ssl:
             urls = [broker_urls.verified(url) for url in urls]
-        return kombu.Connection(
+        return Connection(
             urls if len(urls) > 1 else urls[0],
             ssl=self._tls(),
             heartbeat=self.heartbeat if self.is_amqp else 0,
@@ -134,8 +137,8 @@ class PoolSettings:
         )
 
     def _tls(self) -> bool | dict[str, Any]:
-        if self.ssl is True and self._implementation == "redis":
-            # kombu's Redis transport takes a dict alone, and would go on without TLS.
+        if self.ssl is True and self.is_redis:
+            # kombu's Redis transport accepts only a dict, and would connect without TLS.
             return {"ssl_cert_reqs": ssl.CERT_REQUIRED}
         tls: bool | dict[str, Any] = copy_options(self.ssl)
         return tls
@@ -149,30 +152,32 @@ class PoolSettings:
                 properties = options.setdefault("client_properties", {})
                 if isinstance(properties, dict):
                     properties.setdefault("connection_name", self.connection_name)
-        elif self._implementation == "redis":
-            # kombu's Redis transport ignores the connection's own time-out.
+        elif self.is_redis:
+            # kombu's Redis transport ignores the connection's own connect_timeout.
             options.setdefault("socket_connect_timeout", self.connect_timeout)
             if self.connection_name:
-                # Older kombus ignore it.
+                # Older versions of kombu ignore it.
                 options.setdefault("client_name", self.connection_name)
         return options
 
     @property
     def asks_for_credentials(self) -> bool:
-        """Whether :attr:`credentials` are asked: where another transport is put in, for tests say, nobody is."""
-        return self.credentials is not None and self._implementation in ("pyamqp", "redis")
+        """Whether :attr:`credentials` is called at each connect; only AMQP and Redis do that."""
+        return self.credentials is not None and (self.is_amqp or self.is_redis)
 
     @property
     def names_user(self) -> bool:
-        """Whether each URL names the user; of a transport that kombu reads the URLs of."""
+        """Whether each URL names the user. For transports whose URLs kombu parses."""
         return all(parse_url(url)["userid"] for url in self.url)
 
     @property
     def options(self) -> PoolOptions:
-        """The engine's part of the settings."""
+        """The settings that the engine uses."""
         return PoolOptions(
             min_idle=self.min_idle,
             max_waiting=self.max_waiting,
+            waiting_per_item=WAITING_PER_CONNECTION,
+            from_settings=True,
             connect_timeout=self.connect_timeout,
             outage_patience=self.outage_patience,
             idle_timeout=self.idle_timeout,
@@ -183,31 +188,36 @@ class PoolSettings:
 
     @property
     def uses_global_limit(self) -> bool:
-        """Whether :func:`kombu_pools_ext.pools.set_limit` governs the pool."""
+        """Whether the pool follows the limit that :func:`kombu_pools_ext.pools.set_limit` sets."""
         return self.limit is use_global_limit
 
     def own_limit(self, global_limit: int | None) -> int | None:
-        """The pool's limit, where the global one is *global_limit*; ``None`` is unlimited."""
+        """Return the pool's limit if the global one is *global_limit*; ``None`` means no limit."""
         return global_limit if isinstance(self.limit, UseGlobalLimit) else self.limit
 
     @property
     def uri(self) -> str:
-        """The URLs for people to read: joined by ``;``, with ``**`` for each password."""
+        """The URLs joined by ``;``, with ``**`` in place of each password."""
         return ";".join(map(mask_url, self.url))
 
     @property
     def transport(self) -> str:
-        """The name of the first URL's transport, such as ``amqp``."""
+        """The transport of the first URL, such as ``amqp``."""
         return broker_urls.transport_of(self.url[0])
 
     @property
     def is_amqp(self) -> bool:
-        """Whether the transport is kombu's for AMQP, which has confirms and heartbeats."""
+        """Whether the transport is kombu's AMQP transport, which has confirms and heartbeats."""
         return self._implementation == "pyamqp"
 
     @property
+    def is_redis(self) -> bool:
+        """Whether the transport is kombu's Redis transport, with or without Sentinel."""
+        return self._implementation == "redis"
+
+    @property
     def has_confirms(self) -> bool:
-        """Whether a publish waits for the broker's word: with AMQP, unless it was told not to."""
+        """Whether a publish waits for the broker's confirm: on AMQP, unless confirms are turned off."""
         return self.is_amqp and has_confirms(self.confirm, self.transport_options)
 
     @property
@@ -216,28 +226,28 @@ class PoolSettings:
 
     @property
     def required_module(self) -> str | None:
-        """The module that the transport needs besides kombu, such as ``redis``; ``None`` if none."""
+        """The module that the transport needs besides kombu, such as ``redis``; ``None`` if it needs no other."""
         return broker_urls.driver_of(self.transport)
 
     def missing_driver(self) -> str | None:
-        """What to install, if the module that the transport needs is missing; imports nothing."""
+        """Return what to install if the module that the transport needs is missing; else ``None``. Imports nothing."""
         return broker_urls.missing_driver(self.transport)
 
     @property
     def identity(self) -> tuple[object, ...]:
-        """Equal for settings that can share a pool, hashable, and computed once.
+        """A hashable key that is equal for settings that can share a pool. Computed once.
 
-        What belongs to the caller is not in it: the alias, ``acquire_timeout``, ``retry``, ``mandatory``,
-        ``serializer`` and ``compression``; nor what has no effect on the transport.
+        It does not contain settings that do not concern the connections (``acquire_timeout``, ``retry``,
+        ``mandatory``, ``serializer`` and ``compression``), nor those that have no effect on the transport.
         """
         return self._identity
 
     def _identify(self) -> Identity:
-        # On Redis the one bounds every answer; elsewhere none of them has an effect.
+        # On Redis, confirm_timeout bounds each answer; other transports use none of these three.
         own: tuple[object, ...] = ()
         if self.is_amqp:
             own = self.heartbeat, self.confirm, self.confirm_timeout
-        elif self._implementation == "redis":
+        elif self.is_redis:
             own = (self.confirm_timeout,)
         return Identity(
             (
@@ -252,7 +262,7 @@ class PoolSettings:
                 self.check_after,
                 *own,
                 self.leak_after,
-                stand_in(self.credentials),
+                credentials_key(self.credentials),
                 freeze(self.ssl),
                 freeze(self.transport_options),
                 self.connection_name,
@@ -274,7 +284,7 @@ class PoolSettings:
         return f"PoolSettings({', '.join(parts)})"
 
 
-# The one that dataclass has made.
+# The __init__ that dataclass has made receives the password as well.
 PoolSettings.__init__ = forgets_arguments(PoolSettings.__init__)  # type: ignore[method-assign]
 
 
@@ -282,15 +292,15 @@ PoolSettings.__init__ = forgets_arguments(PoolSettings.__init__)  # type: ignore
 def parse_settings(
     value: object, *, name: str = "KOMBU_POOLS", beside: Iterable[Problem] = ()
 ) -> dict[str, PoolSettings]:
-    """The pools' settings by alias; connects to nothing, and imports no transport.
+    """Return the settings of each alias. Connects to nothing, and imports no transport.
 
-    :param value: a dict of aliases, or where :func:`.sources.read` finds one: a function, a dotted path to one, or a
-        file of JSON or TOML. Each alias has a dict of settings, with their names in upper or in lower case; a URL
-        alone stands for ``{"URL": …}``, and :class:`PoolSettings` for themselves.
-    :param name: what *value* is called where it was written, for the error's text.
-    :param beside: problems of other settings, to be raised together.
+    :param value: a dict of aliases, or what :func:`.sources.read` reads one from: a function, a dotted path to one, or
+        a JSON or TOML file. The value of an alias is a dict of settings, with their names in upper or lower case, a
+        URL, or a :class:`PoolSettings`.
+    :param name: the name of the setting, for the error's text.
+    :param beside: problems of other settings, to be raised together with these.
     :raises SettingsError: with everything that is wrong, in all aliases.
-    :raises Exception: what a function raises.
+    :raises Exception: whatever the function raises.
     """
     problems = list(beside)
     try:
@@ -316,7 +326,7 @@ def parse_settings(
         if alias in misplaced:
             continue
         is_name = isinstance(alias, str) and alias and not ("://" in alias or "@" in alias)
-        # What is no name may be a URL by mistake, with a password in it.
+        # If it is not a name, it may be a URL by mistake, with a password in it.
         shown = alias if is_name else describe(alias).strip("'\"")
         if not is_name:
             expected = "the name of a pool, a text that is not empty and without '://' or '@'"
@@ -341,11 +351,11 @@ def parse_settings(
 
 
 def _lacks_its_alias(key: object, given: object) -> bool:
-    """Whether *key*, which stands where an alias belongs, is a setting and its value *given* no pool's."""
+    """Return whether *key* is the name of a setting where an alias belongs, and *given* is not a pool's settings."""
     if not isinstance(key, str) or key.lower() not in CHECKS or isinstance(given, PoolSettings):
         return False
     if isinstance(given, str) and "://" in given:
-        # A pool may be called "retry", and have no more than a URL.
+        # A pool may be called "retry", and have nothing but a URL.
         return key.lower() == "url"
     pool = isinstance(given, Mapping) and any(str(name).lower() in CHECKS for name in given)
     return not pool

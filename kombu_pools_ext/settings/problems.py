@@ -1,4 +1,4 @@
-"""What is wrong with the settings, and how it is told."""
+"""Errors in the settings: :class:`Problem`, :class:`SettingsError`, and helpers that word a problem and its hint."""
 
 from __future__ import annotations
 
@@ -20,35 +20,36 @@ __all__ = [
     "forgets_arguments",
     "nearest",
     "refuse",
+    "suggestion",
     "text_hint",
 ]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: Takes a message and a hint.
+#: A function that takes a message and a hint.
 Report = Callable[[str, str], None]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with the settings. No part of it shows a secret."""
+    """One thing that is wrong with the settings. It never shows a secret."""
 
     #: The pool's name; ``None`` if the settings as a whole are wrong, or have no aliases.
     alias: str | None
-    #: The setting, as it was spelt; ``None`` if the alias itself is wrong.
+    #: The setting, as it was written; ``None`` if the alias itself is wrong.
     key: str | None
     #: What was given, and what was expected.
     message: str
-    #: The remedy; the nearest known key for a typo. May be empty.
+    #: What to do; for a typo, the nearest known key. May be empty.
     hint: str = ""
 
 
 class SettingsError(ValueError):
     """The settings are wrong; nothing was opened. The text has a line for each problem.
 
-    :param problems: in any order.
-    :param name: what the settings are called where they were written.
+    :param problems: all of them, in any order.
+    :param name: the name of the setting or configuration key.
     """
 
     #: All that is wrong, sorted by alias and key.
@@ -75,10 +76,10 @@ class SettingsError(ValueError):
 
 
 def forgets_arguments(function: Callable[P, R]) -> Callable[P, R]:
-    """Have a :class:`SettingsError` of *function* keep none of the frames that hold what was given.
+    """Remove the frames of *function* from a :class:`SettingsError` that it raises.
 
-    Error reporters collect the variables of each frame, and here these may hold a password under any name. The text
-    of the error has all that is needed.
+    Error reporters collect the variables of each frame, and in these frames any variable may hold a password. The
+    error's text says all that is needed.
     """
 
     @wraps(function)
@@ -106,14 +107,14 @@ _NONE = ("none", "null", "")
 
 
 def refuse(report: Report, value: object, expected: str, hint: str = "") -> None:
-    """Report that *value* was given where *expected* describes the right values."""
+    """Report that *value* is not what is *expected*."""
     report(f"expected {expected}, got {describe(value)}", hint or text_hint(value, expected))
 
 
 def text_hint(value: object, expected: str) -> str:
-    """Return a hint if *value* is a text that stands for a value of another type; else an empty text.
+    """Return a hint if *value* is the text of a value of another type, such as ``"5"``; else an empty text.
 
-    :param expected: the words that describe the right values.
+    :param expected: describes the valid values.
     """
     if not isinstance(value, str):
         return ""
@@ -128,36 +129,44 @@ def text_hint(value: object, expected: str) -> str:
     elif "number" in expected and re.fullmatch(r"\d{1,12}(\.\d{1,12})?", word, re.ASCII):
         meant = word
     if meant:
-        return f"did you mean {meant}? {_CONVERT}"
+        return f"{suggestion(meant)} {_CONVERT}"
     if "dict" in expected and word.startswith("{"):
         return f"{_CONVERT}: json.loads() makes a dict of it"
     return _CONVERT if "number" in expected else ""
 
 
 def closest(word: str, known: Iterable[str], alike: float = 0.6) -> str:
-    """The one of *known* most like *word*; empty if none is.
+    """Return the one of *known* that is most similar to *word*; an empty text if none is.
 
-    :param alike: how much at least, from 0 to 1, as :mod:`difflib` has it.
+    :param alike: the least similarity, from 0 to 1, as :mod:`difflib` measures it.
     """
-    # Loaded with the first mistake: an import has none.
+    # Imported at the first mistake, because most processes make none.
     from difflib import get_close_matches
 
     return next(iter(get_close_matches(word, known, n=1, cutoff=alike)), "")
 
 
+def suggestion(meant: str) -> str:
+    """Return the hint "did you mean *meant*?"; an empty text if *meant* is empty.
+
+    :param meant: as it is written in code.
+    """
+    return f"did you mean {meant}?" if meant else ""
+
+
 def did_you_mean(word: object, known: Iterable[str]) -> str:
-    """A hint that names the one of *known* most like *word*; empty if none is."""
+    """Return a hint that names the one of *known* most similar to *word*; an empty text if none is."""
     near = closest(word, known) if isinstance(word, str) else ""
-    return f"did you mean {near!r}?" if near else ""
+    return suggestion(repr(near)) if near else ""
 
 
 def nearest(word: object, known: Iterable[str], show: Callable[[str], str] = str) -> str:
-    """The same, or else all of *known*, each as *show* has it."""
+    """Return a hint that names the one of *known* most similar to *word*, or all of them, formatted by *show*."""
     return did_you_mean(word, known) or f"known: {', '.join(map(show, known)) or 'none'}"
 
 
 def collect(problems: list[Problem], alias: str | None, key: str | None) -> Report:
-    """A function that appends to *problems* what it is told."""
+    """Return a function that appends a :class:`Problem` with its message and hint to *problems*."""
 
     def report(message: str, hint: str) -> None:
         problems.append(Problem(alias, key, message, hint))

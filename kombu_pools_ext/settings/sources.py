@@ -1,6 +1,6 @@
-"""Where the settings of the pools come from: a dict, a function, a dotted path to one, or a file of JSON or TOML.
+"""Read the settings of the pools from a dict, a function, a dotted path to a function, or a JSON or TOML file.
 
-A dict stays the same until the process ends; a reload reads the others again. No error quotes the content of a file,
+A dict stays the same until the process ends; a reload reads the others again. Errors do not quote a file's content,
 because it may be a password.
 """
 
@@ -22,35 +22,35 @@ from .problems import Problem, SettingsError, nearest
 
 __all__ = ["SUFFIXES", "can_change", "is_file", "is_function", "problems_unasked", "read"]
 
-#: What the names of files end with.
+#: The endings of file names that are recognised.
 SUFFIXES = (".json", ".toml")
-#: The most bytes of a file: a larger one is most likely another file.
+#: The most bytes of a settings file. A larger one is most likely another file.
 LARGEST = 1024 * 1024
-#: The most steps, such as from a function to the path that it returns.
+#: The most steps from a value to the settings: a function may return a path, for example.
 DEEPEST = 3
 
 
 def is_file(value: object) -> bool:
-    """Whether *value* names a file: any :class:`~pathlib.Path`, and a text with the end of one."""
+    """Return whether *value* names a file: a :class:`~pathlib.Path`, or a text with one of :data:`SUFFIXES`."""
     return isinstance(value, Path) or (
         isinstance(value, str) and "://" not in value and value.lower().endswith(SUFFIXES)
     )
 
 
 def is_function(value: object) -> bool:
-    """Whether *value* is a function that returns the settings, or a dotted path to one."""
+    """Return whether *value* is a function that returns the settings, or a dotted path to one."""
     if isinstance(value, str):
         return not is_file(value) and module_and_name(value) is not None
     return callable(value)
 
 
 def can_change(value: object) -> bool:
-    """Whether to read *value* again may give other settings."""
+    """Return whether reading *value* again may give other settings."""
     return is_file(value) or is_function(value)
 
 
 def problems_unasked(value: object) -> list[Problem]:
-    """What is wrong with *value* as far as it can be told without calling or importing anything."""
+    """Return what is wrong with *value*, as far as can be seen without calling or importing anything."""
     if isinstance(value, str) and is_function(value):
         module, _ = module_and_name(value) or ("", "")
         if not is_module(module):
@@ -60,10 +60,10 @@ def problems_unasked(value: object) -> list[Problem]:
 
 
 def read(value: object) -> object:
-    """What *value* stands for: itself, what its function returns, or what its file holds.
+    """Return the settings that *value* is or leads to: what its function returns, or what its file contains.
 
-    :raises SettingsError: if the file cannot be read, or the path leads nowhere.
-    :raises Exception: what the function raises.
+    :raises SettingsError: if the file cannot be read, or nothing is found at the dotted path.
+    :raises Exception: whatever the function raises.
     """
     for _ in range(DEEPEST):
         if is_file(value):
@@ -81,7 +81,7 @@ def _refused(message: str, hint: str = "") -> SettingsError:
 
 
 def _found(path: str) -> Callable[[], Any]:
-    """The function that *path* leads to."""
+    """Import the function at the dotted path *path*."""
     module, name = module_and_name(path) or ("", "")
     shown = describe(path)
     why = ""
@@ -128,36 +128,37 @@ def _read_file(path: Path) -> object:
         raise _refused(f"the file {shown} is empty", _WHOLE)
     value, why = _parsed(data, suffix)
     if why:
-        raise _refused(f"the file {shown} is no {suffix[1:].upper()}: {why}", _WHOLE)
+        raise _refused(f"the file {shown} is not valid {suffix[1:].upper()}: {why}", _WHOLE)
     return value
 
 
+#: A reader that sees half of a file would read other settings, or none.
 _WHOLE = "is it being written? write a new file, and rename it over this one"
 
 
 def _parsed(data: bytes, suffix: str) -> tuple[object, str]:
-    """Return what *data* means, or why it cannot be read, without a character of it."""
+    """Parse *data*; if that fails, return the reason, without quoting any of it."""
     try:
         text = data.decode("utf-8-sig")
         if suffix == ".toml":
             return tomllib.loads(text), ""
         return json.loads(text, object_pairs_hook=_without_doubles), ""
     except UnicodeDecodeError as error:
-        return None, f"byte {error.start} is no UTF-8"
+        return None, f"byte {error.start} is not valid UTF-8"
     except json.JSONDecodeError as error:
         return None, f"{error.msg} at line {error.lineno}, column {error.colno}"
     except tomllib.TOMLDecodeError as error:
-        # Its text quotes a character or a key of the file.
+        # The error's text quotes a character or a key of the file.
         where = re.search(r"\(at (line \d+, column \d+|end of document)\)", str(error))
-        return None, f"it cannot be understood{f' at {where.group(1)}' if where else ''}"
+        return None, f"it cannot be parsed{f' at {where.group(1)}' if where else ''}"
     except _Twice:
-        return None, "an object in it has a name twice"
+        return None, "an object in it has the same name twice"
     except RecursionError:
         return None, "it is nested too deeply"
 
 
 class _Twice(Exception):
-    """An object in JSON has a name twice, and it is not defined which one holds."""
+    """A JSON object has the same name twice. JSON does not define which value to use."""
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

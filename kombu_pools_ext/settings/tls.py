@@ -1,4 +1,4 @@
-"""The options of TLS: which there are, and what is wrong with those that were given."""
+"""Check the TLS options in ``SSL``."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..masking import describe
-from .problems import nearest, text_hint
+from .problems import nearest, suggestion, text_hint
 from .urls import tls_in_url
 
 __all__ = ["AMQP_OPTIONS", "REDIS_OPTIONS", "tls_problems"]
 
-#: What py-amqp's ``SSLTransport`` takes, and ``check_hostname``, which is this library's.
+#: The options of py-amqp's ``SSLTransport``, and ``check_hostname``, which this library adds.
 AMQP_OPTIONS = (
     "ca_certs",
     "cert_reqs",
@@ -31,7 +31,7 @@ AMQP_OPTIONS = (
     "tls_minimum_version",
 )
 
-#: What redis-py's ``SSLConnection`` takes; older ones lack the verify flags.
+#: The options of redis-py's ``SSLConnection``; older versions lack the verify flags.
 REDIS_OPTIONS = (
     "ssl_ca_certs",
     "ssl_ca_data",
@@ -51,7 +51,7 @@ REDIS_OPTIONS = (
     "ssl_validate_ocsp_stapled",
 )
 
-#: The arguments of ``ssl.create_default_context``, and ``check_hostname``: a dict of them is py-amqp's ``context``.
+#: The arguments of ``ssl.create_default_context``, and ``check_hostname``. py-amqp takes a dict of them as ``context``.
 _CONTEXT_OPTIONS = ("cadata", "cafile", "capath", "check_hostname", "purpose")
 
 _MODES = "ssl.CERT_REQUIRED, ssl.CERT_OPTIONAL or ssl.CERT_NONE"
@@ -61,10 +61,10 @@ _MODE_NAMES = ("required", "optional", "none")
 def tls_problems(
     options: Mapping[str, Any], implementation: str, urls: Sequence[str]
 ) -> Iterator[tuple[str, str]]:
-    """What is wrong with *options* for TLS: each a message without secrets, and a hint.
+    """Yield what is wrong with the TLS *options*: a message without secrets, and a hint.
 
-    :param implementation: kombu's module for the transport; those of others than AMQP and Redis are not known here.
-    :param urls: the pool's.
+    :param implementation: kombu's module for the transport. Only the options of AMQP and Redis are checked.
+    :param urls: the pool's URLs.
     """
     known: tuple[str, ...]
     if implementation == "pyamqp":
@@ -75,12 +75,12 @@ def tls_problems(
         return
     for name in options:
         if name not in known:
-            yield f"{describe(name)} is no option of TLS here", nearest(name, known)
+            yield f"{describe(name)} is not a TLS option here", nearest(name, known)
     for name in ("ca_certs", "certfile", "keyfile"):
         yield from _file_problems(prefix + name, options.get(prefix + name))
     if options.get(f"{prefix}keyfile") and not options.get(f"{prefix}certfile"):
         yield (
-            f"'{prefix}keyfile' without '{prefix}certfile'",
+            f"'{prefix}keyfile' is given without '{prefix}certfile'",
             "a key is of no use without its certificate",
         )
     yield from _check_problems(options, prefix)
@@ -89,9 +89,9 @@ def tls_problems(
         yield f"expected a name or None for 'server_hostname', got {describe(host)}", ""
     yield from _context_problems(options.get("context"))
     if implementation == "redis" and any(map(tls_in_url, urls)):
-        # kombu takes those alone.
+        # kombu would use only those in the URL.
         yield (
-            "the URL has options of TLS as well, which would replace these",
+            "the URL has TLS options as well, which would replace these",
             "write all of them here",
         )
 
@@ -103,7 +103,7 @@ def _file_problems(name: str, path: Any) -> Iterator[tuple[str, str]]:
         yield f"expected the path of a file for {name!r}, got {describe(path)}", ""
     elif not _is_file(path):
         yield (
-            f"{name!r} names no file: {describe(os.fspath(path))}",
+            f"{name!r} is not the path of a file: {describe(os.fspath(path))}",
             "a relative path begins at the working directory",
         )
 
@@ -112,7 +112,7 @@ def _is_file(path: str | os.PathLike[str]) -> bool:
     try:
         return os.path.isfile(path)
     except ValueError:
-        return False  # a null character
+        return False  # the path contains a null character
 
 
 def _check_problems(options: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
@@ -124,7 +124,7 @@ def _check_problems(options: Mapping[str, Any], prefix: str) -> Iterator[tuple[s
             yield f"expected {_MODES} for {name!r}, got {describe(mode)}", hint
     elif mode is not None and not isinstance(mode, ssl.VerifyMode):
         meant = mode.lower() if isinstance(mode, str) else ""
-        hint = f"did you mean ssl.CERT_{meant.upper()}?" if meant in _MODE_NAMES else ""
+        hint = suggestion(f"ssl.CERT_{meant.upper()}") if meant in _MODE_NAMES else ""
         yield f"expected {_MODES} for {name!r}, got {describe(mode)}", hint
     checks = options.get(f"{prefix}check_hostname")
     if checks is not None and not isinstance(checks, bool):
@@ -136,7 +136,7 @@ def _check_problems(options: Mapping[str, Any], prefix: str) -> Iterator[tuple[s
     elif checks and (mode == "none" or mode == ssl.CERT_NONE) and mode is not None:
         yield (
             f"'{prefix}check_hostname' has no effect with {name!r} of ssl.CERT_NONE",
-            "a certificate that nobody verifies proves no name: remove one of them",
+            "a certificate that is not verified proves nothing: remove one of them",
         )
 
 
@@ -152,4 +152,4 @@ def _context_problems(context: Any) -> Iterator[tuple[str, str]]:
     for name in context:
         if name not in _CONTEXT_OPTIONS:
             hint = nearest(name, _CONTEXT_OPTIONS) if isinstance(name, str) else ""
-            yield f"{describe(name)} is no part of 'context'", hint
+            yield f"{describe(name)} is not an argument of ssl.create_default_context", hint

@@ -1,6 +1,6 @@
-"""What is wrong with a broker's URL: what kombu would read otherwise than it was written is refused.
+"""Check broker URLs. A URL that kombu would read in another way than it is written is refused.
 
-``docs/explanation/broker-urls.md`` tells how a URL is read, and which ones are refused for what reason.
+``docs/explanation/broker-urls.md`` says how a URL is read, which ones are refused, and why.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from kombu.transport import TRANSPORT_ALIASES
 from kombu.utils.url import parse_ssl_cert_reqs
 
 from ..masking import describe
-from .problems import nearest
+from .problems import nearest, suggestion
 from .urls import implementation_of, transport_of
 
 __all__ = [
@@ -27,16 +27,16 @@ __all__ = [
     "url_problems",
 ]
 
-#: Those that take their URL as it is (kombu's ``can_parse_url``): only they know what may stand in it.
+#: Transports that parse their URLs themselves (kombu's ``can_parse_url``). Their URLs are not checked.
 PARSE_THEMSELVES = frozenset(
     {"azureservicebus", "azurestoragequeues", "gcpubsub", "mongodb", "sqlalchemy"}
 )
-#: Those that connect to a host of a name or address, and nothing else.
+#: Transports that always connect to a host, given as a name or address.
 WITH_HOST = frozenset({"librabbitmq", "pyamqp", "qpid", "redis"})
 
-#: What people call brokers whose transport has another name; a likeness of letters would mislead.
+#: Names of brokers whose transport has another name. Similarity of spelling would suggest another transport.
 _KNOWN_AS = {"rabbit": "amqp", "rabbitmq": "amqp", "rabbitmqs": "amqps", "kafkas": "kafka"}
-#: What people write after a '+', by the scheme that does what they mean.
+#: Schemes with a '+' that people write, and the scheme that does what they mean.
 _WITHOUT_PLUS = {
     "amqp+ssl": "amqps",
     "amqp+tls": "amqps",
@@ -47,7 +47,7 @@ _WITHOUT_PLUS = {
     "redis+tls": "rediss",
 }
 
-#: Query parameters that kombu understands in any URL, besides ``ssl_…``; the others end in a TypeError.
+#: Query parameters that kombu understands in any URL, besides ``ssl_…``. Others end in a TypeError.
 _QUERY = {"login_method", "credential_provider"} & set(
     signature(kombu.Connection.__init__).parameters
 )
@@ -57,15 +57,15 @@ _QUERY_SETTINGS = {
     "ssl": "SSL",
 }
 
-#: A hint.
+#: What a URL looks like, for error messages.
 EXAMPLE = "a broker URL looks like amqp://user:password@host:5672/vhost"
 _SEVERAL = "write several brokers to fail over to as a list of URLs"
 _SOCKET = "for a Unix socket of Redis, write redis+socket:///path/to/the.sock"
 
-#: What a user name, password or virtual host must not have as it is.
+#: Characters that must be escaped in a user name, password or virtual host.
 _SPECIAL = "/@:#?%[];"
 
-#: What a name or an IPv4 address consists of.
+#: The characters of a host name or an IPv4 address.
 HOST_CHARACTERS = re.compile(r"[\w.-]+")
 _ANOTHER_URL = re.compile(r",\s*[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -77,13 +77,16 @@ def _encode(characters: str = _SPECIAL) -> str:
 
 
 def url_problems(url: str) -> Iterator[tuple[str, str]]:
-    """What is wrong with *url*, one broker's: each a message without secrets, and a hint."""
+    """Yield what is wrong with *url*, a single URL: a message without secrets, and a hint."""
     if not url.strip():
         yield "the URL is empty", EXAMPLE
         return
     if "://" not in url:
-        # Not shown: without a transport, any part of the text may be a password.
-        yield f"a text of {len(url)} characters without '://' is no URL", f"{EXAMPLE}; {_encode()}"
+        # Not shown, because without a transport any part of the text may be a password.
+        yield (
+            f"a text of {len(url)} characters without '://' is not a URL",
+            f"{EXAMPLE}; {_encode()}",
+        )
         return
     shown = describe(url)
     if _ANOTHER_URL.search(url):
@@ -96,13 +99,13 @@ def url_problems(url: str) -> Iterator[tuple[str, str]]:
         )
         return
     if ";" in url:
-        # kombu would cut it there.
-        yield f"{shown} has a ';' in it, and no other URL after that", _encode(";")
+        # kombu would cut the URL there.
+        yield f"{shown} has a ';' that no other URL follows", _encode(";")
         return
     transport = transport_of(url)
     if transport not in TRANSPORT_ALIASES:
         hint = (
-            f"did you mean {_KNOWN_AS[transport]!r}?"
+            suggestion(repr(_KNOWN_AS[transport]))
             if transport in _KNOWN_AS
             else nearest(transport, sorted(TRANSPORT_ALIASES, key=str.lower))
         )
@@ -122,18 +125,18 @@ def _plus_problems(url: str, shown: str, implementation: str) -> Iterator[tuple[
     if scheme == "redis+socket":
         yield from _socket_problems(rest, shown)
         return
-    # kombu takes what follows the '+' for the name of a host, which Redis's transport then forgets.
+    # kombu takes what follows the '+' for a host name, which the Redis transport then drops.
     meant = _WITHOUT_PLUS.get(scheme.lower())
     if meant is not None:
         hint = f"write {meant}://"
     elif scheme.lower() == "redis+cluster":
-        hint = "kombu knows no clusters of Redis: write redis://, with a server that is not part of one"
+        hint = "kombu does not support Redis Cluster: write redis://, with a server that is not part of one"
     elif implementation == "redis":
         hint = f"write redis:// or rediss://; {_SOCKET}"
     else:
         hint = f"write {scheme.partition('+')[0]}://"
     yield (
-        f"{shown} has the scheme {describe(scheme)}, which leads kombu to another host",
+        f"{shown} has the scheme {describe(scheme)}, with which kombu would connect to another host",
         hint,
     )
 
@@ -157,7 +160,7 @@ def _socket_problems(rest: str, shown: str) -> Iterator[tuple[str, str]]:
 
 
 def _early_end(rest: str) -> tuple[str, str] | None:
-    """Return what ends *rest*, a URL without its scheme, or the password in it too early, and a hint."""
+    """Return what would end *rest*, a URL without its scheme, or its password too early, and a hint."""
     if "#" in rest:
         return "has a '#' in it, where kombu would end it", _encode("#")
     end = re.search(r"[/?]", rest)
@@ -171,15 +174,15 @@ def _early_end(rest: str) -> tuple[str, str] | None:
 
 
 def _split(rest: str) -> SplitResult | tuple[str, str]:
-    """The parts of *rest*, a URL after its scheme; or what is wrong with it as a whole, and a hint."""
+    """Split *rest*, a URL without its scheme; if it cannot be split, return what is wrong and a hint."""
     if (early := _early_end(rest)) is not None:
         return early
-    # What urllib raises quotes the URL, so nothing of it is passed on, not even as a context.
+    # urllib's error quotes the URL, so it must not become the context of another error.
     try:
-        # As kombu does: the rules of HTTP, whatever the transport.
+        # kombu also applies the rules of HTTP, whatever the transport.
         return urlsplit(f"http://{rest}")
     except ValueError:
-        return "cannot be read", _encode()
+        return "cannot be parsed", _encode()
 
 
 def _part_problems(url: str, shown: str, implementation: str) -> Iterator[tuple[str, str]]:
@@ -227,7 +230,7 @@ def _bracket_problems(host: str, shown: str) -> Iterator[tuple[str, str]]:
     try:
         ipaddress.IPv6Address(unquote(found.group(1)))
     except ValueError:
-        yield f"{shown} has no IPv6 address between its brackets", hint
+        yield f"{shown} has something other than an IPv6 address between its brackets", hint
 
 
 def _host_problems(host: str, shown: str) -> Iterator[tuple[str, str]]:
@@ -244,16 +247,16 @@ def _login_problems(netloc: str, shown: str, implementation: str) -> Iterator[tu
         yield f"{shown} has brackets in its user name or password", _encode("[]")
     yield from _escape_problems(login, shown)
     if at and colon and implementation in ("librabbitmq", "pyamqp"):
-        # kombu takes "guest" for each of them that is empty.
+        # kombu uses "guest" for each of them that is empty.
         if not password:
             yield (
-                f"{shown} has an empty password, in place of which kombu would send 'guest'",
-                "is a variable that it is made of not set?",
+                f"{shown} has an empty password, and kombu would send 'guest' instead",
+                "is it made of a variable that is not set?",
             )
         if not user:
             yield (
-                f"{shown} has an empty user name, in place of which kombu would send 'guest'",
-                "is a variable that it is made of not set?",
+                f"{shown} has an empty user name, and kombu would send 'guest' instead",
+                "is it made of a variable that is not set?",
             )
 
 
@@ -269,7 +272,7 @@ def _escape_problems(text: str, shown: str) -> Iterator[tuple[str, str]]:
 
 
 def _is_redis_database(path: str) -> bool:
-    # kombu takes off up to two slashes.
+    # kombu removes up to two slashes.
     database = unquote(path.removeprefix("/")).removeprefix("/")
     return not database or (database.isascii() and database.isdecimal() and len(database) < 10)
 
@@ -285,7 +288,7 @@ def _query_problems(name: str, value: str, shown: str) -> Iterator[tuple[str, st
             yield f"{shown} has an unknown 'ssl_cert_reqs'", "known: required, optional, none"
     elif name in _QUERY_SETTINGS:
         yield (
-            f"{shown} has the query parameter {name!r}, which kombu would take for text",
+            f"{shown} has the query parameter {name!r}, which kombu would read as text",
             f"use the setting {_QUERY_SETTINGS[name]}",
         )
     elif name not in _QUERY and not name.startswith("ssl_"):
@@ -293,7 +296,7 @@ def _query_problems(name: str, value: str, shown: str) -> Iterator[tuple[str, st
 
 
 def _unknown_query(name: str, shown: str) -> tuple[str, str]:
-    # If its name is masked in the URL, it is part of a password with a '?' in it.
+    # If its name is masked in the URL, it is part of a password that contains a '?'.
     named = describe(name) if name in shown else "(masked)"
     return (
         f"{shown} has the unknown query parameter {named}",
@@ -302,7 +305,7 @@ def _unknown_query(name: str, shown: str) -> tuple[str, str]:
 
 
 def _query_form_problems(query: str, shown: str) -> Iterator[tuple[str, str]]:
-    """Report what urllib drops from *query*, or misreads."""
+    """Yield what urllib would drop from *query* or read in another way than it is written."""
     if not query:
         return
     pairs = [one.partition("=") for one in query.split("&")]
@@ -315,7 +318,7 @@ def _query_form_problems(query: str, shown: str) -> Iterator[tuple[str, str]]:
         yield f"{shown} has a query parameter twice; kombu would use the last one", ""
     if "+" in query:
         yield (
-            f"{shown} has a '+' in its query, which kombu would take for a space",
+            f"{shown} has a '+' in its query, which kombu would read as a space",
             "write it as %2B, and a space as %20",
         )
     yield from _escape_problems(query, shown)

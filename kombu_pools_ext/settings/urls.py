@@ -1,6 +1,6 @@
-"""What a broker's URL says: which transport it means, and what that needs.
+"""Which transport a broker URL means, and which module that needs.
 
-Nothing here connects, and no transport is imported: a check must not depend on what is installed or running.
+Nothing here connects or imports a transport, because a check must not depend on what is installed or running.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = [
     "with_defaults",
 ]
 
-#: Module to import and requirement to install, by the name of kombu's transport module.
+#: By the name of kombu's transport module: the module that it imports, and the requirement to install.
 _DRIVERS = {
     "SLMQ": ("softlayer_messaging", "kombu[slmq]"),
     "SQS": ("boto3", "kombu[sqs]"),
@@ -44,7 +44,7 @@ _DRIVERS = {
     "zookeeper": ("kazoo", "kombu[zookeeper]"),
 }
 
-#: Ports and paths that kombu's transports fall back to.
+#: The default ports and paths of kombu's transports.
 _DEFAULTS = {
     "amqp": (5672, "//"),
     "pyamqp": (5672, "//"),
@@ -56,15 +56,15 @@ _DEFAULTS = {
 
 
 def transport_of(url: str) -> str:
-    """The transport that *url* names, as kombu's table of transports has it, known or not."""
+    """Return the name of the transport in *url*, as kombu looks it up, whether kombu knows it or not."""
     scheme = url.partition("://")[0]
     name, plus, _ = scheme.partition("+")
-    # kombu takes the name before a + as it stands, and any other without regard to case.
+    # kombu ignores case, but not in a name before a +.
     return name if plus else name.lower()
 
 
 def implementation_of(transport: str) -> str:
-    """The name of kombu's module for *transport*, ``redis`` for ``rediss``; empty for what is not kombu's own."""
+    """Return the name of kombu's module for *transport*, ``redis`` for ``rediss``; empty if it is not part of kombu."""
     target = TRANSPORT_ALIASES.get(transport)
     if not isinstance(target, str) or not target.startswith("kombu.transport."):
         return ""
@@ -72,19 +72,19 @@ def implementation_of(transport: str) -> str:
 
 
 def family_of(transport: str) -> object:
-    """Equal for transports that can stand in for each other in a failover list."""
+    """Return a key that is equal for transports that can be in one failover list."""
     implementation = implementation_of(transport)
     return implementation if implementation == "pyamqp" else TRANSPORT_ALIASES.get(transport)
 
 
 def driver_of(transport: str) -> str | None:
-    """The module that *transport* imports, which is not part of kombu; ``None`` if it needs none."""
+    """Return the module that *transport* needs besides kombu; ``None`` if it needs no other."""
     driver = _DRIVERS.get(implementation_of(transport))
     return driver[0] if driver else None
 
 
 def missing_driver(transport: str) -> str | None:
-    """What to tell whoever lacks the module that *transport* needs; ``None`` if it is there, or none is needed."""
+    """Return an error message if the module that *transport* needs is not installed; else ``None``."""
     driver = _DRIVERS.get(implementation_of(transport))
     if driver is None or is_installed(driver[0]):
         return None
@@ -95,34 +95,34 @@ def missing_driver(transport: str) -> str | None:
 
 
 def is_installed(module: str) -> bool:
-    """Whether there is *module*; imports nothing."""
+    """Return whether *module* is installed. Imports nothing."""
     top, *below = module.split(".")
     try:
         spec = find_spec(top)
     except ValueError:
-        # It is imported already, by something that gave it no spec.
+        # It is imported already, and has no spec.
         return True
     path = top
     for name in below:
         if spec is None:
             return False
         path = f"{path}.{name}"
-        # Not find_spec(), which would import the packages above it.
+        # Not find_spec(), because that would import the parent packages.
         spec = PathFinder.find_spec(path, spec.submodule_search_locations)
     return spec is not None
 
 
 def tls_in_url(url: str) -> bool:
-    """Whether *url* has options of TLS among its query parameters, which is how kombu knows them."""
+    """Return whether *url* has TLS options among its query parameters."""
     return any(name.startswith("ssl_") for name, _ in parse_qsl(url.partition("?")[2]))
 
 
 def verified(url: str) -> str:
-    """*url*, with the certificate to be verified where it asks for TLS to Redis and says no more about it.
+    """Return *url*; if it is a ``rediss://`` URL without TLS options, have it verify the certificate.
 
-    Of a bare ``rediss://`` kombu takes any certificate.
+    kombu would accept any certificate there.
 
-    :param url: a valid one.
+    :param url: a valid URL.
     """
     if transport_of(url) != "rediss" or tls_in_url(url):
         return url
@@ -130,12 +130,12 @@ def verified(url: str) -> str:
 
 
 def with_defaults(url: str, tls: bool) -> str:
-    """*url* with the port and path that its transport falls back to written out, where it has a known one.
+    """Return *url* with the default port and path of its transport written out.
 
-    In a list this matters: switching to a URL without them, kombu keeps those of the broker that it leaves.
+    When kombu switches to a URL of a failover list that lacks them, it keeps those of the URL before.
 
-    :param url: a valid one.
-    :param tls: whether TLS was asked for beside the URL, as AMQP's default port depends on it.
+    :param url: a valid URL.
+    :param tls: whether ``SSL`` is set. AMQP's default port depends on it.
     """
     scheme, _, rest = url.partition("://")
     if scheme.lower() not in _DEFAULTS:

@@ -19,7 +19,7 @@ class FakeDriver:
     def check(self, item: object, *, thorough: bool) -> bool:
         return True
 
-    def is_gone(self, item: object) -> bool:
+    def is_hung_up(self, item: object) -> bool:
         return False
 
     def keep_alive_every(self, item: object) -> float | None:

@@ -220,7 +220,7 @@ GOALS: tuple[Goal, ...] = (
             ),
             Check("scale.pools", "≤ 3 KB an idle pool", (OURS, "size"), most=3),
             Check("scale.pools", "one thread in all", (OURS, "threads"), most=1),
-            Check("scale.pools", "upkeep < 1 % of a core", (OURS, "upkeep"), most=1),
+            Check("scale.pools", "maintenance < 1 % of a core", (OURS, "maintenance"), most=1),
         ),
     ),
     Goal(
@@ -230,7 +230,7 @@ GOALS: tuple[Goal, ...] = (
             Check(
                 "scale.connections",
                 "heartbeats and expiry < 2 % of a core",
-                (OURS, "upkeep"),
+                (OURS, "maintenance"),
                 most=2,
             ),
         ),

@@ -16,7 +16,7 @@ from contextlib import closing, contextmanager
 import kombu
 
 from kombu_pools_ext import Pools, reset
-from kombu_pools_ext.engine.upkeep import LONGEST_NAP
+from kombu_pools_ext.engine.maintenance import LONGEST_NAP
 from kombu_pools_ext.pools import connections
 from tests.brokers import PrivateRabbitMQ
 
@@ -80,7 +80,7 @@ def tenants(setting: Setting) -> Iterator[Round]:
             "look-up": with_many / turns / 10 * 1e6,
             "look-up of 10": with_few / turns / 10 * 1e6,
             "threads": threading.active_count() - 1,
-            "upkeep": busy(LONGEST_NAP),
+            "maintenance": busy(LONGEST_NAP),
         }
 
     try:
@@ -99,7 +99,7 @@ register(
         "look-up": "µs, look-up by URL",
         "look-up of 10": "µs, look-up by URL where there are 10",
         "threads": "threads besides the main one",
-        "upkeep": "% of a core",
+        "maintenance": "% of a core",
     },
     fresh=True,
     rounds=2,
@@ -117,7 +117,7 @@ def idle_connections(setting: Setting) -> Iterator[Round]:
             for lease in leases:
                 lease.release()
             del leases
-            figures = {"upkeep": busy(BEATS)}
+            figures = {"maintenance": busy(BEATS)}
             stats = pool.stats()
             assert stats.idle == CONNECTIONS, stats
             return figures
@@ -130,7 +130,7 @@ register(
     f"{CONNECTIONS:,} idle connections: heartbeats and expiry",
     "amqp",
     {OURS: idle_connections},
-    figures={"upkeep": "% of a core"},
+    figures={"maintenance": "% of a core"},
     fresh=True,
     rounds=2,
 )

@@ -12,10 +12,12 @@ import kombu
 import kombu.pools
 import pytest
 
-from kombu_pools_ext.broker import direct, groups
+from kombu_pools_ext.broker import groups
+from kombu_pools_ext.broker.amqp.publisher import ChannelPublisher
 from tests.broker.certificates import certificates  # noqa: F401  # a fixture
 from tests.broker.common import PATIENCE
 from tests.broker.rig import broker_url, mute, node, nowhere, proxied  # noqa: F401  # fixtures
+from tests.engine.steps import end_watching  # noqa: F401  # a fixture
 
 _numbers = itertools.count(1)
 
@@ -109,13 +111,13 @@ class Inbox:
 
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """What goes the short way."""
+    """What takes the fast path."""
     taken: list[bytes] = []
-    put = direct.Direct.put
+    put = ChannelPublisher.put
 
     def note(self: Any, frames: bytes) -> None:
         taken.append(frames)
         put(self, frames)
 
-    monkeypatch.setattr(direct.Direct, "put", note)
+    monkeypatch.setattr(ChannelPublisher, "put", note)
     return taken

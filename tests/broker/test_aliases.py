@@ -25,7 +25,7 @@ NO_PAUSE = {"max_retries": 3, "interval_start": 0, "interval_step": 0, "interval
 
 def break_idle(pool: Any) -> int:
     """Cut the connections that the pool keeps idle, under it; how many there were."""
-    idle = list(pool.engine.ledger.idle)
+    idle = list(pool.engine.state.idle)
     for entry in idle:
         entry.item.connection._transport.sock.shutdown(socket.SHUT_RDWR)
     return len(idle)

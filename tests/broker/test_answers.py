@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kombu_pools_ext import pools
-from kombu_pools_ext.broker.direct import Direct
-from kombu_pools_ext.broker.frames import ANSWER, take_answers
-from kombu_pools_ext.broker.tally import Delivery, Tally
-from kombu_pools_ext.broker.wire import HEARTBEAT
+from kombu_pools_ext.broker.amqp.deliveries import Delivery, DeliveryTracker
+from kombu_pools_ext.broker.amqp.frames import ANSWER, take_answers
+from kombu_pools_ext.broker.amqp.publisher import ChannelPublisher
+from kombu_pools_ext.broker.amqp.transport import HEARTBEAT
 from kombu_pools_ext.errors import BatchFailed, Outcome, PublishReturned
 from tests.broker.common import PATIENCE, eventually
 from tests.broker.conftest import Inbox
@@ -60,12 +60,12 @@ others = st.sampled_from(
 )
 
 
-def sending(count: int) -> tuple[Tally, list[Delivery]]:
-    tally = Tally()
+def sending(count: int) -> tuple[DeliveryTracker, list[Delivery]]:
+    tracker = DeliveryTracker()
     sent = [Delivery(str(number), "", "", False, 1) for number in range(count)]
     for one in sent:
-        tally.add(one)
-    return tally, sent
+        tracker.add(one)
+    return tracker, sent
 
 
 @given(first=st.lists(answers, max_size=20), other=others, later=st.lists(answers, max_size=3))
@@ -75,13 +75,13 @@ def test_each_answer_is_told_up_to_what_is_none(
     said = b"".join(answer(*one) for one in first) + other
     if other:
         said += b"".join(answer(*one) for one in later)
-    tally, sent = sending(25)
-    assert take_answers(said, CHANNEL, tally) == len(first) * ANSWER
+    tracker, sent = sending(25)
+    assert take_answers(said, CHANNEL, tracker) == len(first) * ANSWER
     other_tally, expected = sending(25)
     for method, tag, bits in first:
         (other_tally.ack if method == 80 else other_tally.nack)(tag, bool(bits & 1))
     assert [one.outcome for one in sent] == [one.outcome for one in expected]
-    assert list(tally.pending) == list(other_tally.pending)
+    assert list(tracker.pending) == list(other_tally.pending)
 
 
 # -- with a broker ---------------------------------------------------------------------------------------------
@@ -101,13 +101,13 @@ def box(amqp_url: str, inbox: Callable[[str], Inbox]) -> Inbox:
 def at_once(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each read began with answers."""
     found: list[bool] = []
-    read = Direct.answers
+    read = ChannelPublisher.read_answers
 
-    def note(self: Direct) -> bool:
+    def note(self: ChannelPublisher) -> bool:
         found.append(read(self))
         return found[-1]
 
-    monkeypatch.setattr(Direct, "answers", note)
+    monkeypatch.setattr(ChannelPublisher, "read_answers", note)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import uuid
 from collections.abc import Callable, Iterator
@@ -20,8 +21,9 @@ from hypothesis import strategies as st
 from kombu import Exchange, Queue
 from kombu.transport import pyamqp
 
-from kombu_pools_ext import Pools
+from kombu_pools_ext import Pools, PublishKeywords
 from kombu_pools_ext.broker.arguments import checked
+from kombu_pools_ext.broker.publish_keywords import MessageKeywords
 from kombu_pools_ext.prepared import prepare
 from tests.broker.common import PATIENCE
 from tests.broker.conftest import Inbox
@@ -414,6 +416,21 @@ def test_all_of_kombus_parameters_are_taken(memory_url: str, queue: str) -> None
     with pools.connections["default"].acquire(timeout=PATIENCE) as connection:
         message = Queue(queue)(connection.default_channel).get(no_ack=True)
     assert (message.payload, message.headers["compression"]) == ({"n": 1}, "application/x-gzip")
+
+
+def test_type_checkers_know_each_keyword() -> None:
+    kombus = {*inspect.signature(kombu.Producer.publish).parameters}
+    kombus -= {"self", "body", "routing_key", "exchange", "properties"}
+    amqps = {name for name, _ in amqp.Message.PROPERTIES} - {"application_headers"}
+    known = PublishKeywords.__annotations__
+    assert {*kombus, *amqps, "acquire_timeout"} <= known.keys()
+    assert {*MessageKeywords.__annotations__} == known.keys() - {"acquire_timeout"}
+
+
+@pytest.mark.parametrize("name", PublishKeywords.__annotations__)
+def test_each_keyword_that_type_checkers_know_is_taken(name: str) -> None:
+    _, _, options = checked("q", None, {name: None})
+    assert options == ({} if name == "mandatory" else {name: None})
 
 
 def test_an_enum_of_text_is_its_text() -> None:

@@ -17,7 +17,7 @@ from amqp.exceptions import NotFound
 from kombu.exceptions import EncodeError
 
 from kombu_pools_ext import Pools, pools
-from kombu_pools_ext.broker import confirms as confirming_module
+from kombu_pools_ext.broker.amqp import publisher as publisher_module
 from kombu_pools_ext.errors import BatchFailed, LeaseError, Outcome
 from tests.broker.common import PATIENCE, eventually
 from tests.broker.conftest import Inbox
@@ -59,7 +59,7 @@ def test_at_the_end_all_are_in_the_queue(
         with producer.batch(max_size) as batch:
             for number in range(100):
                 producer.publish(number, routing_key=box.name, mandatory=number % 2 == 0)
-                assert len(producer._lease.item.confirms.pending) <= max_size
+                assert len(producer._lease.item.pooled_session.confirms.pending) <= max_size
         assert in_queue(box) == 100
         assert set(batch.results.values()) == {ACKED}
         assert len(batch.results) == 100
@@ -120,6 +120,21 @@ def test_of_two_with_one_id_the_worse_is_told(producers: pools.ProducerPool, box
             for name in (box.name, f"{box.name}-nobody", box.name):
                 producer.publish("x", routing_key=name, message_id="mine", mandatory=True)
     assert caught.value.results == {"mine": RETURNED}
+
+
+@pytest.mark.parametrize("refused_first", [True, False])
+def test_of_two_with_one_id_a_refused_one_is_worse_than_one_that_came_back(
+    producers: pools.ProducerPool,
+    full: str,  # noqa: F811
+    box: Inbox,
+    refused_first: bool,
+) -> None:
+    names = [full, f"{box.name}-nobody"]
+    with producers.acquire(timeout=PATIENCE) as producer, pytest.raises(BatchFailed) as caught:
+        with producer.batch():
+            for name in names if refused_first else reversed(names):
+                producer.publish("x", routing_key=name, message_id="mine", mandatory=True)
+    assert caught.value.results == {"mine": NACKED}
 
 
 # -- it breaks in the middle -------------------------------------------------------------------------------------------
@@ -405,7 +420,10 @@ def test_bodies_that_come_back_do_not_fill_the_buffers(
                     message_id=str(number),
                 )
                 # The one that was sent last, at most.
-                assert producer._lease.item.confirms.returnable <= confirming_module.MOST_RETURNABLE
+                assert (
+                    producer._lease.item.pooled_session.confirms.returnable
+                    <= publisher_module.MOST_RETURNABLE
+                )
     assert caught.value.results == {str(number): RETURNED for number in range(64)}
 
 

@@ -14,7 +14,7 @@ from amqp.exceptions import MessageNacked
 from kombu.exceptions import EncodeError
 
 from kombu_pools_ext import pools
-from kombu_pools_ext.broker import direct
+from kombu_pools_ext.broker.amqp import publisher
 from kombu_pools_ext.errors import BatchFailed, Outcome, PublishNacked
 from tests.broker.common import PATIENCE, eventually
 from tests.broker.conftest import Inbox
@@ -289,12 +289,12 @@ def test_what_was_gathered_and_never_written_is_told_apart(
     ):
         producer.publish("warm", routing_key=box.name)
         with producer.batch():
-            publish(producer, box.name, *range(direct.AT_ONCE + 5))
+            publish(producer, box.name, *range(publisher.AT_ONCE + 5))
             # Once they are there: the end of the connection may overtake what is on its way.
-            arrived = box.messages(1 + direct.AT_ONCE)
+            arrived = box.messages(1 + publisher.AT_ONCE)
             raise KeyboardInterrupt
     assert "; 5 of those UNKNOWN were not sent; the others may be" in caught.value.__notes__[0]
-    assert len(arrived) == 1 + direct.AT_ONCE
+    assert len(arrived) == 1 + publisher.AT_ONCE
     assert box.messages() == []
 
 

@@ -75,7 +75,7 @@ def test_no_producers_while_the_broker_takes_no_messages(
         with producers.acquire(timeout=PATIENCE) as producer:
             producer.publish("after", routing_key=box.name)
 
-    # Whoever waits gets through as soon as the broker says so; upkeep is what reads it.
+    # Whoever waits gets through as soon as the broker says so; maintenance is what reads it.
     with in_thread(publish) as outcome:
         eventually(lambda: connections.stats().waiting)
         proxy.alive[0].say(UNBLOCKED)
@@ -90,7 +90,7 @@ def test_a_blockade_ends_with_its_connection(url: str, proxy: Proxy) -> None:
     producers.acquire(timeout=PATIENCE).release()
     proxy.alive[0].say(BLOCKED)
     eventually(lambda: refused(producers))
-    # Upkeep finds it dead.
+    # Maintenance finds it dead.
     proxy.cut()
     producers.acquire(timeout=PATIENCE).release()
     assert connections.stats().closed == {"dead": 1}
@@ -123,7 +123,7 @@ def test_a_memory_alarm(node: Node, inbox: Callable[[str], Inbox]) -> None:
     with producers.acquire(timeout=PATIENCE) as producer:
         producer.publish("before", routing_key=box.name)
     sent = ["before"]
-    node.ctl("set_vm_memory_high_watermark", "0.0000001")
+    node.alarm()
     try:
 
         def publish() -> BrokerBlocked | None:
@@ -142,7 +142,7 @@ def test_a_memory_alarm(node: Node, inbox: Callable[[str], Inbox]) -> None:
         watching.channel().close()
         connections.acquire(timeout=PATIENCE).release()
     finally:
-        node.ctl("set_vm_memory_high_watermark", "0.4")
+        node.no_alarm()
     with producers.acquire(timeout=PATIENCE) as producer:
         producer.publish("after", routing_key=box.name)
         sent.append("after")

@@ -125,7 +125,7 @@ def nothing_leaks() -> Callable[[], None]:
                     thread
                     for thread in set(threading.enumerate()) - threads
                     # The one of the process, and the proxy's.
-                    if thread.name not in ("kombu-pools-upkeep", "proxy")
+                    if thread.name not in ("kombu-pools-maintenance", "proxy")
                 ]
             )
         )

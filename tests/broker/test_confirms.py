@@ -228,9 +228,9 @@ def test_after_a_refusal_the_broker_sees_another_channel(
             # What a client keeps of a channel stays; what the broker does begins anew, with the numbers.
             producer.publish("next", routing_key=box.name)
             assert producer.channel is channel
-            assert producer.connection.item.confirms.sent == 1
+            assert producer.connection.item.pooled_session.confirms.sent == 1
             producer.publish("and on", routing_key=box.name)
-            assert producer.connection.item.confirms.sent == 2
+            assert producer.connection.item.pooled_session.confirms.sent == 2
     assert producers.connections.stats().closed == {}
     assert box.bodies() == [0, 1, 2, "next", "and on", "next", "and on"]
 
@@ -284,9 +284,21 @@ def test_a_callback_for_returned_messages(amqp_url: str, queue: str) -> None:
 
     connections = pools.ConnectionPool(confirming(amqp_url), limit=1)
     producers = pools.ProducerPool(connections, Producer=Listening)
-    with producers.acquire(timeout=PATIENCE) as producer, pytest.raises(PublishReturned):
+    with producers.acquire(timeout=PATIENCE) as producer:
+        # kombu raises nothing then.
         producer.publish("x", routing_key=queue + "-nobody", mandatory=True)
-    assert returned == [(312, "", queue + "-nobody", "x")]
+        with producer.batch() as batch:
+            producer.publish("y", routing_key=queue + "-nobody", mandatory=True, message_id="y")
+    assert returned == [(312, "", queue + "-nobody", body) for body in "xy"]
+    assert batch.results == {"y": Outcome.RETURNED}
+    # An alias that asks for it raises besides.
+    strict = pools.ProducerPool(connections, Producer=Listening, mandatory=True)
+    with strict.acquire(timeout=PATIENCE) as producer:
+        with pytest.raises(PublishReturned):
+            producer.publish("z", routing_key=queue + "-nobody")
+        with pytest.raises(BatchFailed), producer.batch():
+            producer.publish("z", routing_key=queue + "-nobody")
+    assert len(returned) == 4
     connections.force_close_all()
 
 
@@ -389,7 +401,7 @@ def test_the_channel_of_somebody_else_is_closed_meanwhile(
 def cut_after_sending(producer: Any, proxy: Proxy) -> None:
     """The next message gets through, its confirm does not: the connection is cut."""
     proxy.hold(TO_CLIENT)
-    confirms = producer._lease.item.confirms
+    confirms = producer._lease.item.pooled_session.confirms
     send = confirms.channel.send_method
 
     def and_cut(*args: Any, **kwargs: Any) -> Any:
@@ -559,12 +571,26 @@ def test_whoever_publishes_on_the_channel_is_counted(
     assert [int(message.body) for message in box.messages()] == [1, 2, 3, 4, 5, 6, 7]
 
 
+def test_what_is_published_on_a_leased_connections_default_channel_is_counted(
+    producers: pools.ProducerPool, queue: str
+) -> None:
+    with producers.connections.acquire(timeout=PATIENCE) as connection:
+        channel = connection.default_channel
+        connection.Producer().publish("x", routing_key=queue)
+        assert connection.item.pooled_session.confirms.sent == 1
+        with pytest.raises(PublishReturned):
+            connection.Producer().publish("x", routing_key=queue + "-nobody", mandatory=True)
+    with producers.acquire(timeout=PATIENCE) as producer:
+        producer.publish("x", routing_key=queue)
+        assert producer.channel is channel
+
+
 def test_a_channel_on_which_nobody_counted_is_left_alone(
     producers: pools.ProducerPool, queue: str
 ) -> None:
     with producers.connections.acquire(timeout=PATIENCE) as connection:
-        plain = connection.default_channel
-        connection.Producer().publish("x", routing_key=queue)
+        plain = connection.item._default_channel = connection.channel()
+        plain.basic_publish(amqp.Message("x"), routing_key=queue)
     with producers.acquire(timeout=PATIENCE) as producer:
         producer.publish("x", routing_key=queue)
         assert producer.channel is not plain

@@ -16,15 +16,12 @@ import kombu
 import pytest
 from kombu.exceptions import OperationalError
 
-from kombu_pools_ext.broker.connecting import (
-    FIRST_AGAIN,
-    Connector,
-    NotConnected,
-    may_pass,
-    switch,
-)
-from kombu_pools_ext.broker.driver import ConnectionDriver, OpenConnection
-from kombu_pools_ext.broker.handshake import WrongProtocol
+from kombu_pools_ext.broker.amqp.handshake import Handshake, WrongProtocol
+from kombu_pools_ext.broker.broker_list import switch_to
+from kombu_pools_ext.broker.connecting import FIRST_AGAIN, Connector
+from kombu_pools_ext.broker.connection import OpenConnection
+from kombu_pools_ext.broker.driver import ConnectionDriver
+from kombu_pools_ext.broker.failed_openings import NotConnected, may_pass
 from kombu_pools_ext.errors import BrokerUnreachable, ConnectTimeout
 from kombu_pools_ext.pools import connections
 from tests.broker.common import PATIENCE, eventually, within
@@ -197,12 +194,10 @@ def test_nothing_of_the_handshake_stays(amqp_url: str) -> None:
     ours = opening(amqp_url, connect_timeout=PATIENCE)()
     try:
         transport = ours._connection._transport
-        left = {*transport.__dict__} - {*plain._connection._transport.__dict__}
-        # The wire's own.
-        assert left <= {"close"}
-        # What keeps it from dialling a second time.
-        left = {*ours._connection.__dict__} ^ {*plain._connection.__dict__}
-        assert left == {"connect", "_warn_force_connect"}
+        assert transport.opening is None
+        # It reads and writes by methods of its own class.
+        assert not {"_quick_recv", "_write"} & {*transport.__dict__}
+        assert not any(isinstance(one, Handshake) for one in vars(ours._connection).values())
         assert transport.sock.gettimeout() == plain._connection._transport.sock.gettimeout()
         assert transport.connect_timeout == PATIENCE
         assert "Connection" not in ours.transport.__dict__
@@ -553,12 +548,12 @@ def test_another_strategy_keeps_its_own_order() -> None:
 
 def test_a_switch_keeps_nothing_of_the_broker_before() -> None:
     connection = kombu.Connection(["amqp://a:5673/shop", "amqp://b", "c"])
-    switch(connection, 1)
+    switch_to(connection, connection.alt[1])
     assert (connection.hostname, connection.port, connection.virtual_host) == ("b", 5672, "/")
-    switch(connection, 0)
+    switch_to(connection, connection.alt[0])
     assert (connection.hostname, connection.port, connection.virtual_host) == ("a", 5673, "shop")
     # What is no URL is kombu's to read.
-    switch(connection, 2)
+    switch_to(connection, connection.alt[2])
     assert connection.hostname == "c"
 
 
@@ -604,6 +599,22 @@ def test_what_may_pass_of_redis() -> None:
     assert may_pass(errors.TimeoutError())
     assert not may_pass(errors.AuthenticationError())
     assert not may_pass(errors.ResponseError())
+
+
+def test_each_connection_of_a_pool_has_its_options_for_itself() -> None:
+    options = {"confirm_publish": True}
+    origin = kombu.Connection(
+        "amqp://a//", transport_options=options, ssl={"ca_certs": "ca"}, alternates=["amqp://b//"]
+    )
+    driver = ConnectionDriver(lambda: origin)
+    first, second = driver.new(), driver.new()
+    first.transport_options["confirm_publish"] = False
+    first.ssl["server_hostname"] = "a"
+    first.alt.append("amqp://c//")
+    for other in (second, driver.new(), origin):
+        assert other.transport_options == {"confirm_publish": True}
+        assert other.ssl == {"ca_certs": "ca"}
+        assert "amqp://c//" not in other.alt
 
 
 def test_options_that_make_no_sense_are_no_matter_of_reaching() -> None:

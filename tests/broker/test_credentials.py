@@ -16,7 +16,7 @@ from amqp.exceptions import AccessRefused
 
 from kombu_pools_ext import Pools, PoolSettings, connections
 from kombu_pools_ext.broker.credentials import Credentials, CredentialsFailed, Login
-from kombu_pools_ext.control.mailbox import open_mailbox
+from kombu_pools_ext.control.remote.connect import open_mailbox
 from kombu_pools_ext.errors import BrokerUnreachable
 from tests.brokers.redis import PrivateRedis
 
@@ -61,22 +61,13 @@ def _redis(server: PrivateRedis) -> Vault:
     return Vault("redis", {"HOST": "127.0.0.1", "PORT": server.port, "TRANSPORT": "redis"}, change)
 
 
-#: Of the user at the node that the tests share.
-_passwords: list[str] = []
-
-
 def _rabbitmq(node: Node, scheme: str) -> Vault:
     port = port_of(node.url if scheme == "amqp" else node.tls_url)
 
     def change(password: str) -> None:
-        # A call of rabbitmqctl takes a second.
-        if not _passwords:
-            node.ctl("add_user", USER, password)
-            node.ctl("set_permissions", USER, ".*", ".*", ".*")
-        elif _passwords[-1] != password:
-            node.ctl("change_password", USER, password)
-        _passwords.append(password)
+        node.change_password(USER, password)
 
+    node.add_user(USER, SECRET, configure=".*", write=".*", read=".*")
     return Vault(scheme, {"HOST": "127.0.0.1", "PORT": port, "TRANSPORT": scheme}, change)
 
 
@@ -399,7 +390,7 @@ def test_when_they_answer_again_so_does_the_pool(vault: Vault) -> None:
         assert works(connection)
 
 
-def test_in_memory_nobody_is_asked() -> None:
+def test_the_memory_transport_does_not_call_credentials() -> None:
     with (
         Pools(default={"TRANSPORT": "memory", "CREDENTIALS": failing})
         .connections["default"]

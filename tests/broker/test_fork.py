@@ -18,7 +18,7 @@ import billiard
 import pytest
 
 from kombu_pools_ext import events, pools
-from kombu_pools_ext.broker.confirms import new_message_id
+from kombu_pools_ext.broker.message_id import new_message_id
 from kombu_pools_ext.engine import fork as fork_module
 from kombu_pools_ext.errors import LeaseError
 from tests.broker.common import PATIENCE, eventually, within

@@ -14,7 +14,7 @@ from amqp.exceptions import AMQPError, UnexpectedFrame
 from kombu.exceptions import OperationalError
 
 from kombu_pools_ext import pools
-from kombu_pools_ext.broker.handshake import WrongProtocol
+from kombu_pools_ext.broker.amqp.handshake import WrongProtocol
 from kombu_pools_ext.engine import PoolOptions
 from kombu_pools_ext.errors import PublishUnknown
 from tests.broker.common import PATIENCE
@@ -62,7 +62,8 @@ def make(amqp_url: str, proxy: Proxy) -> Iterator[Callable[..., pools.ProducerPo
 def sound(producers: pools.ProducerPool, box: Inbox) -> None:
     """The pool publishes, and nothing of it is lost."""
     with producers.acquire(timeout=PATIENCE) as producer:
-        producer.publish("sound", routing_key=box.name)
+        # Not within SOON, which a busy machine may need for nothing.
+        producer.publish("sound", routing_key=box.name, timeout=PATIENCE)
     stats = producers.connections.stats()
     assert (stats.lent, stats.idle) == (0, 1)
 

@@ -11,15 +11,15 @@ import kombu
 import pytest
 
 from kombu_pools_ext import pools
-from kombu_pools_ext.broker import direct
-from kombu_pools_ext.broker.wire import Wire
+from kombu_pools_ext.broker.amqp import publisher
+from kombu_pools_ext.broker.amqp.transport import Transport
 from kombu_pools_ext.errors import BatchFailed, Outcome
 from tests.broker.common import PATIENCE, eventually
 from tests.broker.conftest import Inbox
 from tests.broker.rig import confirming
 from tests.broker.test_batch import in_queue
 from tests.broker.test_confirms import full, make, proxy, sound  # noqa: F401  # fixtures
-from tests.broker.test_wire import FRAME, Ends, ends, tls_contexts  # noqa: F401  # fixtures
+from tests.broker.test_transport import FRAME, Ends, ends, tls_contexts  # noqa: F401  # fixtures
 from tests.proxy import Proxy
 
 MakePool = Callable[..., pools.ProducerPool]
@@ -39,11 +39,11 @@ def box(amqp_url: str, inbox: Callable[[str], Inbox]) -> Inbox:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """However slow the machine is, it is not for the time that messages are sent."""
-    monkeypatch.setattr(direct, "GATHERED_FOR", PATIENCE)
+    monkeypatch.setattr(publisher, "GATHERED_FOR", PATIENCE)
 
 
 def gathered(producer: Any) -> int:
-    size: int = producer._lease.item.wire.gathered
+    size: int = producer._lease.item.pooled_session.wire.gathered
     return size
 
 
@@ -55,7 +55,7 @@ def test_what_was_gathered_goes_first(ends: Ends) -> None:  # noqa: F811
         ends.wire.gather(FRAME)
         ends.wire.gather(FRAME.replace(b"\x01", b"\x02", kind))
         assert ends.wire.gathered == 2 * len(FRAME)
-        with ends.wire.within(time.monotonic() + PATIENCE if kind == 1 else None):
+        with ends.within(time.monotonic() + PATIENCE if kind == 1 else None):
             ends.transport.write(memoryview(FRAME))
         assert ends.wire.gathered == 0
         assert ends.heard(3 * len(FRAME)) == FRAME + FRAME.replace(b"\x01", b"\x02", kind) + FRAME
@@ -65,7 +65,7 @@ def test_before_anything_is_read_it_is_written(ends: Ends) -> None:  # noqa: F81
     for read in (ends.transport.read_frame, lambda: ends.wire.receive(len(FRAME))):
         ends.wire.gather(FRAME)
         ends.peer.sendall(FRAME)
-        with ends.wire.within(time.monotonic() + PATIENCE):
+        with ends.within(time.monotonic() + PATIENCE):
             assert read() in ((1, 1, bytes(range(40))), FRAME)
         assert ends.heard(len(FRAME)) == FRAME
 
@@ -104,12 +104,12 @@ def test_they_are_written_together(
         with producer.batch() as batch:
             for number in range(900):
                 producer.publish(number, routing_key=box.name)
-                assert gathered(producer) < direct.GATHERED
+                assert gathered(producer) < publisher.GATHERED
         assert gathered(producer) == 0
     assert set(batch.results.values()) == {ACKED}
     assert box.bodies() == ["warm", *range(900)]
     # Of about 200 bytes each.
-    assert direct.AT_ONCE < len(writes) < 30
+    assert publisher.AT_ONCE < len(writes) < 30
 
 
 @pytest.mark.usefixtures("patient")
@@ -118,9 +118,9 @@ def test_the_first_are_written_at_once(producers: pools.ProducerPool, box: Inbox
         producer.publish("warm", routing_key=box.name)
         with producer.batch() as batch:
             for turn in range(2):
-                for _ in range(direct.AT_ONCE):
+                for _ in range(publisher.AT_ONCE):
                     producer.publish("x", routing_key=box.name)
-                eventually(lambda turn=turn: in_queue(box) == 1 + (turn + 1) * direct.AT_ONCE)
+                eventually(lambda turn=turn: in_queue(box) == 1 + (turn + 1) * publisher.AT_ONCE)
                 batch.flush()
 
 
@@ -128,17 +128,17 @@ def test_whoever_makes_them_slowly_has_them_sent_meanwhile(
     producers: pools.ProducerPool, box: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = time.monotonic()
-    monkeypatch.setattr(direct, "_monotonic", lambda: now)
+    monkeypatch.setattr(publisher, "_monotonic", lambda: now)
     with producers.acquire(timeout=PATIENCE) as producer:
         producer.publish("warm", routing_key=box.name)
         with producer.batch():
-            for _ in range(direct.AT_ONCE + 3):
+            for _ in range(publisher.AT_ONCE + 3):
                 producer.publish("x", routing_key=box.name)
             assert gathered(producer) > 0
-            now += 2 * direct.GATHERED_FOR
+            now += 2 * publisher.GATHERED_FOR
             producer.publish("x", routing_key=box.name)
             assert gathered(producer) == 0
-            eventually(lambda: in_queue(box) == 1 + direct.AT_ONCE + 4)
+            eventually(lambda: in_queue(box) == 1 + publisher.AT_ONCE + 4)
 
 
 #: What is not gathered, and must not overtake what is.
@@ -152,7 +152,7 @@ by_what_else_is_said = pytest.mark.parametrize(
         lambda producer, name: kombu.Producer(producer.connection.channel()).publish(
             "last", routing_key=name
         ),
-        lambda producer, name: producer.publish(b"x" * direct.GATHERED, routing_key=name),
+        lambda producer, name: producer.publish(b"x" * publisher.GATHERED, routing_key=name),
     ],
     ids=["a message of another kind", "on the channel", "on another channel", "a large one"],
 )
@@ -163,7 +163,7 @@ by_what_else_is_said = pytest.mark.parametrize(
 def test_whatever_else_is_said_comes_after_them(
     producers: pools.ProducerPool, box: Inbox, other: Callable[[Any, str], Any]
 ) -> None:
-    count = direct.AT_ONCE + 5
+    count = publisher.AT_ONCE + 5
     with producers.acquire(timeout=PATIENCE) as producer:
         producer.publish("warm", routing_key=box.name)
         with producer.batch():
@@ -182,7 +182,7 @@ def test_whatever_else_is_said_comes_after_them(
 def test_whoever_asks_the_broker_asks_after_them(producers: pools.ProducerPool, box: Inbox) -> None:
     with producers.acquire(timeout=PATIENCE) as producer:
         with producer.batch():
-            for number in range(direct.AT_ONCE + 5):
+            for number in range(publisher.AT_ONCE + 5):
                 producer.publish(number, routing_key=box.name)
             assert gathered(producer) > 0
             producer.channel.queue_declare(box.name, passive=True)
@@ -200,20 +200,20 @@ def test_what_was_never_written_is_unknown(
     with pytest.raises(KeyboardInterrupt), producers.acquire(timeout=PATIENCE) as producer:
         producer.publish("warm", routing_key=box.name)
         with producer.batch() as batch:
-            for number in range(direct.AT_ONCE + 5):
+            for number in range(publisher.AT_ONCE + 5):
                 producer.publish(number, routing_key=box.name, message_id=str(number))
             raise KeyboardInterrupt
     assert set(batch.results.values()) <= {ACKED, UNKNOWN}
-    assert batch.results[str(direct.AT_ONCE + 4)] is UNKNOWN
+    assert batch.results[str(publisher.AT_ONCE + 4)] is UNKNOWN
     assert producers.connections.stats().closed == {"broken": 1}
     # Or the connection breaks, and their write fails.
     with pytest.raises(BatchFailed) as caught, producers.acquire(timeout=PATIENCE) as producer:
         producer.publish("warm", routing_key=box.name)
         with producer.batch():
-            for number in range(direct.AT_ONCE + 5):
+            for number in range(publisher.AT_ONCE + 5):
                 producer.publish(number, routing_key=box.name, message_id=str(number))
             proxy.cut(rst=True)
-    assert caught.value.results[str(direct.AT_ONCE + 4)] is UNKNOWN
+    assert caught.value.results[str(publisher.AT_ONCE + 4)] is UNKNOWN
     sound(producers, queue)
 
 
@@ -224,7 +224,7 @@ def test_a_channel_that_ends_takes_them_along(
     with producers.acquire(timeout=PATIENCE) as producer:
         with pytest.raises(BatchFailed) as caught, producer.batch():
             producer.publish("x", exchange=f"{queue}-nobody", message_id="first")
-            for number in range(direct.AT_ONCE + 5):
+            for number in range(publisher.AT_ONCE + 5):
                 producer.publish(number, routing_key=box.name, message_id=str(number))
         assert set(caught.value.results.values()) == {UNKNOWN}
         # The count begins anew, and nothing of the old is sent.
@@ -241,6 +241,6 @@ def test_over_tls(node: Any, monkeypatch: pytest.MonkeyPatch, queue: str) -> Non
         with producer.batch() as batch:
             for number in range(2000):
                 producer.publish({"number": number}, routing_key=queue)
-        assert isinstance(producer._lease.item.wire, Wire)
+        assert isinstance(producer._lease.item.pooled_session.wire, Transport)
     assert len(batch.results) == 2000
     assert set(batch.results.values()) == {ACKED}

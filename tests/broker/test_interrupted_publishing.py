@@ -15,8 +15,7 @@ import pytest
 
 import kombu_pools_ext.broker
 from kombu_pools_ext import pools
-from kombu_pools_ext.broker import batch as batch_module
-from kombu_pools_ext.broker import direct
+from kombu_pools_ext.broker.amqp import gathered_batch, publisher
 from kombu_pools_ext.errors import Outcome, PublishNacked
 from tests.broker.common import PATIENCE, eventually, within
 from tests.broker.conftest import Inbox
@@ -90,9 +89,9 @@ def test_at_any_step(
     swallowed: bool,
 ) -> None:
     # So that a few messages are gathered, and written in several turns.
-    for module in (direct, batch_module):
+    for module in (publisher, gathered_batch):
         monkeypatch.setattr(module, "AT_ONCE", 1)
-    monkeypatch.setattr(direct, "GATHERED", 300)
+    monkeypatch.setattr(publisher, "GATHERED", 300)
     box, producers = inbox(amqp_url), made(confirmed)
     returned: set[str] = set()
     for at in range(1, ENDLESS):

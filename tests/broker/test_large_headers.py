@@ -11,11 +11,11 @@ import pytest
 
 from kombu_pools_ext import pools
 from kombu_pools_ext.aliases import Pools
-from kombu_pools_ext.broker.direct import AT_ONCE
+from kombu_pools_ext.broker.amqp.publisher import AT_ONCE
 from tests.broker.common import PATIENCE
 from tests.broker.conftest import Inbox
 from tests.broker.rig import confirming
-from tests.broker.test_lean import OfItsOwn
+from tests.broker.test_fast_publish import OfItsOwn
 
 pytestmark = pytest.mark.broker
 
@@ -52,9 +52,9 @@ def headers(size: int) -> dict[str, Any]:
     return {"small": "x", "large": "x" * size}
 
 
-#: What does not go the short way, and what does.
+#: What does not take the fast path, and what does.
 WAYS = [
-    pytest.param({}, {}, id="the short way"),
+    pytest.param({}, {}, id="the fast path"),
     pytest.param({"Producer": OfItsOwn}, {}, id="a producer of one's own"),
     pytest.param({}, {"compression": "gzip"}, id="compressed"),
 ]

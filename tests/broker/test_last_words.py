@@ -91,6 +91,9 @@ if "a thread with the lock" in ways:
     atexit.register(take)
 """
 
+# In a process of its own.
+pytestmark = pytest.mark.threads
+
 
 class Said:
     """What a program has said at its end, and how long it took for that."""

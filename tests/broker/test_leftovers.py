@@ -17,7 +17,8 @@ import kombu
 import pytest
 
 from kombu_pools_ext import pools
-from kombu_pools_ext.broker import amqp_leftovers, left, leftovers
+from kombu_pools_ext.broker import left, leftovers
+from kombu_pools_ext.broker.amqp import leftovers as amqp_leftovers
 from kombu_pools_ext.engine import PoolOptions
 from kombu_pools_ext.errors import PublishReturned
 from kombu_pools_ext.settings import PoolSettings
@@ -392,13 +393,12 @@ def test_listeners_of_one_lease_are_not_called_in_the_next(
 ) -> None:
     producers = pools.ProducerPool(amqp_pool)
     heard: list[Any] = []
-    for _ in range(3):
+    for turn in range(1, 4):
         with producers.acquire(timeout=PATIENCE) as producer:
             producer.channel.events["basic_return"].add(lambda *args: heard.append(args))
             kombu.Producer(producer.channel, on_return=lambda *args: heard.append(args))
-            with pytest.raises(Exception, match=r"NO_ROUTE|no queue"):
-                producer.publish("x", routing_key=queue, mandatory=True)
-    assert len(heard) == 6
+            producer.publish("x", routing_key=queue, mandatory=True)
+            assert len(heard) == 2 * turn
 
 
 def test_a_listener_of_the_pools_own_producers_stays(amqp_url: str, queue: str) -> None:
@@ -477,7 +477,7 @@ def test_what_comes_while_the_pool_reads_is_told_to_nobody(
     with producers.acquire(timeout=PATIENCE) as producer:
         item = producer.connection.item
         producer.publish("x", routing_key=queue, mandatory=True)
-    eventually(lambda: item.wire.look() == "readable")
+    eventually(lambda: item.pooled_session.wire.look() == "readable")
     if way == "check":
         with pool.acquire(timeout=PATIENCE) as connection:
             assert connection.item is item

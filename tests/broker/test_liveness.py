@@ -15,7 +15,7 @@ from amqp.exceptions import RecoverableConnectionError
 from kombu.exceptions import OperationalError
 
 from kombu_pools_ext import pools
-from kombu_pools_ext.broker import liveness
+from kombu_pools_ext.broker.amqp import session as amqp_session
 from kombu_pools_ext.engine import PoolOptions
 from kombu_pools_ext.errors import BrokerUnreachable, PoolTimeout, PublishUnknown
 from tests.broker.common import PATIENCE, eventually, within
@@ -122,7 +122,8 @@ def test_one_dead_makes_the_others_suspect(url: str, proxy: Proxy) -> None:
     for established in inner:
         eventually(lambda e=established: has_word(e))
     with pool.engine.lock:
-        pool.engine.ledger.idle[-1].suspect = True
+        entry = pool.engine.state.idle[-1]
+        entry.needs_check, entry.fresh_until = True, 0.0
     with pool.acquire(timeout=PATIENCE) as found:
         found.channel().close()
     assert pool.stats().closed == {"dead": 3}
@@ -190,16 +191,16 @@ def test_rubbish_is_a_reason_to_discard(url: str, proxy: Proxy) -> None:
 def test_a_check_never_dials(url: str, proxy: Proxy, rst: bool) -> None:
     pool = pool_of(url)
     inner = idle(pool, 2)
-    entries = list(pool.engine.ledger.idle)
-    assert all(liveness.check(entry.item) for entry in entries)
+    entries = list(pool.engine.state.idle)
+    assert all(entry.item.pooled_session.check() for entry in entries)
     proxy.cut(rst=rst)
     for established in inner:
         eventually(lambda e=established: has_word(e))
-    assert not any(liveness.check(entry.item) for entry in entries)
+    assert not any(entry.item.pooled_session.check() for entry in entries)
     # Nor does it with one that was collected, or never connected.
     entries[0].item.collect()
-    assert not liveness.check(entries[0].item)
-    assert not liveness.check(pool.new())
+    assert not entries[0].item.pooled_session.check()
+    assert not pool.new().pooled_session.check()
     assert proxy.accepted == 2
     pool.force_close_all()
 
@@ -454,7 +455,7 @@ def test_a_channel_that_cannot_be_reopened_holds_nobody_up(url: str, proxy: Prox
         assert lease.default_channel.channel_id == 1
     proxy.alive[0].hold(TO_CLIENT)
     told(proxy, established, CHANNEL_CLOSE)
-    assert not within(PATIENCE, lambda: liveness.check(pool.engine.ledger.idle[0].item))
+    assert not within(PATIENCE, lambda: pool.engine.state.idle[0].item.pooled_session.check())
     proxy.heal()
     pool.force_close_all()
 
@@ -480,7 +481,7 @@ def test_an_answer_to_nothing_does_not_make_a_check_dial(url: str, proxy: Proxy)
     pool = pool_of(url)
     (established,) = idle(pool, 1)
     told(proxy, established, CLOSE_OK + HEARTBEAT)
-    assert not liveness.check(pool.engine.ledger.idle[0].item)
+    assert not pool.engine.state.idle[0].item.pooled_session.check()
     assert proxy.accepted == 1
     pool.force_close_all()
 
@@ -489,7 +490,7 @@ def test_the_heartbeats_of_a_long_lease_are_read_at_once(
     url: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A busy machine may want longer for so many.
-    monkeypatch.setattr(liveness, "LONGEST_CHECK", PATIENCE)
+    monkeypatch.setattr(amqp_session, "LONGEST_CHECK", PATIENCE)
     pool = pool_of(url)
     (established,) = idle(pool, 1)
     told(proxy, established, HEARTBEAT * 300)
@@ -503,17 +504,17 @@ def test_the_heartbeats_of_a_long_lease_are_read_at_once(
 def test_a_peer_without_end_is_not_lent(
     url: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(liveness, "MOST_FRAMES", 50)
+    monkeypatch.setattr(amqp_session, "MOST_FRAMES", 50)
     pool = pool_of(url)
     (established,) = idle(pool, 1)
     told(proxy, established, HEARTBEAT * 60)
-    assert not liveness.check(pool.engine.ledger.idle[0].item)
+    assert not pool.engine.state.idle[0].item.pooled_session.check()
     # So it is with one that is slower than our time is short.
     monkeypatch.undo()
-    monkeypatch.setattr(liveness, "LONGEST_CHECK", 0.0)
+    monkeypatch.setattr(amqp_session, "LONGEST_CHECK", 0.0)
     (other,) = idle(pool, 1)
     told(proxy, other, HEARTBEAT)
-    assert not liveness.check(pool.engine.ledger.idle[0].item)
+    assert not pool.engine.state.idle[0].item.pooled_session.check()
     pool.force_close_all()
 
 

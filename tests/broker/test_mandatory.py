@@ -11,7 +11,7 @@ import pytest
 from kombu import Exchange, Queue
 
 from kombu_pools_ext import Pools, configure, connections, pools, producers
-from kombu_pools_ext.broker.confirms import MOST_RETURNABLE
+from kombu_pools_ext.broker.amqp.publisher import MOST_RETURNABLE
 from kombu_pools_ext.errors import BatchFailed, Outcome, PublishReturned
 from tests.broker.common import PATIENCE
 from tests.broker.conftest import Inbox

@@ -13,7 +13,7 @@ import pytest
 
 from kombu_pools_ext import Connections, Pools, connections, producers, reset, set_limit
 from kombu_pools_ext.broker.connections import ConnectionPool
-from kombu_pools_ext.broker.made_once import MadeOnce
+from kombu_pools_ext.broker.lazy_attribute import LazyAttribute
 from kombu_pools_ext.broker.producers import ProducerPool
 
 from .common import PATIENCE
@@ -32,7 +32,7 @@ def tenants(count: int) -> Pools:
 
 
 def made(pool: Any) -> bool:
-    return MadeOnce.of(pool, "engine") is not None
+    return LazyAttribute.of(pool, "engine") is not None
 
 
 #: In a process of its own, where nothing else grows. What the first of them imports and makes is not theirs.
@@ -56,6 +56,7 @@ BY_ALIAS = "pools = Pools(urls); names = list(pools.settings)"
 BY_URL = "pools = Pools(); names = [one['URL'] for one in urls.values()]"
 
 
+@pytest.mark.threads
 @pytest.mark.parametrize(
     "names, most",
     [(BY_ALIAS, MOST_BYTES), (BY_URL, MOST_BYTES_BY_URL)],
@@ -115,14 +116,14 @@ def test_the_connection_of_a_pool_by_url_is_made_when_it_is_used(
     for name in (memory_url, both):
         pool = group[name]
         of = getattr(pool, "connections", pool)
-        assert MadeOnce.of(of, "connection") is None
+        assert LazyAttribute.of(of, "connection") is None
         assert group[kombu.Connection(name)] is pool
         assert connections[name] is of
         # What the caller does with a list is the caller's.
         del both[1:]
         both.append("memory://another")
         with pool.acquire():
-            assert MadeOnce.of(of, "connection") is of.connection
+            assert LazyAttribute.of(of, "connection") is of.connection
         assert connections[of.connection] is of
         both[:] = urls
     assert of.connection.alt == urls

@@ -114,5 +114,5 @@ def test_a_yes_where_a_time_out_is_asked_for_is_refused(
 
 
 def test_a_yes_where_a_limit_is_asked_for_is_refused(pools: Pools) -> None:
-    with pytest.raises(TypeError, match="limit must be a whole number"):
+    with pytest.raises(TypeError, match="limit must be an int, not bool: True"):
         pools.connections["default"].resize(True)

@@ -103,7 +103,7 @@ def test_drain_waits_for_all_that_is_lent(memory_url: str, resets: list[str]) ->
     assert pools.drain() == {"a": (1, 1), "twin": (1, 1), "b": (1, 1)}
     assert pools.drain(0.05) == {"a": (0, 1), "twin": (0, 1), "b": (0, 1)}
     with in_thread(lambda: pools.drain(PATIENCE)) as drained:
-        eventually(lambda: held["a"].engine.ledger.watchers)
+        eventually(lambda: held["a"].engine.state.watchers)
         for one in lent:
             one.release()
     assert drained.value == {"a": (1, 0), "twin": (1, 0), "b": (1, 0)}

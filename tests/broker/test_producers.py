@@ -377,3 +377,41 @@ def test_a_broker_that_is_down() -> None:
     with pytest.raises(BrokerUnreachable):
         producers.acquire()
     assert producers.stats().size == 0
+
+
+class LooksLikeOne:
+    """What kombu's pools need of a producer, and no subclass of kombu's."""
+
+    def __init__(self, connection: Any) -> None:
+        self.exchange = kombu.Exchange("")
+        self.serializer = None
+        self.revive(connection)
+
+    def revive(self, connection: Any) -> None:
+        self.__connection__, self._channel = connection, connection.default_channel
+
+    def publish(self, body: Any, **properties: Any) -> str:
+        return f"published {body}"
+
+
+def test_a_producer_class_that_is_not_a_subclass_of_kombus(memory_url: str) -> None:
+    producers = pools.ProducerPool(
+        pools.ConnectionPool(kombu.Connection(memory_url)), Producer=LooksLikeOne
+    )
+    with producers.acquire() as producer:
+        assert isinstance(producer, LooksLikeOne)
+        assert isinstance(producer, kombu.Producer)
+        assert producer.publish("x") == "published x"
+    with pytest.raises(LeaseError):
+        producer.publish("x")
+
+
+def test_a_producer_class_with_slots(memory_url: str) -> None:
+    class Slotted(kombu.Producer):  # type: ignore[misc]  # kombu ships no types
+        __slots__ = ("mine",)
+
+    with pools.ProducerPool(
+        pools.ConnectionPool(kombu.Connection(memory_url)), Producer=Slotted
+    ).acquire() as producer:
+        producer.mine = 1
+        assert producer.mine == 1

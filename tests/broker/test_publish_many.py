@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kombu_pools_ext.broker import batch
+from kombu_pools_ext.broker.amqp import pipelined_batch
 from kombu_pools_ext.errors import BatchFailed, Outcome
 from tests.broker.common import PATIENCE, within
 from tests.broker.conftest import Inbox
@@ -40,7 +40,7 @@ def failures(monkeypatch: pytest.MonkeyPatch) -> list[BatchFailed]:
             super().__init__(*args)
             made.append(self)
 
-    monkeypatch.setattr(batch, "BatchFailed", Noted)
+    monkeypatch.setattr(pipelined_batch, "BatchFailed", Noted)
     return made
 
 

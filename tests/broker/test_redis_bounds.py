@@ -14,7 +14,9 @@ from kombu.exceptions import OperationalError
 
 from kombu_pools_ext.aliases import Pools
 from kombu_pools_ext.broker import redis_sockets
-from kombu_pools_ext.broker.driver import ConnectionDriver, OpenConnection
+from kombu_pools_ext.broker.connection import OpenConnection
+from kombu_pools_ext.broker.driver import ConnectionDriver
+from kombu_pools_ext.broker.plain import PlainSession
 from kombu_pools_ext.errors import BrokerUnreachable, PublishUnknown
 from kombu_pools_ext.pools import connections
 from tests.broker.common import PATIENCE, eventually, within
@@ -125,8 +127,8 @@ def test_a_deadline_bounds_all_answers_together(
             assert client.ping()
             # Of nested ones the earlier holds.
             with item.within(time.monotonic() + 2 * PATIENCE), item.within(None):
-                assert item.bounds.deadline < time.monotonic() + PATIENCE
-        assert item.bounds.deadline is None
+                assert item.pooled_session.deadline < time.monotonic() + PATIENCE
+        assert item.pooled_session.deadline is None
         assert sockets_of(connection)[0].gettimeout() == 10.0
         proxy.hold(TO_CLIENT)
         with item.within(time.monotonic() + SOON):
@@ -249,7 +251,7 @@ def test_a_repair_in_place_keeps_its_bounds(redis_url: str) -> None:
 
 def test_other_transports_have_no_bounds(memory_url: str) -> None:
     connection = ConnectionDriver(lambda: kombu.Connection(memory_url)).open()
-    assert connection.bounds is None
+    assert type(connection.pooled_session) is PlainSession
     with connection.within(0):
         assert connection.default_channel
     assert urlsplit(memory_url).scheme == "memory"

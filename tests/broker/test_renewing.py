@@ -28,7 +28,7 @@ class Broker:
 
     def rotate(self) -> None:
         if isinstance(self.server, PrivateRabbitMQ):
-            self.server.ctl("change_password", "shop", ROTATED)
+            self.server.change_password("shop", ROTATED)
         else:
             import redis
 
@@ -50,10 +50,7 @@ class Broker:
 def broker(request: pytest.FixtureRequest) -> Broker:
     if request.param == "amqp":
         node: PrivateRabbitMQ = request.getfixturevalue("private_rabbitmq")
-        if "shop" in node.ctl("list_users"):
-            node.ctl("delete_user", "shop")
-        node.ctl("add_user", "shop", "first-password")
-        node.ctl("set_permissions", "shop", ".*", ".*", ".*")
+        node.add_user("shop", "first-password", configure=".*", write=".*", read=".*")
         return Broker(node, "first-password")
     redis = pytest.importorskip("redis")
     server: PrivateRedis = request.getfixturevalue("private_redis")
@@ -111,9 +108,9 @@ def test_a_reset_that_was_refused_for_its_password_says_what_to_do(broker: Broke
     asking = {"default": {"HOST": host, "PORT": port, "TRANSPORT": transport}}
     asking["default"]["CREDENTIALS"] = lambda: ("shop", "first-password")
     ways = {
-        "these settings hold until the process ends: restart it": Pools(kept),
-        "write it where the settings come from, and `reload`": Pools(lambda: kept),
-        "that is what CREDENTIALS gave: does it know the new password yet?": Pools(asking),
+        "these settings cannot be reloaded: restart the process": Pools(kept),
+        "change it where the settings come from, and `reload`": Pools(lambda: kept),
+        "CREDENTIALS returned this login: does it know the new password yet?": Pools(asking),
     }
     for pools in ways.values():
         publish(pools)
@@ -170,15 +167,14 @@ def test_a_reset_in_a_child_is_about_its_own(broker: Broker) -> None:
 @pytest.mark.slow
 def test_a_user_that_is_gone_and_a_broker_that_is_away(private_rabbitmq: PrivateRabbitMQ) -> None:
     node = private_rabbitmq
-    node.ctl("add_user", "leaving", "word-of-the-one")
-    node.ctl("set_permissions", "leaving", ".*", ".*", ".*")
+    node.add_user("leaving", "word-of-the-one", configure=".*", write=".*", read=".*")
     pools = Pools(
         default={"url": node.url_of("leaving", "word-of-the-one", "%2F"), "retry": None},
         other={"url": node.url, "limit": 3},
     )
     for alias in pools.settings:
         pools.publish({}, "renewing", using=alias, mandatory=False)
-    node.ctl("delete_user", "leaving")
+    node.delete_user("leaving")
     # The broker hangs up on it by itself. The other one is reset all the same.
     with pytest.raises(ConnectionsKept) as caught:
         pools.reset()

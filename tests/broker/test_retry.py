@@ -18,6 +18,7 @@ from kombu_pools_ext.errors import (
     BrokerUnreachable,
     LeaseError,
     PoolClosed,
+    PoolTimeout,
     PublishError,
     PublishNacked,
     PublishReturned,
@@ -156,6 +157,65 @@ def test_what_the_borrower_has_set_stays(
     ]
 
 
+def test_the_borrowers_exchange_goes_along_to_a_connection_that_is_open_already(
+    amqp_url: str, inbox: MakeInbox
+) -> None:
+    box = inbox(amqp_url)
+    exchange = kombu.Exchange(f"{box.name}-x", "direct", durable=False, auto_delete=True)
+    connections = pools.ConnectionPool(confirming(amqp_url), limit=2)
+    producers = pools.ProducerPool(connections, retry=AT_ONCE)
+    with (
+        producers.acquire(timeout=PATIENCE) as producer,
+        producers.acquire(timeout=PATIENCE) as other,
+    ):
+        for one in (producer, other):
+            one.publish("warm", routing_key=box.name)
+        free = other.channel
+        other.release()
+        producer.exchange = exchange(producer.channel)
+        bound = kombu.Queue(box.name, exchange, "key", durable=False)(producer.channel)
+        producer.channel.close()
+        producer.publish("x", routing_key="key", declare=[bound])
+        assert producer.channel is producer.exchange.channel is free
+        # A declaration by the producer itself is made on the new connection as well.
+        producer.declare()
+        producer.publish("y", routing_key="key")
+    connections.force_close_all()
+    assert box.bodies(4) == ["warm", "warm", "x", "y"]
+
+
+class Counting(kombu.Producer):
+    """Counts what it has sent."""
+
+    sent = 0
+
+    def publish(self, *args: Any, **kwargs: Any) -> Any:
+        self.sent += 1
+        return super().publish(*args, **kwargs)
+
+
+def test_what_else_the_borrower_has_set_goes_along(
+    make: MakePool, inbox: MakeInbox, amqp_url: str
+) -> None:
+    box, producers = inbox(amqp_url), make(retry=AT_ONCE, Producer=Counting)
+    told: list[str] = []
+    with producers.acquire(timeout=PATIENCE) as producer:
+        release = producer.release
+        producer.release = lambda: (told.append("released"), release())
+        producer.mine = told
+        producer.publish("warm", routing_key=box.name)
+        producer.channel.close()
+        # Tried twice.
+        producer.publish("x", routing_key=box.name)
+        assert (producer.sent, producer.mine) == (3, told)
+    assert told == ["released"]
+    # Nothing of it is the next borrower's.
+    with producers.acquire(timeout=PATIENCE) as producer:
+        assert producer.sent == 0
+        assert not hasattr(producer, "mine")
+    sound(producers)
+
+
 def test_others_get_their_turn_meanwhile(make: MakePool, amqp_url: str, inbox: MakeInbox) -> None:
     """The producer that goes on queues up like everybody else, and comes back."""
     box, producers = inbox(amqp_url), make(retry=AT_ONCE)
@@ -213,17 +273,19 @@ def test_retries_are_exhausted(
     pauses: list[float] = []
     renew = producers.renew
 
-    def renew_and_break(view: Any, timeout: float) -> None:
+    def renew_and_break(view: Any, timeout: float, **options: Any) -> None:
         renew(view, timeout)
         pauses.append(timeout)
         view.channel.close()
 
     monkeypatch.setattr(producers, "renew", renew_and_break)
-    with pytest.raises(RecoverableConnectionError) as caught:
+    with pytest.raises(PublishError, match="could not be published") as caught:
         with producers.acquire(timeout=PATIENCE) as producer:
             producer.channel.close()
             producer.publish("x", routing_key=queue)
-    assert not isinstance(caught.value, PublishError)
+    # As kombu has it after retries, an OperationalError; and of the class of the last try's own error.
+    assert isinstance(caught.value, RecoverableConnectionError)
+    assert type(caught.value.__cause__) is RecoverableConnectionError
     assert "was not sent; it is not in the broker" in caught.value.__notes__[-1]
     assert len(pauses) == 2
     assert 10 > pauses[0] > pauses[1] > 0
@@ -248,14 +310,76 @@ def test_no_other_connection_can_be_had(
         producer.publish("x", routing_key=queue)
     assert isinstance(caught.value, PublishUnknown if sent else BrokerUnreachable)
     assert isinstance(caught.value.__cause__, Exception) or not sent
-    # It has no lease any more, and says so; to give it back does nothing.
-    assert producer.released
+    # It has no connection, and the next publish looks for one.
     assert (producers.lent, producers.connections.lent) == (0, 0)
     with pytest.raises(LeaseError):
+        producer.channel  # a property
+    with pytest.raises(OperationalError):
         producer.publish("x", routing_key=queue)
+    # Given back, it is as any other that was: to do that again does nothing.
     producer.release()
     producer.__exit__(None, None, None)
     heal()
+    with pytest.raises(LeaseError):
+        producer.publish("x", routing_key=queue)
+    sound(producers)
+
+
+@pytest.mark.parametrize("policy", [None, {"max_retries": 1, "interval_start": 0}])
+def test_after_its_tries_have_failed_a_producer_goes_on_when_the_broker_is_back(
+    make: MakePool, proxy: Proxy, amqp_url: str, inbox: MakeInbox, policy: Any
+) -> None:
+    box, producers = inbox(amqp_url), make(confirm_timeout=1.0)
+    retry = {"retry": True, "retry_policy": policy}
+    with producers.acquire(timeout=PATIENCE) as producer:
+        producer.publish("warm", routing_key=box.name, timeout=PATIENCE)
+        producer.serializer = "json"
+        proxy.cut()
+        proxy.refuse()
+        # Else the first message might still get through.
+        eventually(lambda: not proxy.alive)
+        for _ in range(2):
+            with pytest.raises(OperationalError):
+                producer.publish("lost", routing_key=box.name, **retry)
+        proxy.heal()
+        eventually(lambda: goes(producer, box.name, retry))
+        assert not producer.released
+        assert producer.serializer == "json"
+    assert box.bodies(2) == ["warm", "x"]
+    sound(producers)
+
+
+def goes(producer: Any, key: str, retry: dict[str, Any]) -> bool:
+    try:
+        producer.publish("x", routing_key=key, **retry)
+    except (BrokerUnreachable, PoolTimeout):
+        # The pool asks a broker that was down with pauses; nothing was sent.
+        return False
+    return True
+
+
+class Limit(BaseException):
+    """A signal handler's, as Celery's or gevent's are."""
+
+
+@pytest.mark.parametrize("kind", [Limit, KeyError])
+def test_what_interrupts_a_retry_that_looks_for_a_connection_is_raised_as_it_is(
+    make: MakePool, proxy: Proxy, queue: str, kind: type[BaseException]
+) -> None:
+    mine = kind("mine")
+
+    def errback(error: BaseException, pause: float) -> None:
+        raise mine
+
+    producers = make()
+    with producers.acquire(timeout=PATIENCE) as producer:
+        producer.publish("warm", routing_key=queue, timeout=PATIENCE)
+        cut_after_sending(producer, proxy)
+        with pytest.raises(kind) as caught:
+            policy = {"max_retries": 1, "errback": errback}
+            producer.publish("x", routing_key=queue, retry=True, retry_policy=policy)
+    assert caught.value is mine
+    assert "was interrupted; it may be in the broker, or not" in mine.__notes__[-1]
     sound(producers)
 
 

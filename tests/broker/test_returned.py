@@ -11,11 +11,11 @@ import kombu
 import pytest
 
 from kombu_pools_ext import pools
-from kombu_pools_ext.broker.direct import AT_ONCE
+from kombu_pools_ext.broker.amqp.publisher import AT_ONCE
 from kombu_pools_ext.engine import PoolOptions
 from tests.broker.common import PATIENCE, eventually
 from tests.broker.conftest import Inbox
-from tests.broker.test_lean import OfItsOwn
+from tests.broker.test_fast_publish import OfItsOwn
 
 pytestmark = pytest.mark.broker
 
@@ -52,7 +52,7 @@ def lost(producer: Any, message_id: str, nobody: str = "nobody's") -> None:
     """Publish a message that comes back, and wait until it has come."""
     producer.publish("x", routing_key=nobody, mandatory=True, message_id=message_id)
     item = producer.connection.item
-    eventually(lambda: item.wire.look() == "readable")
+    eventually(lambda: item.pooled_session.wire.look() == "readable")
 
 
 @pytest.mark.parametrize("options", [{}, {"Producer": OfItsOwn}], ids=["short", "kombu's way"])

@@ -201,6 +201,7 @@ def test_wrong_settings_of_flask_are_in_no_frame_of_ours(what: str) -> None:
     assert leaks(told_by(error)) == []
 
 
+@pytest.mark.threads
 def test_wrong_settings_of_django_are_in_no_frame_of_ours(tmp_path: Path) -> None:
     pytest.importorskip("django")
     program = f"""

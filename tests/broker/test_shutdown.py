@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 
 from kombu_pools_ext import pools
-from kombu_pools_ext.engine import PoolOptions, aging, upkeep
+from kombu_pools_ext.engine import PoolOptions, closing, maintenance
 from kombu_pools_ext.errors import PoolClosed
 from tests.broker.common import PATIENCE, eventually
 from tests.broker.rig import Node, confirming, sockets_to, through
 from tests.proxy import TO_CLIENT, TO_SERVER, Proxy
 
 #: Threads that work for pools; others with such names are the process's, as who listens for commands.
-THE_POOLS_THREADS = {"kombu-pools-upkeep", "kombu-pools-open", "kombu-pools-close"}
+THE_POOLS_THREADS = {"kombu-pools-maintenance", "kombu-pools-open", "kombu-pools-close"}
 #: Connection.Close, the method of AMQP.
 CLOSE = b"\x00\x0a\x00\x32"
 
@@ -131,6 +131,7 @@ def test_a_program_ends_in_silence_and_says_goodbye(
     eventually(lambda: sum(cut_off in node.log(link.port) for link in proxy.links) == left)
 
 
+@pytest.mark.threads
 def test_what_is_used_at_exit_still_works(
     node: Node, proxied: Callable[[str], Proxy], inbox: Callable[[str], Any], tmp_path: Path
 ) -> None:
@@ -140,6 +141,7 @@ def test_what_is_used_at_exit_still_works(
     assert all(CLOSE in link.sent(TO_SERVER) for link in proxy.links)
 
 
+@pytest.mark.threads
 def test_silent_peers_hold_up_the_exit_for_a_second_together(
     amqp_url: str, proxied: Callable[[str], Proxy], tmp_path: Path
 ) -> None:
@@ -150,11 +152,12 @@ def test_silent_peers_hold_up_the_exit_for_a_second_together(
     proxy.hold(TO_CLIENT)
     took = program.end()
     # The last one to speak is as silent as the others, and each was told of the end.
-    assert upkeep.TOGETHER * 0.9 < took < upkeep.TOGETHER + 3.0
+    assert closing.TOGETHER * 0.9 < took < closing.TOGETHER + 3.0
     eventually(lambda: all(CLOSE in link.sent(TO_SERVER) for link in proxy.links))
     assert len(proxy.links) == 4
 
 
+@pytest.mark.threads
 def test_peers_that_are_gone_do_not_hold_up_the_exit(
     amqp_url: str, proxied: Callable[[str], Proxy], tmp_path: Path
 ) -> None:
@@ -170,7 +173,7 @@ def test_after_the_goodbye_a_pool_works_and_keeps_nothing(amqp_url: str) -> None
     pool = pools.ConnectionPool(confirming(amqp_url), limit=3, options=PoolOptions(min_idle=2))
     idle, lent = pool.acquire(timeout=PATIENCE), pool.acquire(timeout=PATIENCE)
     idle.release()
-    for entry in pool.engine.retire():
+    for entry, _ in pool.engine.stop_keeping().closings:
         pool.engine.close_entry(entry, "closed")
     lent.channel().close()
     lent.release()
@@ -178,7 +181,7 @@ def test_after_the_goodbye_a_pool_works_and_keeps_nothing(amqp_url: str) -> None
         late.channel().close()
     eventually(lambda: pool.stats().size == 0)
     # Nor is there anything kept open in the background.
-    assert aging.refill(pool.engine.ledger) == 0
+    assert pool.engine.expiry.refill() == 0
     pool.force_close_all()
 
 
@@ -228,7 +231,7 @@ def test_a_closed_pool_leaves_no_thread_and_no_descriptor(
     def nobody_left() -> bool:
         # What an earlier test has left in a cycle keeps the maintenance thread, which would not look before long.
         gc.collect()
-        upkeep.shared.nudge()
+        maintenance.shared.nudge()
         return not {one.name for one in threading.enumerate()} & THE_POOLS_THREADS
 
     eventually(nobody_left)

@@ -18,7 +18,7 @@ import pytest
 
 import kombu_pools_ext.broker
 from kombu_pools_ext import Pools
-from kombu_pools_ext.broker import shape
+from kombu_pools_ext.broker.amqp import compat
 from kombu_pools_ext.errors import PublishError
 from tests.broker.common import PATIENCE, within
 from tests.broker.conftest import Inbox
@@ -199,7 +199,7 @@ def test_an_exception_of_a_callback_within_a_publish_is_the_applications(
     pools.reset()
 
 
-@pytest.mark.parametrize("moment", ["acquire", "_end"])
+@pytest.mark.parametrize("moment", ["acquire", "end_lease"])
 def test_before_and_after_the_publish_the_note_says_what_became_of_the_message(
     memory_url: str, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
@@ -221,16 +221,16 @@ def test_before_and_after_the_publish_the_note_says_what_became_of_the_message(
 def test_a_look_at_the_installed_versions_that_is_interrupted_is_made_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(shape, "_fits", None)
+    monkeypatch.setattr(compat, "_fits", None)
 
-    trials, alarms = shape._trials, [SoftTimeLimit]
+    trials, alarms = compat._trials, [SoftTimeLimit]
 
     def interrupted_once() -> Any:
         if alarms:
             raise alarms.pop()
         return trials()
 
-    monkeypatch.setattr(shape, "_trials", interrupted_once)
+    monkeypatch.setattr(compat, "_trials", interrupted_once)
     with pytest.raises(SoftTimeLimit):
-        shape.fits()
-    assert shape.fits()
+        compat.fits()
+    assert compat.fits()

@@ -13,7 +13,7 @@ from amqp.exceptions import UnexpectedFrame
 from kombu.exceptions import OperationalError
 
 from kombu_pools_ext import pools
-from kombu_pools_ext.broker.inbound import MOST_FRAME, MOST_MESSAGE, MOST_UNASKED, Inbound
+from kombu_pools_ext.broker.amqp.inbound import MOST_FRAME, MOST_MESSAGE, MOST_UNASKED, Inbound
 from kombu_pools_ext.broker.redis_sockets import MOST_IN_HANDSHAKE
 from kombu_pools_ext.engine import PoolOptions
 from kombu_pools_ext.errors import BrokerUnreachable
@@ -275,7 +275,7 @@ def test_no_part_of_a_message_is_empty_or_longer_than_was_said() -> None:
 
 
 def test_the_parts_of_a_message_are_not_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kombu_pools_ext.broker.inbound._HEAVIEST", 1 << 16)
+    monkeypatch.setattr("kombu_pools_ext.broker.amqp.inbound._HEAVIEST", 1 << 16)
     heard, inbound = hearing()
     inbound((2, 1, pack(">HHQH", 60, 0, MOST_MESSAGE, 0)))
     with pytest.raises(UnexpectedFrame, match="too small"):

@@ -10,19 +10,21 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import kombu
 import pytest
+from kombu.transport import pyamqp
 
 from kombu_pools_ext.aliases import Pools
 from kombu_pools_ext.broker import tls
-from kombu_pools_ext.broker.connecting import NotConnected, may_pass
 from kombu_pools_ext.broker.driver import ConnectionDriver
+from kombu_pools_ext.broker.failed_openings import NotConnected, may_pass
 from kombu_pools_ext.errors import BrokerUnreachable
 from kombu_pools_ext.pools import connections
 from tests.broker.certificates import Certificates
 from tests.broker.common import PATIENCE, within
-from tests.broker.rig import REDISS, Node, sockets_to
+from tests.broker.rig import REDISS, Node, port_of, sockets_to
 from tests.brokers import PrivateRabbitMQ, PrivateRedis, free_port
 from tests.conftest import _private
 
@@ -253,9 +255,38 @@ def test_a_repair_in_place_checks_the_name_too(
     assert connection.ssl == origin.ssl
 
 
+class OwnConnection(pyamqp.Connection):
+    def Transport(self, *args: Any, **options: Any) -> Any:  # noqa: N802  # py-amqp's name
+        return super().Transport(*args, **options)
+
+
+class OwnTransport(pyamqp.Transport):
+    Connection = OwnConnection
+
+
+@pytest.mark.parametrize("name, greeted", [("elsewhere", 0), ("server", 1)])
+def test_the_name_is_checked_for_a_connection_class_that_makes_its_transport(
+    certificates: Certificates, greeter: Callable[[str], Greeter], name: str, greeted: int
+) -> None:
+    server = greeter(name)
+    origin = kombu.Connection(
+        f"amqps://localhost:{server.port}//",
+        transport=OwnTransport,
+        ssl={"ca_certs": certificates.path("ca")},
+        connect_timeout=PATIENCE,
+    )
+    with pytest.raises(NotConnected):
+        within(PATIENCE, ConnectionDriver(lambda: origin).open)
+    assert server.greeted == greeted
+    assert server.asked == ["localhost"]
+
+
 @pytest.mark.broker
 def test_tls_to_a_port_without_it(amqp_url: str) -> None:
-    url = amqp_url.replace("amqp://", "amqps://")
+    # With its port, since the default port of amqps:// is another one.
+    where = urlsplit(amqp_url).netloc
+    rest = amqp_url.partition("://")[2].removeprefix(where)
+    url = f"amqps://{where if urlsplit(amqp_url).port else f'{where}:{port_of(amqp_url)}'}{rest}"
     error = refusal(connections[url])
     assert "does not speak TLS at this port" in str(error)
     assert not may_pass(error)

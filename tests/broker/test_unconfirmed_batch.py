@@ -13,23 +13,23 @@ from amqp.exceptions import NotFound
 from kombu.exceptions import EncodeError
 
 from kombu_pools_ext import Pools, pools
-from kombu_pools_ext.broker import direct, shape
+from kombu_pools_ext.broker.amqp import compat, publisher
+from kombu_pools_ext.broker.amqp.transport import HEARTBEAT
 from kombu_pools_ext.broker.batch import Batch
-from kombu_pools_ext.broker.wire import HEARTBEAT
 from tests.broker.common import PATIENCE, eventually
 from tests.broker.conftest import Inbox
 from tests.broker.rig import through
 from tests.broker.test_acceptance import UNEXPECTED
 from tests.broker.test_batch import in_queue
 from tests.broker.test_confirms import proxy, sound  # noqa: F401  # fixtures
+from tests.broker.test_fast_publish import OfItsOwn
 from tests.broker.test_gathering import by_what_else_is_said, gathered, patient  # noqa: F401  # fixtures
-from tests.broker.test_lean import OfItsOwn
 from tests.proxy import TO_SERVER, Proxy
 
 pytestmark = [pytest.mark.broker, pytest.mark.usefixtures("patient")]
 
 MakePool = Callable[..., pools.ProducerPool]
-AT_ONCE = direct.AT_ONCE
+AT_ONCE = publisher.AT_ONCE
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_they_are_written_together(
             assert isinstance(batch, Batch)
             for number in range(900):
                 producer.publish(number, routing_key=box.name)
-                assert gathered(producer) < direct.GATHERED
+                assert gathered(producer) < publisher.GATHERED
             assert gathered(producer) > 0
         assert gathered(producer) == 0
     assert batch.results == {}
@@ -115,11 +115,11 @@ def test_whoever_makes_them_slowly_has_them_sent_meanwhile(
     producers: pools.ProducerPool, box: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = time.monotonic()
-    monkeypatch.setattr(direct, "_monotonic", lambda: now)
+    monkeypatch.setattr(publisher, "_monotonic", lambda: now)
     with producers.acquire(timeout=PATIENCE) as producer, producer.batch():
         publish(producer, box, AT_ONCE + 3)
         assert gathered(producer) > 0
-        now += 2 * direct.GATHERED_FOR
+        now += 2 * publisher.GATHERED_FOR
         publish(producer, box, 1)
         assert gathered(producer) == 0
 
@@ -211,7 +211,7 @@ def test_the_connection_breaks(
             publish(producer, box, AT_ONCE + 5)
             assert gathered(producer) > 0
             proxy.cut(rst=rst)
-            wire = producer._lease.item.wire
+            wire = producer._lease.item.pooled_session.wire
             eventually(lambda: wire.look() is not None)
             if by == "flush":
                 with pytest.raises((OSError, amqp.AMQPError)) as first:
@@ -246,7 +246,7 @@ def test_nobody_dials_after_the_broker_has_closed_the_connection(
         with producers.acquire(timeout=PATIENCE) as producer, producer.batch() as batch:
             publish(producer, box, AT_ONCE + 5)
             producer._lease.item.established._transport.write(UNEXPECTED)
-            wire = producer._lease.item.wire
+            wire = producer._lease.item.pooled_session.wire
             eventually(lambda: wire.look() is not None)
             if by == "the next message":
                 publish(producer, box, 1)
@@ -269,13 +269,13 @@ def test_a_broker_that_reads_no_more(make: MakePool, proxy: Proxy, box: Inbox, b
             with producer.batch() as batch:
                 publish(producer, box, AT_ONCE + 5)
                 # More than the buffers hold, and whole frames of the connection's own.
-                producer._lease.item.wire.gather(bytes(16_000_000))
+                producer._lease.item.pooled_session.wire.gather(bytes(16_000_000))
                 if by == "flush":
                     batch.flush()
                 elif by == "the next message":
                     # Before it is published, what came is read; and before that, what was gathered is written.
                     proxy.alive[0].say(HEARTBEAT)
-                    wire = producer._lease.item.wire
+                    wire = producer._lease.item.pooled_session.wire
                     eventually(lambda: wire.look() is not None)
                     producer.publish("x", routing_key=box.name, message_id="mine")
     assert time.monotonic() - began < 10.0
@@ -297,7 +297,7 @@ def test_the_channels_end_is_heard_before_the_next_publish(
             publish(producer, box, AT_ONCE)
             producer.publish("x", exchange=f"{queue}-nobody")
             batch.flush()
-            wire = producer._lease.item.wire
+            wire = producer._lease.item.pooled_session.wire
             eventually(lambda: wire.look() is not None)
             producer.publish("x", routing_key=box.name)
         assert producer.broken
@@ -317,7 +317,7 @@ def test_the_first_ones_are_tried_again(
         # The broker answers in turn.
         producer.channel.queue_declare(box.name, passive=True)
         proxy.cut(rst=True)
-        wire = producer._lease.item.wire
+        wire = producer._lease.item.pooled_session.wire
         eventually(lambda: wire.look() is not None)
         with producer.batch():
             publish(producer, box, AT_ONCE + 5)
@@ -332,7 +332,7 @@ def test_where_there_is_no_short_way_each_is_sent_at_once(
     amqp_url: str, box: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for producer_class, fits in ((OfItsOwn, True), (kombu.Producer, False)):
-        monkeypatch.setattr(shape, "_fits", fits)
+        monkeypatch.setattr(compat, "_fits", fits)
         connections = pools.ConnectionPool(kombu.Connection(amqp_url), limit=1)
         producers = pools.ProducerPool(connections, Producer=producer_class)
         with producers.acquire(timeout=PATIENCE) as producer:

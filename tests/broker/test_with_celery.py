@@ -178,3 +178,32 @@ def test_celery_closes_its_pools_and_ours_go_on(
     with pools.producers[Connection(amqp_url)].acquire(timeout=PATIENCE) as producer:
         producer.publish(3, routing_key=tasks.name)
     assert sorted(numbers(tasks, 3)) == [1, 2, 3]
+
+
+def test_250_threads_send_tasks_over_our_pools_and_lose_none(
+    app: celery.Celery, send: Send, tasks: Inbox, amqp_url: str
+) -> None:
+    """Celery takes its producers with `acquire(block=True)`; here from pools of ours, as with a swapped import."""
+    threads_count, each = 250, 4
+    app._pool, app.amqp._producer_pool = connections[amqp_url], producers[amqp_url]
+    failures: list[BaseException] = []
+    begin = threading.Barrier(threads_count)
+
+    def run(number: int) -> None:
+        try:
+            begin.wait(PATIENCE)
+            for turn in range(each):
+                send(tasks.name, number * each + turn)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [
+        threading.Thread(target=run, args=(number,), daemon=True) for number in range(threads_count)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert failures == []
+    assert connections[amqp_url].stats().waits > 100
+    assert sorted(numbers(tasks, threads_count * each)) == list(range(threads_count * each))

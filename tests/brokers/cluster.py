@@ -17,7 +17,7 @@ __all__ = ["PrivateCluster"]
 #: Has each quorum queue elect a leader. RabbitMQ 3.10 sometimes never does after all of its nodes were down at once.
 ELECT = (
     "[ra:trigger_election(amqqueue:get_pid(Q)) "
-    "|| Q <- rabbit_amqqueue:list(), amqqueue:get_type(Q) =:= rabbit_quorum_queue]."
+    "|| Q <- rabbit_amqqueue:list(), amqqueue:get_type(Q) =:= rabbit_quorum_queue]"
 )
 
 
@@ -87,7 +87,7 @@ class PrivateCluster:
             node.wait_until(lambda node=node: speaks(node.port, node.greeting, node.answer))
         self.nodes[0].ctl("await_online_nodes", str(len(self.nodes)), "--timeout", "60")
         if cold and self._declared:
-            self.nodes[0].ctl("eval", ELECT)
+            self.nodes[0].evaluate(ELECT)
 
     def kill(self, nodes: Iterable[PrivateRabbitMQ]) -> None:
         """SIGKILL to each."""

@@ -1,4 +1,4 @@
-"""What the tests of control share."""
+"""Fixtures for the tests of control."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kombu_pools_ext.control import elsewhere
+from kombu_pools_ext.control.remote import client as remote_client
 from tests.broker.common import PATIENCE, eventually
 from tests.broker.rig import node, nowhere
 from tests.control.meeting import Meeting
@@ -17,9 +17,9 @@ __all__ = ["base", "node", "nowhere"]
 
 @pytest.fixture(autouse=True)
 def _patient() -> Iterator[None]:
-    """On a busy machine it may take longer to say who one is; where all do, nobody waits."""
+    """Give processes more time to say which ones they are, because the machine may be busy."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(elsewhere, "WHO", PATIENCE)
+        patch.setattr(remote_client, "DISCOVERY_TIMEOUT", PATIENCE)
         yield
 
 
@@ -30,14 +30,14 @@ def _patient() -> Iterator[None]:
     ]
 )
 def meeting_url(request: pytest.FixtureRequest) -> str:
-    """Each kind of broker that carries commands."""
+    """The URL of each kind of broker that carries commands."""
     found: str = request.getfixturevalue(f"{request.param}_url")
     return found
 
 
 @pytest.fixture
 def meeting(meeting_url: str) -> Iterator[Meeting]:
-    """A project of the test's own, at each kind of broker; nothing of it must be left there."""
+    """A project of this test, on each kind of broker. Nothing of it may be left there."""
     with Meeting(meeting_url) as meeting:
         yield meeting
     # A broker takes a moment to find that somebody has hung up.

@@ -1,8 +1,9 @@
-"""Processes that meet at a broker: several of them played by threads of this one, and real ones to be killed."""
+"""Processes that listen at a broker: threads of this process that play several, and real ones to be killed."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import secrets
 import subprocess
 import sys
@@ -15,14 +16,16 @@ import amqp.exceptions
 import kombu
 
 from kombu_pools_ext.aliases import Pools
-from kombu_pools_ext.control.answer import Answer, Process
-from kombu_pools_ext.control.broadcast import Listener
-from kombu_pools_ext.control.elsewhere import Elsewhere
-from kombu_pools_ext.control.mailbox import Mailbox, open_mailbox
+from kombu_pools_ext.control.answer import Answer
 from kombu_pools_ext.control.options import ControlSettings
+from kombu_pools_ext.control.process_info import Process
 from kombu_pools_ext.control.project import Project
+from kombu_pools_ext.control.remote.client import RemoteClient
+from kombu_pools_ext.control.remote.connect import open_mailbox
+from kombu_pools_ext.control.remote.listener import Listener
+from kombu_pools_ext.control.remote.mailbox import Mailbox
+from kombu_pools_ext.control.remote.signing import Signer
 from kombu_pools_ext.control.request import Request
-from kombu_pools_ext.control.seal import Seal
 from tests.broker.common import PATIENCE
 
 __all__ = ["Asked", "Meeting", "Played", "a_project", "real_process"]
@@ -31,9 +34,9 @@ __all__ = ["Asked", "Meeting", "Played", "a_project", "real_process"]
 LISTENS = """
 import sys
 from kombu_pools_ext.aliases import Pools
-from kombu_pools_ext.control.broadcast import listen
+from kombu_pools_ext.control.remote.listener import listen
 from kombu_pools_ext.control.options import ControlSettings
-from kombu_pools_ext.control.process import here
+from kombu_pools_ext.control.process_info import this_process
 from kombu_pools_ext.control.project import Project
 url, secret = sys.argv[1:]
 pools = Pools(default={"url": url})
@@ -41,21 +44,25 @@ project = Project(ControlSettings(broadcast="default"), secret)
 project.pools.add(pools)
 listener = listen(project)
 assert listener.joined.wait(60)
-print(here().name, flush=True)
+print(this_process().name, flush=True)
 sys.stdin.read()
 """
 
 
+_lifetimes = itertools.count(3600)
+
+
 def a_project(url: str, secret: str | None = None, **settings: Any) -> tuple[Project, Pools]:
-    """A project that meets at *url*, by default one that nobody else has, with the pools of one process of it."""
-    pools = Pools({"default": {"URL": url, **settings}})
+    """Return a project on the broker *url*, by default a new one, with the pools of one process of it."""
+    # Settings of no other test: pools with the same settings are the same, as long as somebody has them.
+    pools = Pools({"default": {"URL": url, "MAX_LIFETIME": next(_lifetimes), **settings}})
     project = Project(ControlSettings(broadcast="default"), secret or secrets.token_hex())
     project.pools.add(pools)
     return project, pools
 
 
 class Played:
-    """What a process that a thread plays has done; *answers* stands in for what it would do."""
+    """A process that a thread plays: what it has done, and *answers* in place of what it would do."""
 
     def __init__(self, name: str, host: str) -> None:
         self.process = Process(name, host, 4711)
@@ -70,7 +77,7 @@ class Played:
 
 
 class Asked:
-    """What came of asking."""
+    """The result of a command."""
 
     def __init__(self) -> None:
         self.known: list[Process] | None = None
@@ -92,7 +99,7 @@ class Asked:
 
 
 class Meeting:
-    """A project of the test's own, and the threads that play its processes."""
+    """A project of one test, and the threads that play its processes."""
 
     def __init__(self, url: str, secret: str | None = None, **settings: Any) -> None:
         self.url = url
@@ -107,10 +114,10 @@ class Meeting:
             listener.stop(PATIENCE)
 
     def play(self, name: str, host: str = "here", clock: Callable[[], float] = time.time) -> Played:
-        """One more process, which has joined."""
+        """Add a process, and wait until it has joined."""
         played = Played(name, host)
         listener = Listener(
-            self.project, here=lambda: played.process, perform=played.perform, clock=clock
+            self.project, this_process=lambda: played.process, perform=played.perform, clock=clock
         )
         self.listeners.append(listener)
         listener.start()
@@ -125,12 +132,12 @@ class Meeting:
         leave_out: Callable[[], Any] = tuple,
         problem: type[Exception] | None = None,
     ) -> Asked:
-        """Ask all, or whom *request* names."""
+        """Send *request* to all, or to those that it names."""
         asked = Asked()
         with contextlib.ExitStack() as stack:
             if problem is not None:
                 stack.enter_context(_expecting(problem, asked))
-            Elsewhere(self.project, leave_out).ask(
+            RemoteClient(self.project, leave_out).ask(
                 request or Request(command="status"),
                 time.monotonic() + seconds,
                 asked.know,
@@ -139,19 +146,19 @@ class Meeting:
         return asked
 
     @contextlib.contextmanager
-    def mailbox(self) -> Iterator[tuple[Mailbox, Seal]]:
-        """What somebody with the project's key, and access to the broker, has."""
+    def mailbox(self) -> Iterator[tuple[Mailbox, Signer]]:
+        """Return what anybody with the project's key and access to the broker could have."""
         mailbox = open_mailbox(self.pools.settings["default"], self.project.name, PATIENCE)
         try:
             mailbox.await_answers()
             key = self.project.key("broadcast")
             assert key is not None
-            yield mailbox, Seal(key, mailbox.place)
+            yield mailbox, Signer(key, mailbox.scope)
         finally:
             mailbox.close(1.0)
 
     def left(self) -> list[str]:
-        """What there is at the broker with the project's name on it, as far as everybody may see that."""
+        """Return what exists at the broker under the project's name, as far as every user can see it."""
         settings = replace(self.pools.settings["default"], transport_options={})
         with settings.connection() as connection:
             if settings.is_amqp:
@@ -184,7 +191,7 @@ def _expecting(kind: type[Exception], asked: Asked) -> Iterator[None]:
 
 @contextlib.contextmanager
 def real_process(url: str, secret: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A process of its own that has joined, and its name."""
+    """Start a real process that joins, and return it with its name."""
     process = subprocess.Popen(
         [sys.executable, "-c", LISTENS, url, secret],
         stdin=subprocess.PIPE,

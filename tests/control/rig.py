@@ -1,4 +1,4 @@
-"""Processes that listen, in a short directory of the test's own, and what is in it."""
+"""Processes that listen in a short directory of one test, and what is in the directory."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ _numbers = itertools.count(1)
 
 
 def memory() -> str:
-    """A broker in memory whose pools are of one test alone."""
+    """A broker in memory whose pools only one test uses."""
     return f"memory://steered{next(_numbers)}"
 
 
 def until(what: Callable[[], Any], seconds: float = PATIENCE) -> Any:
-    """What *what* returns, once it is true."""
+    """Return what *what* returns, once it is true."""
     deadline = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < deadline, "it did not happen"
@@ -74,7 +74,7 @@ WAIT = "sys.stdin.read()\n"
 
 
 class Child:
-    """A process that listens, until it is killed, or its input ends.
+    """A process that listens until it is killed or its input ends.
 
     :param more: what it runs besides, in place of waiting.
     """
@@ -93,7 +93,7 @@ class Child:
         return self.process.pid
 
     def line(self) -> str:
-        """The next line that it prints."""
+        """Return the next line that it prints."""
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
@@ -104,7 +104,7 @@ class Child:
         self.process.wait(PATIENCE)
 
     def leave(self) -> int:
-        """Let it end by itself; its exit code."""
+        """Let it end by itself, and return its exit code."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         return self.process.wait(PATIENCE)
@@ -123,43 +123,43 @@ class Child:
 
 
 class Base:
-    """A directory that is short enough for sockets, and this process's pools that are reached through it."""
+    """A directory with a path short enough for sockets, and pools of this process that listen in it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.pools: list[Pools] = []
 
     def control(self, secret: str | None = SECRET) -> Control:
-        """What asks the processes of a project; this process is none of them."""
+        """Return a Control for the processes of a project. This process is none of them."""
         return Control(Project(ControlSettings(directory=str(self.path)), secret, "test"))
 
     def attach(
         self, secret: str | None = SECRET, *, directory: Path | None = None, **aliases: Any
     ) -> tuple[Pools, Control]:
-        """Pools of this process that listen with their first use."""
+        """Return pools of this process that begin to listen at their first use."""
         pools = Pools(**(aliases or {"default": memory()}))
         self.pools.append(pools)
         settings = {"DIRECTORY": str(directory or self.path)}
         return pools, attach(pools, settings, secret=secret, name="test")
 
     def serve(self, secret: str | None = SECRET, **aliases: Any) -> tuple[Pools, Control]:
-        """Pools of this process that listen."""
+        """Return pools of this process that listen."""
         pools, control = self.attach(secret, **aliases)
         assert serve(control.project)
         return pools, control
 
     def files(self) -> list[str]:
-        """What is in the directories of projects."""
+        """Return the files in the directories of projects."""
         return sorted(path.name for path in self.path.glob("kombu-pools-*/*/*"))
 
     def sockets(self) -> list[Path]:
-        """The visible sockets."""
+        """Return the visible sockets."""
         found = self.path.glob("kombu-pools-*/*/[0-9]*")
         return sorted(path for path in found if stat.S_ISSOCK(path.lstat().st_mode))
 
     @property
     def project(self) -> Path:
-        """The one directory of a project."""
+        """Return the only directory of a project."""
         [path] = self.path.glob("kombu-pools-*/*")
         return path
 

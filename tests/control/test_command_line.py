@@ -1,4 +1,4 @@
-"""The command lines' one implementation, over processes whose answers a test chooses."""
+"""The command line of both frameworks, with processes whose answers a test chooses."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ import pytest
 
 from kombu_pools_ext import Pools
 from kombu_pools_ext.control import command_line, local
-from kombu_pools_ext.control.answer import Answer, Answers, Process
+from kombu_pools_ext.control.answer import Answer, Answers
 from kombu_pools_ext.control.options import ControlSettings
+from kombu_pools_ext.control.process_info import Process
 from kombu_pools_ext.control.project import Project
-from kombu_pools_ext.control.request import LOOKING, Request
+from kombu_pools_ext.control.request import READ_ONLY, Request
 from kombu_pools_ext.errors import ControlError
 
 SECRET = "s3cr3t-word"
@@ -28,7 +29,7 @@ OTHER = Process("w2", "web2", 4712, "celery", "worker", 1000.0, "0.1.0")
 
 
 class Scripted:
-    """In the place of a Control: its processes answer what they are told to."""
+    """Stands in for a Control, with processes that give the chosen answers."""
 
     def __init__(self, *answers: Answer, problems: Sequence[str] = (), **settings: Any) -> None:
         self.project = Project(ControlSettings(**settings), "a secret of this test")
@@ -71,7 +72,7 @@ class Scripted:
 
 
 class Terminal:
-    """What was printed where."""
+    """A terminal that keeps what is printed."""
 
     def __init__(self) -> None:
         self.out: list[str] = []
@@ -112,7 +113,7 @@ def done(process: Process, *rows: dict[str, Any], **answer: Any) -> Answer:
 
 
 def columns(lines: Sequence[str], *names: str) -> list[list[str]]:
-    """The cells under these heads, of each line below the first; none is empty but at the end."""
+    """Return the cells under these heads, of each line below the first. Only cells at the end may be empty."""
     head, *rows = [re.split(" {2,}", line.strip()) for line in lines]
     return [[row[head.index(name)] for name in names] for row in rows]
 
@@ -147,14 +148,14 @@ def test_status_has_a_row_for_each_process_and_pool(terminal: Terminal) -> None:
 def test_how_long_a_process_has_been_running(started: float, shown: str) -> None:
     process = Process("w", "web1", 1, started=started)
     answers = Answers(Request(command="status"), (done(process, status_row()),))
-    lines = [line for _, line in command_line.answered(answers, now=10_000.0)]
+    lines = [line for _, line in command_line.answer_table(answers, now=10_000.0)]
     assert columns(lines, "UP") == [[shown]]
-    assert f" {shown} " in command_line.would_be_told([process], now=10_000.0)[1][1]
+    assert f" {shown} " in command_line.process_table([process], now=10_000.0)[1][1]
 
 
 def test_days_of_running() -> None:
     process = Process("w", "web1", 1, started=1.0)
-    [_, (_, line)] = command_line.would_be_told([process], now=86400 * 3.5)
+    [_, (_, line)] = command_line.process_table([process], now=86400 * 3.5)
     assert "3 d" in line
 
 
@@ -192,7 +193,7 @@ def test_each_pool_has_a_line(
     assert terminal.err == []
 
 
-def test_failures_are_in_the_table_and_summed_up(terminal: Terminal) -> None:
+def test_failures_are_in_the_table_and_in_a_summary(terminal: Terminal) -> None:
     bad = {"alias": "audit", "ok": False, "error": "OSError: no way", "closed": 0, "lent": 0}
     good = {"alias": "default", "ok": True, "error": None, "closed": 0, "lent": 0}
     processes = [Process(str(pid), "web1", pid) for pid in range(5)]
@@ -210,7 +211,7 @@ def test_failures_are_in_the_table_and_summed_up(terminal: Terminal) -> None:
     ]  # fmt: skip
     assert terminal.out[1].endswith("audit    failed: OSError: no way")
     assert terminal.out[2].endswith("failed: SettingsError: wrong")
-    assert terminal.out[3].endswith("silent: it hung up; it may do it yet")
+    assert terminal.out[3].endswith("silent: it hung up; it may carry it out later")
     assert terminal.out[5].endswith("no pools")
     assert terminal.err == [
         r"the broker is down: \x1b[31m",
@@ -227,7 +228,7 @@ def test_of_many_failures_some_are_named(terminal: Terminal) -> None:
     assert len(terminal.out) == 13
 
 
-def test_rows_of_another_version_are_shown_as_far_as_they_go(terminal: Terminal) -> None:
+def test_rows_without_some_keys_are_shown(terminal: Terminal) -> None:
     assert terminal.run("status", Scripted(done(WORKER, {"alias": "default"}))) == 0
     assert columns(terminal.out, "ALIAS", "LIMIT", "IDLE") == [["default", "–", "–"]]
     assert terminal.run("reset", Scripted(done(WORKER, {"alias": "default"}))) == 0
@@ -294,7 +295,7 @@ def test_json_is_one_document(terminal: Terminal) -> None:
         ("reload", {"change": "gone", "closed": 1}, "gone: closed 1 idle connection; using it fails from now on"),
     ],
 )  # fmt: skip
-def test_what_was_done_is_what_is_said(
+def test_the_output_says_what_was_done(
     terminal: Terminal, command: str, row: dict[str, Any], said: str
 ) -> None:
     given = {"limit": 3} if command == "limit" else {}
@@ -343,7 +344,7 @@ def test_arguments_are_passed_on(terminal: Terminal) -> None:
     ]  # fmt: skip
 
 
-CHANGING = [command for command in command_line.COMMANDS if command not in LOOKING]
+CHANGING = [command for command in command_line.COMMANDS if command not in READ_ONLY]
 
 
 def arguments(command: str) -> dict[str, Any]:
@@ -351,7 +352,7 @@ def arguments(command: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("broadcast", [None, "default"])
-def test_nobody_is_there_to_be_looked_at(terminal: Terminal, broadcast: str | None) -> None:
+def test_status_of_no_process_is_no_error(terminal: Terminal, broadcast: str | None) -> None:
     control = Scripted(broadcast=broadcast)
     control.reasons = ["3 processes of user 'www-data' are there: run it as that user"]
     said = NOBODY if broadcast is None else NOBODY.replace(" here", "")
@@ -367,7 +368,9 @@ def test_nobody_is_there_to_be_looked_at(terminal: Terminal, broadcast: str | No
 
 @pytest.mark.parametrize("command", CHANGING)
 @pytest.mark.parametrize("dry_run", [False, True])
-def test_nobody_is_there_to_do_it(terminal: Terminal, command: str, dry_run: bool) -> None:
+def test_a_change_in_no_process_is_an_error(
+    terminal: Terminal, command: str, dry_run: bool
+) -> None:
     control = Scripted()
     control.reasons = ["2 processes use another key: is the secret the same here?"]
     given = {**arguments(command), "dry_run": dry_run}
@@ -388,10 +391,10 @@ def test_nobody_is_there_to_do_it(terminal: Terminal, command: str, dry_run: boo
     assert json.loads(terminal.out[0])["ok"] is True
 
 
-def test_a_command_that_reached_nobody_is_not_ok_from_python_either() -> None:
+def test_a_command_that_reached_no_process_is_not_ok_from_python_either() -> None:
     for command in CHANGING:
         assert not Answers(Request(command=command, **arguments(command))).ok
-    for command in LOOKING:
+    for command in READ_ONLY:
         assert Answers(Request(command=command)).ok
 
 
@@ -412,7 +415,7 @@ def test_fewer_than_expected(terminal: Terminal, command: str) -> None:
     assert json.loads(terminal.out[0])["ok"] is False
 
 
-def test_who_is_silent_has_not_answered(terminal: Terminal) -> None:
+def test_a_silent_process_does_not_count_as_an_answer(terminal: Terminal) -> None:
     control = Scripted(done(WORKER), Answer(OTHER, "silent"))
     assert terminal.run("reset", control, expect=2) == 1
     assert terminal.err == [
@@ -421,8 +424,8 @@ def test_who_is_silent_has_not_answered(terminal: Terminal) -> None:
     ]
 
 
-def test_somebody_is_expected_to_be_looked_at(terminal: Terminal) -> None:
-    for command in LOOKING:
+def test_expect_applies_to_commands_that_only_read(terminal: Terminal) -> None:
+    for command in READ_ONLY:
         assert terminal.run(command, Scripted(), expect=1) == 3
     # A ping of the command's own process is no answer of any other one.
     assert terminal.err[-1] == f"{NOBODY}; these are pings of this command's own process"
@@ -436,7 +439,7 @@ def test_no_pools_are_configured(terminal: Terminal) -> None:
     assert terminal.out == ["no pools are configured"] * 2
 
 
-def test_ping_is_of_this_process_where_no_other_is(terminal: Terminal) -> None:
+def test_ping_without_processes_pings_from_this_process(terminal: Terminal) -> None:
     pools = Pools(good="memory://", bad=f"amqp://guest:{SECRET}@127.0.0.1:1//")
     assert terminal.run("ping", Scripted(), pools, using=["good"]) == 0
     note, line = terminal.out
@@ -457,7 +460,9 @@ def test_ping_is_of_this_process_where_no_other_is(terminal: Terminal) -> None:
     assert SECRET not in good + bad + terminal.out[0] + "".join(terminal.err)
 
 
-def test_ping_asks_those_who_are_there(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ping_asks_the_running_processes(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(local, "ping", None)
     row = {"alias": "default", "ok": True, "seconds": 0.001, "broker": "memory://"}
     assert terminal.run("ping", Scripted(done(WORKER, row))) == 0
@@ -465,7 +470,7 @@ def test_ping_asks_those_who_are_there(terminal: Terminal, monkeypatch: pytest.M
     assert "web1:4711" in line
 
 
-def test_control_is_turned_off(terminal: Terminal) -> None:
+def test_control_that_is_turned_off_is_reported(terminal: Terminal) -> None:
     control = Scripted(done(WORKER), enabled=False)
     told = "control is turned off in KOMBU_POOLS_CONTROL, so no process listens"
     assert terminal.run("reset", control) == 1
@@ -478,7 +483,7 @@ def test_control_is_turned_off(terminal: Terminal) -> None:
     assert control.asked == []
 
 
-def test_nobody_can_be_asked(terminal: Terminal) -> None:
+def test_a_failure_to_ask_is_reported(terminal: Terminal) -> None:
     control = Scripted(done(WORKER))
     control.error = ControlError("/tmp/x is not ours")
     assert terminal.run("status", control) == 1
@@ -489,11 +494,11 @@ def test_nobody_can_be_asked(terminal: Terminal) -> None:
 # -- --dry-run ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_dry_run_names_who_would_be_told(terminal: Terminal) -> None:
+def test_a_dry_run_names_the_processes_that_would_be_sent_the_command(terminal: Terminal) -> None:
     control = Scripted(done(WORKER), done(OTHER))
     assert terminal.run("reset", control, dry_run=True) == 0
     head, *lines = terminal.out
-    assert head == "would be told: reset, all pools"
+    assert head == "would get the command: reset, all pools"
     assert columns(lines, "PROCESS", "SERVER", "VERSION") == [
         ["web1:4711", "gunicorn gthread worker", "0.1.0"],
         ["web2:4712", "celery worker", "0.1.0"],
@@ -522,7 +527,7 @@ def test_a_dry_run_names_who_would_be_told(terminal: Terminal) -> None:
 
 
 def looks(count: int) -> tuple[list[float], Callable[[float], None]]:
-    """What waits so often, and then is interrupted as by Ctrl-C; and how long each time."""
+    """A pause that returns so many times, and then raises as at Ctrl-C; it keeps how long each one was."""
     waited: list[float] = []
 
     def pause(seconds: float) -> None:
@@ -551,11 +556,11 @@ def test_watch_draws_over_the_screen(terminal: Terminal, monkeypatch: pytest.Mon
     # Each of them takes two rows of the screen; one row is the cursor's.
     assert len(lines[1]) > 100
     assert [line[:4] for line in lines[2:]] == ["web1", "web1", "… 7 "]
-    assert lines[-1] == "… 7 lines more\x1b[K"
+    assert lines[-1] == "… 7 more lines\x1b[K"
     assert (terminal.out, terminal.hints) == ([], [])
 
 
-def test_watch_shows_who_does_not_answer_and_goes_on(terminal: Terminal) -> None:
+def test_watch_shows_silent_processes_and_goes_on(terminal: Terminal) -> None:
     terminal.on_screen = True
     control = Scripted(Answer(WORKER, "silent"))
     _, pause = looks(2)
@@ -567,7 +572,7 @@ def test_watch_shows_who_does_not_answer_and_goes_on(terminal: Terminal) -> None
     assert NOBODY in terminal.drawn[2]
 
 
-def test_watch_without_a_terminal_prints_again(terminal: Terminal) -> None:
+def test_watch_without_a_terminal_prints_each_frame(terminal: Terminal) -> None:
     control = Scripted(done(WORKER, status_row()))
     _, pause = looks(2)
     assert terminal.run("status", control, watch=True, pause=pause) == 0
@@ -584,7 +589,7 @@ def test_watch_without_a_terminal_prints_again(terminal: Terminal) -> None:
 # -- progress ----------------------------------------------------------------------------------------------------------
 
 
-def test_progress_is_told_on_a_terminal_and_leaves_nothing(terminal: Terminal) -> None:
+def test_progress_is_shown_on_a_terminal_and_cleared(terminal: Terminal) -> None:
     control = Scripted(done(WORKER), done(OTHER))
     assert terminal.run("reset", control) == 0
     assert terminal.hints == []
@@ -619,7 +624,7 @@ def test_an_answer_that_comes_late_draws_nothing(terminal: Terminal) -> None:
     assert before[-1] == "\r\x1b[K"
 
 
-def test_ctrl_c_while_it_waits(terminal: Terminal) -> None:
+def test_ctrl_c_while_waiting_is_reported(terminal: Terminal) -> None:
     terminal.on_screen = True
 
     class Interrupted(Scripted):
@@ -629,7 +634,7 @@ def test_ctrl_c_while_it_waits(terminal: Terminal) -> None:
 
     assert terminal.run("reset", Interrupted()) == 1
     assert terminal.hints[-1] == "\r\x1b[K"
-    assert terminal.err == ["interrupted: some processes may reset yet"]
+    assert terminal.err == ["interrupted: some processes may still carry out reset"]
 
 
 # -- wrong use ---------------------------------------------------------------------------------------------------------
@@ -638,8 +643,8 @@ def test_ctrl_c_while_it_waits(terminal: Terminal) -> None:
 @pytest.mark.parametrize(
     "command, options, complaints",
     [
-        ("reset", {"expect": 0}, ["--expect takes a number of processes, 1 to 1000000, not 0; --allow-none is for"]),
-        ("status", {"expect": 2, "watch": True}, ["--watch and --expect exclude each other"]),
+        ("reset", {"expect": 0}, ["--expect takes a number of processes, 1 to 1000000, not 0; --allow-none allows"]),
+        ("status", {"expect": 2, "watch": True}, ["--watch cannot be combined with --expect"]),
         (
             "explode",
             {},
@@ -660,11 +665,11 @@ def test_ctrl_c_while_it_waits(terminal: Terminal) -> None:
         ),
         ("status", {"using": ["nope"]}, ["no broker pool is configured under 'nope' (configured: 'default')"]),
         ("reset", {"watch": True, "mode": "fail"},
-         ["--watch goes with status alone", "--mode goes with suspend alone"]),
-        ("status", {"watch": True, "dry_run": True}, ["--watch and --dry-run exclude each other"]),
+         ["--watch can only be used with status", "--mode can only be used with suspend"]),
+        ("status", {"watch": True, "dry_run": True}, ["--watch cannot be combined with --dry-run"]),
     ],
 )  # fmt: skip
-def test_wrong_use(
+def test_wrong_arguments_are_refused(
     terminal: Terminal, command: str, options: dict[str, Any], complaints: list[str]
 ) -> None:
     control = Scripted(done(WORKER))
@@ -675,7 +680,7 @@ def test_wrong_use(
         assert line.startswith(complaint)
 
 
-def test_wrong_settings_are_all_told(terminal: Terminal) -> None:
+def test_all_wrong_settings_are_reported(terminal: Terminal) -> None:
     pools = Pools(
         lambda: {"a": {"URL": "memory://", "LIMIT": -1}, "b": {"URL": f"nope://u:{SECRET}@h"}}
     )
@@ -704,7 +709,7 @@ class _Stream:
         return self._terminal
 
 
-def test_which_streams_are_drawn_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_terminals_are_drawn_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     assert command_line.is_terminal(_Stream(True))
     assert not command_line.is_terminal(_Stream(False))

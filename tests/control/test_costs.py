@@ -1,4 +1,4 @@
-"""What control costs a process that nobody steers: nothing. Counted, not timed."""
+"""Control costs nothing in a process that gets no commands. This is counted, not timed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from kombu_pools_ext.control import Control, Project, server
 from kombu_pools_ext.control.options import parse_control
-from kombu_pools_ext.engine import upkeep
+from kombu_pools_ext.engine import maintenance
 
 SECRET = "of one test alone"
 #: Seconds that anything may take on a busy machine.
@@ -98,11 +98,11 @@ for line in sys.stdin:
 
 
 #: Threads that stay, by name.
-LASTING = {"MainThread", upkeep.THREAD, server.THREAD}
+LASTING = {"MainThread", maintenance.THREAD, server.THREAD}
 
 
 class Child:
-    """A process with a pool that has been used; with control, it listens."""
+    """A process with a used pool; with control, it listens."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
@@ -118,7 +118,7 @@ class Child:
         return json.loads(answer)
 
     def threads(self) -> dict[int, str]:
-        """Names by number, once none is there that only answers somebody, or opens a connection."""
+        """Return the names of the threads by number, once all threads have ended that answer a caller or connect."""
         deadline = time.monotonic() + PATIENCE
         while not LASTING.issuperset((found := self.tell("threads")).values()):
             assert time.monotonic() < deadline, found
@@ -126,7 +126,7 @@ class Child:
         return {int(number): name for number, name in found.items()}
 
     def switches(self, thread: int) -> int:
-        """How often a thread has waited for something."""
+        """Return how often a thread has waited for something."""
         status = Path(f"/proc/{self.pid}/task/{thread}/status").read_text()
         return int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
 

@@ -14,8 +14,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from kombu.exceptions import OperationalError
 
 from kombu_pools_ext import Pools, PoolSettings, events
+from kombu_pools_ext.broker import redis_sockets
+from kombu_pools_ext.broker.plain import PlainSession
 from kombu_pools_ext.control import local, roundtrip
 from kombu_pools_ext.errors import SettingsError, UnknownAlias
 from tests.proxy import Proxy
@@ -25,7 +28,7 @@ _numbers = itertools.count(1)
 
 
 def memory() -> str:
-    """A broker in memory whose pools are of one test alone."""
+    """A broker in memory whose pools only one test uses."""
     return f"memory://control{next(_numbers)}"
 
 
@@ -44,7 +47,7 @@ def until(what: Callable[[], bool], seconds: float = PATIENCE) -> None:
 
 @pytest.fixture
 def silence() -> Iterator[int]:
-    """The port of a peer that accepts connections and never says a word."""
+    """The port of a peer that accepts connections and never sends anything."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
 
@@ -61,7 +64,7 @@ def resets() -> Iterator[list[dict[str, Any]]]:
     events.pools_reset.disconnect(note)
 
 
-def test_status_tells_the_numbers_and_opens_nothing() -> None:
+def test_status_returns_the_numbers_and_opens_nothing() -> None:
     pools = Pools(
         default=f"amqp://guest:{SECRET}@127.0.0.1:1//", mem={"url": memory(), "limit": None}
     )
@@ -74,6 +77,24 @@ def test_status_tells_the_numbers_and_opens_nothing() -> None:
     with pools.connections["mem"].acquire():
         [mem] = local.status(pools, ["mem"])
     assert (mem.size, mem.lent, mem.idle, mem.opened, mem.acquires) == (1, 1, 0, 1, 1)
+
+
+def test_a_status_row_has_all_that_the_stats_of_a_pool_have() -> None:
+    pools = Pools(default=memory())
+    with pools.connections["default"].acquire():
+        stats = dataclasses.asdict(pools.connections["default"].stats())
+        [row] = local.status(pools)
+    shown = dataclasses.asdict(row)
+    assert [*shown] == [
+        "host",
+        "pid",
+        "alias",
+        "broker",
+        *[name for name in stats if name != "name"],
+    ]
+    assert {name: shown[name] for name in stats if name not in ("name", "seconds_waited")} == {
+        name: stats[name] for name in stats if name not in ("name", "seconds_waited")
+    }
 
 
 def test_rows_are_plain_data() -> None:
@@ -106,7 +127,7 @@ def test_reset_closes_what_is_idle_and_later_what_is_lent(resets: list[dict[str,
     assert resets[1] == {"reason": "api"}
 
 
-def test_a_reset_that_fails_does_not_save_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reset_that_fails_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     pools = Pools(
         default={"url": f"memory://u:{SECRET}@h", "limit": 1}, other={"url": memory(), "limit": 2}
     )
@@ -122,7 +143,7 @@ def test_a_reset_that_fails_does_not_save_the_others(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("function", [local.status, local.reset, local.ping])
-def test_an_unknown_alias_is_told_before_anything_happens(
+def test_an_unknown_alias_is_refused_before_anything_happens(
     function: Callable[..., Any], resets: list[dict[str, Any]]
 ) -> None:
     pools = Pools(default=memory())
@@ -134,7 +155,7 @@ def test_an_unknown_alias_is_told_before_anything_happens(
 
 
 @pytest.mark.parametrize("function", [local.status, local.reset, local.ping])
-def test_wrong_settings_are_told(function: Callable[..., Any]) -> None:
+def test_wrong_settings_are_reported(function: Callable[..., Any]) -> None:
     with pytest.raises(SettingsError, match="'LIMIT'"):
         function(Pools(lambda: {"default": {"URL": memory(), "LIMIT": -1}}))
 
@@ -171,7 +192,7 @@ def test_a_timeout_is_a_number_of_seconds_above_0(timeout: Any, error: type[Exce
         local.ping(Pools(default=memory()), timeout=timeout)
 
 
-def test_ping_of_a_transport_without_a_question() -> None:
+def test_ping_of_a_transport_without_a_round_trip_connects() -> None:
     pools = Pools(default=memory())
     [row] = local.ping(pools, timeout=PATIENCE)
     assert row.ok, row.error
@@ -181,8 +202,8 @@ def test_ping_of_a_transport_without_a_question() -> None:
     assert pools.connections["default"].stats().idle == 1
     with pools.connections["default"].acquire() as connection:
         connection.collect()
-        with pytest.raises(roundtrip.OperationalError, match="the connection is lost"):
-            roundtrip._speak(connection)
+        with pytest.raises(OperationalError, match="the connection is lost"):
+            connection.item.pooled_session.ping()
 
 
 def test_ping_makes_a_round_trip_to_rabbitmq(amqp_url: str) -> None:
@@ -205,7 +226,7 @@ def test_ping_makes_a_round_trip_to_redis(redis_url: str) -> None:
     assert (stats.opened, stats.idle, stats.lent) == (1, 1, 0)
 
 
-def test_an_older_redis_client_wants_the_name_of_the_command(redis_url: str) -> None:
+def test_ping_works_with_an_older_redis_client(redis_url: str) -> None:
     class Older:
         def __init__(self, pool: Any) -> None:
             self._pool = pool
@@ -224,7 +245,7 @@ def test_an_older_redis_client_wants_the_name_of_the_command(redis_url: str) -> 
     with Pools(default=redis_url).connections["default"].acquire() as connection:
         client: Any = Client()
         client.connection_pool = Older(connection.default_channel.client.connection_pool)
-        roundtrip._ping_redis(client)
+        redis_sockets.ping(client)
         with pytest.raises(AssertionError):
             client.connection_pool.get_connection("INFO")
 
@@ -244,7 +265,7 @@ def test_ping_of_a_broker_that_is_down(url: str) -> None:
     assert SECRET not in repr(row)
 
 
-def test_ping_with_wrong_credentials_tells_no_password(amqp_url: str) -> None:
+def test_ping_with_wrong_credentials_shows_no_password(amqp_url: str) -> None:
     where = urlsplit(amqp_url)
     pools = Pools(default=f"amqp://guest:{SECRET}@{where.hostname}:{where.port or 5672}//")
     [row] = local.ping(pools, timeout=PATIENCE)
@@ -256,7 +277,7 @@ def test_ping_with_wrong_credentials_tells_no_password(amqp_url: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["amqp", "redis"])
-def test_ping_of_a_peer_that_never_says_a_word(silence: int, scheme: str) -> None:
+def test_ping_of_a_peer_that_never_sends_a_byte(silence: int, scheme: str) -> None:
     pools = Pools(default=f"{scheme}://u:{SECRET}@127.0.0.1:{silence}/0")
     began = time.monotonic()
     [row] = local.ping(pools, timeout=0.5)
@@ -297,7 +318,7 @@ def test_all_brokers_are_asked_at_once(silence: int) -> None:
     assert [row.ok for row in rows] == [False] * 5 + [True]
 
 
-def test_ping_of_a_pool_that_is_all_lent_tells_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ping_of_an_exhausted_pool_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     pools = Pools(default={"url": memory(), "limit": 1})
     here = threading.current_thread()
 
@@ -315,7 +336,7 @@ def test_ping_of_a_pool_that_is_all_lent_tells_so(monkeypatch: pytest.MonkeyPatc
     assert row.ok, row.error
 
 
-def test_ping_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ping_without_threads_reports_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -326,7 +347,7 @@ def test_ping_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) ->
     assert row.error == "RuntimeError: can't start new thread"
 
 
-def test_ping_where_uwsgi_is_yet_to_fork_starts_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ping_before_uwsgi_forks_starts_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: threading.Thread) -> None:
         pytest.fail("a thread was started")
 
@@ -339,7 +360,7 @@ def test_ping_where_uwsgi_is_yet_to_fork_starts_no_thread(monkeypatch: pytest.Mo
     assert row.ok, row.error
 
 
-def test_a_connection_that_comes_after_the_time_out_goes_back(
+def test_a_connection_that_opens_after_the_time_out_is_returned(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pools = Pools(default=memory())
@@ -352,11 +373,11 @@ def test_a_connection_that_comes_after_the_time_out_goes_back(
         assert given_up.wait(30)
         return acquire(timeout=PATIENCE)
 
-    def speak(connection: Any) -> None:
+    def ping(session: PlainSession) -> None:
         asked.append("something")
 
     monkeypatch.setattr(pool, "acquire", late)
-    monkeypatch.setattr(roundtrip, "_speak", speak)
+    monkeypatch.setattr(PlainSession, "ping", ping)
     [row] = local.ping(pools, timeout=0.1)
     assert row.error == "TimeoutError: no answer within 0.1 s"
     given_up.set()
@@ -364,29 +385,29 @@ def test_a_connection_that_comes_after_the_time_out_goes_back(
     assert asked == []
 
 
-def test_an_answer_in_the_last_moment_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_just_before_the_time_out_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
 
-    def speak(connection: Any) -> None:
+    def ping(session: PlainSession) -> None:
         # Between the deadline of the thread, and that of who waits for it.
         now[0] += 0.95
 
-    monkeypatch.setattr(roundtrip, "_speak", speak)
+    monkeypatch.setattr(PlainSession, "ping", ping)
     monkeypatch.setattr(roundtrip, "time", SimpleNamespace(monotonic=lambda: now[0]))
     [row] = local.ping(Pools(default=memory()), timeout=1)
     assert row.ok, row.error
 
 
-def test_passwords_are_taken_out_of_errors_however_they_are_written() -> None:
+def test_passwords_in_errors_are_masked_however_they_are_written() -> None:
     settings = Pools(default="amqp://u:p%40ss%2Fword@h//").settings["default"]
-    assert local.tell(ValueError("p@ss/word, p%40ss%2Fword\nand more"), settings) == (
+    assert local.error_text(ValueError("p@ss/word, p%40ss%2Fword\nand more"), settings) == (
         "ValueError: **, ** and more"
     )
-    assert local.tell(ValueError(), settings) == "ValueError"
+    assert local.error_text(ValueError(), settings) == "ValueError"
     short = Pools(default="amqp://u:on@h//").settings["default"]
-    assert local.tell(ValueError("connection"), short) == "ValueError: connection"
+    assert local.error_text(ValueError("connection"), short) == "ValueError: connection"
     odd = Pools(default="mongodb://a:1,b:2/db").settings["default"]
-    assert local.tell(ValueError("odd"), odd) == "ValueError: odd"
+    assert local.error_text(ValueError("odd"), odd) == "ValueError: odd"
 
 
 @pytest.mark.parametrize(
@@ -403,12 +424,12 @@ def test_passwords_are_taken_out_of_errors_however_they_are_written() -> None:
         ("redis://shop:s3cr3t-w0rd@h/0", "xs3cr3t-w0rdx", "x**x"),
     ],
 )
-def test_what_is_no_password_is_not_masked(url: str, text: str, told: str | None) -> None:
+def test_text_that_is_no_password_is_not_masked(url: str, text: str, told: str | None) -> None:
     settings = Pools(default=url).settings["default"]
-    assert local.tell(ValueError(text), settings) == f"ValueError: {told or text}"
+    assert local.error_text(ValueError(text), settings) == f"ValueError: {told or text}"
 
 
-def test_what_was_so_already_is_said() -> None:
+def test_a_row_says_if_nothing_was_to_be_changed() -> None:
     url = memory()
     pools = Pools(default=url, same=url)
     for mode, before in (("wait", None), ("wait", "wait"), ("fail", "wait"), ("fail", "fail")):

@@ -1,4 +1,4 @@
-"""What a process does when it is told, and who it says it is."""
+"""How a process carries out a request, and how it describes itself."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from kombu_pools_ext import Pools
-from kombu_pools_ext.control import ControlSettings, Project, local, performing, process
-from kombu_pools_ext.control.answer import Process
+from kombu_pools_ext.control import ControlSettings, Project, local, performing, process_info
+from kombu_pools_ext.control.process_info import Process
 from kombu_pools_ext.control.request import Request
 from tests.control.rig import PATIENCE, SECRET, memory
 
@@ -26,14 +26,14 @@ def project_of(*every: Pools) -> Project:
     return project
 
 
-def test_a_project_without_pools_does_nothing_and_has_done_it() -> None:
+def test_a_project_without_pools_answers_done() -> None:
     answer = performing.perform(Request(command="reset"), project_of())
     assert (answer.outcome, answer.rows, answer.error) == ("done", (), None)
     answer = performing.perform(Request(command="reset", using=("x",)), project_of())
     assert answer.error == "no pool is configured as 'x'; known: none"
 
 
-def test_wrong_settings_are_told_in_a_line_before_anything_happens() -> None:
+def test_wrong_settings_are_reported_in_a_line_before_anything_happens() -> None:
     good = Pools(default=memory(), name="A")
     good.connections["default"].acquire().release()
     bad = Pools(lambda: {"default": {"URL": memory(), "LIMIT": -1}}, name="B")
@@ -44,7 +44,7 @@ def test_wrong_settings_are_told_in_a_line_before_anything_happens() -> None:
     assert good.connections["default"].stats().size == 1
 
 
-def test_one_pool_that_fails_does_not_save_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_pool_that_fails_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     pools = Pools(default=f"memory://u:{SECRET}@h", other=memory())
 
     def fail(*args: Any, **kwargs: Any) -> None:
@@ -64,7 +64,7 @@ def test_one_pool_that_fails_does_not_save_the_others(monkeypatch: pytest.Monkey
     performing.perform(Request(command="resume"), project_of(pools))
 
 
-def test_a_bug_is_logged_there_and_named_here(
+def test_an_unexpected_error_is_logged_in_the_process_and_named_in_its_answer(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*args: Any) -> None:
@@ -72,7 +72,7 @@ def test_a_bug_is_logged_there_and_named_here(
 
     monkeypatch.setattr(local, "status", fail)
     answer = performing.perform(Request(command="status"), project_of(Pools(default=memory())))
-    assert answer.error == "KeyError; the log of that process tells more"
+    assert answer.error == "KeyError; see the log of that process"
     assert "control: status failed" in caplog.text
 
 
@@ -81,15 +81,15 @@ def test_a_bug_is_logged_there_and_named_here(
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Loads modules that only a server loads, as far as this process can tell."""
-    for name in process._SERVERS:
+    """Pretend that modules are loaded that only a server loads."""
+    for name in process_info._SERVERS:
         monkeypatch.delitem(sys.modules, name, raising=False)
-    for name in process._GUNICORN_WORKERS:
+    for name in process_info._GUNICORN_WORKERS:
         monkeypatch.delitem(sys.modules, name, raising=False)
     for name in ("gevent.monkey", "eventlet.patcher"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.setattr(process, "_is_child", lambda: False)
-    monkeypatch.setattr(process, "_is_forked", lambda: False)
+    monkeypatch.setattr(process_info, "_is_child", lambda: False)
+    monkeypatch.setattr(process_info, "_is_forked", lambda: False)
 
     def load(name: str, **contents: Any) -> None:
         monkeypatch.setitem(sys.modules, name, SimpleNamespace(**contents))
@@ -98,20 +98,20 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_a_process_has_one_name() -> None:
-    here = process.here()
-    assert here is process.here()
-    assert (here.pid, here.host) == (os.getpid(), socket.gethostname())
-    assert here.name == f"{here.host}:{here.pid}:{process.random_part()}"
-    assert Process.from_dict({**vars(here), "colour": "blue"}) == here
+    this_process = process_info.this_process()
+    assert this_process is process_info.this_process()
+    assert (this_process.pid, this_process.host) == (os.getpid(), socket.gethostname())
+    assert this_process.name == f"{this_process.host}:{this_process.pid}:{this_process.token}"
+    assert Process.from_dict({**vars(this_process), "colour": "blue"}) == this_process
 
 
 def test_gunicorn(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded("gunicorn.arbiter")
-    assert process._role() == ("gunicorn", "master")
-    monkeypatch.setattr(process, "_is_forked", lambda: True)
-    assert process._role() == ("gunicorn", "worker")
+    assert process_info._role() == ("gunicorn", "master")
+    monkeypatch.setattr(process_info, "_is_forked", lambda: True)
+    assert process_info._role() == ("gunicorn", "worker")
     loaded("gunicorn.workers.gthread")
-    assert process._role() == ("gunicorn", "gthread worker")
+    assert process_info._role() == ("gunicorn", "gthread worker")
 
 
 @pytest.mark.parametrize(
@@ -126,27 +126,27 @@ def test_gunicorn(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_uwsgi(loaded: Any, worker: int, master: int, mule: int, kind: str) -> None:
     loaded("uwsgi", worker_id=lambda: worker, masterpid=lambda: master, mule_id=lambda: mule)
-    assert process._role() == ("uwsgi", kind)
+    assert process_info._role() == ("uwsgi", kind)
 
 
 def test_celery(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded("celery.apps.beat")
-    assert process._role() == ("celery", "beat")
+    assert process_info._role() == ("celery", "beat")
     loaded("celery.apps.worker")
-    assert process._role() == ("celery", "worker")
-    monkeypatch.setattr(process, "_is_child", lambda: True)
-    assert process._role() == ("celery", "prefork worker")
+    assert process_info._role() == ("celery", "worker")
+    monkeypatch.setattr(process_info, "_is_child", lambda: True)
+    assert process_info._role() == ("celery", "prefork worker")
 
 
 def test_asgi_servers_and_greenlets(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded("uvicorn.server")
-    assert process._role() == ("uvicorn", "server")
-    monkeypatch.setattr(process, "_is_child", lambda: True)
-    assert process._role() == ("uvicorn", "worker")
+    assert process_info._role() == ("uvicorn", "server")
+    monkeypatch.setattr(process_info, "_is_child", lambda: True)
+    assert process_info._role() == ("uvicorn", "worker")
     loaded("eventlet.patcher", is_monkey_patched=lambda what: True)
-    assert process._role() == ("uvicorn", "eventlet worker")
+    assert process_info._role() == ("uvicorn", "eventlet worker")
     loaded("gevent.monkey", is_module_patched=lambda what: True)
-    assert process._role() == ("uvicorn", "gevent worker")
+    assert process_info._role() == ("uvicorn", "gevent worker")
 
 
 @pytest.mark.parametrize(
@@ -166,28 +166,28 @@ def test_other_programs(
     loaded: Any, monkeypatch: pytest.MonkeyPatch, arguments: list[str], name: str
 ) -> None:
     monkeypatch.setattr(sys, "argv", arguments)
-    assert process._role() == (name, "")
+    assert process_info._role() == (name, "")
 
 
 def test_a_child_of_multiprocessing_and_a_forked_one_are_known() -> None:
     program = """
 import multiprocessing, os, sys
-from kombu_pools_ext.control import process
+from kombu_pools_ext.control import process_info
 
 def work():
-    sys.exit(0 if process._is_child() and process.here().kind == "worker" else 1)
+    sys.exit(0 if process_info._is_child() and process_info.this_process().kind == "worker" else 1)
 
 if __name__ == "__main__":
-    assert not process._is_child()
-    assert not process._is_forked(), "the parent is a test"
+    assert not process_info._is_child()
+    assert not process_info._is_forked(), "the parent is a test"
     child = multiprocessing.get_context("fork").Process(target=work)
     child.start()
     child.join()
     assert child.exitcode == 0
-    before = process.here()
+    before = process_info.this_process()
     pid = os.fork()
     if not pid:
-        os._exit(0 if process._is_forked() and process.here().name != before.name else 1)
+        os._exit(0 if process_info._is_forked() and process_info.this_process().name != before.name else 1)
     assert os.waitpid(pid, 0)[1] == 0
 """
     Path("program.py").write_text(program)

@@ -1,4 +1,4 @@
-"""`reload` and `reset`, told to real processes: by socket, by a broker, by the frameworks' command lines."""
+"""`reload` and `reset`, sent to real processes: over sockets, over a broker, by the frameworks' command lines."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import pytest
 from kombu_pools_ext.aliases import Pools
 from kombu_pools_ext.control import attach, command_line, serve
 from kombu_pools_ext.control.command_line import Screen
-from kombu_pools_ext.control.elsewhere import Elsewhere
 from kombu_pools_ext.control.options import ControlSettings
 from kombu_pools_ext.control.project import Project
+from kombu_pools_ext.control.remote.client import RemoteClient
 from kombu_pools_ext.control.request import Request
 from kombu_pools_ext.errors import ControlError
 from tests.control.meeting import Asked
@@ -43,7 +43,7 @@ sys.stdin.read()
 
 
 class Settings:
-    """The file of the workers' settings."""
+    """The settings file of the workers."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -81,7 +81,7 @@ class Worker:
 def run(
     base: Base, settings: Settings, *options: str, **named: Any
 ) -> tuple[int, list[str], list[str]]:
-    """What the command line prints, and its exit code."""
+    """Return what the command line prints, and its exit code."""
     shown: list[str] = []
     wrong: list[str] = []
     code = command_line.run(
@@ -96,7 +96,7 @@ def run(
 
 
 def did(lines: list[str]) -> list[str]:
-    """The lines without the process that each is of."""
+    """Return the lines without the names of the processes."""
     return [line.split("  ", 2)[2].strip() for line in lines]
 
 
@@ -128,7 +128,7 @@ def test_each_process_reads_the_file_anew(base: Base, settings: Settings, redis_
         ] == [3, 3]
 
 
-def test_what_is_wrong_is_told_and_changes_nothing(
+def test_wrong_arguments_are_reported_and_change_nothing(
     base: Base, settings: Settings, redis_url: str
 ) -> None:
     settings.write(default={"URL": redis_url, "LIMIT": 2})
@@ -153,7 +153,7 @@ def test_what_is_wrong_is_told_and_changes_nothing(
         assert (code, did(shown)) == (0, ["default  closed 1 idle connection"])
         code, shown, _ = run(base, settings, "reload", force=True)
         assert code == 1
-        assert "failed: changed, as was forced; no connection: " in shown[0]
+        assert "failed: changed, because of force; no connection: " in shown[0]
         code, shown, wrong = run(base, settings, "reset")
         assert (code, did(shown)) == (0, ["default  nothing to close: no connection was open"])
 
@@ -174,10 +174,10 @@ def test_a_process_whose_settings_are_a_dict_says_so(base: Base) -> None:
     base.serve()
     [answer] = base.control().ask("reload", timeout=PATIENCE).answers
     assert answer.outcome == "failed"
-    assert answer.rows[0]["error"].startswith("nothing to read anew: the settings are a plain dict")
+    assert answer.rows[0]["error"].startswith("nothing to reload: the settings are a plain dict")
 
 
-def test_wrong_settings_of_now_can_be_mended(base: Base) -> None:
+def test_wrong_present_settings_can_be_repaired_by_a_reload(base: Base) -> None:
     current: dict[str, Any] = {"default": {"LIMIT": 1}}
     pools = Pools(lambda: current)
     base.pools.append(pools)
@@ -193,11 +193,11 @@ def test_wrong_settings_of_now_can_be_mended(base: Base) -> None:
     "request_, told",
     [
         ({"command": "reload", "using": ("default",)}, "'reload' takes none"),
-        ({"command": "ping", "force": True}, "force: goes with reset and reload alone"),
+        ({"command": "ping", "force": True}, "force: can only be used with reset and reload"),
         ({"command": "reset", "force": "yes"}, "force: expected true or false"),
     ],
 )
-def test_what_cannot_be_asked(request_: dict[str, Any], told: str) -> None:
+def test_a_wrong_request_is_refused(request_: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         Request(**request_)
 
@@ -210,13 +210,13 @@ def asked(url: str, request: Request) -> Asked:
     pools = Pools(default=url)
     project.pools.add(pools)
     found = Asked()
-    Elsewhere(project, tuple).ask(request, time.monotonic() + PATIENCE, found.know, found.hear)
+    RemoteClient(project, tuple).ask(request, time.monotonic() + PATIENCE, found.know, found.hear)
     return found
 
 
 @pytest.fixture
 def other_place(redis_url: str) -> str:
-    """Another place of the same broker: commands do not go from the one to the other."""
+    """Another virtual host or database of the same broker, from which commands do not reach the first."""
     return f"{redis_url.rpartition('/')[0]}/7"
 
 

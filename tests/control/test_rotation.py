@@ -1,4 +1,4 @@
-"""While the secret is rotated, commands reach processes across the change, in either direction, and each once."""
+"""During a rotation of the secret, commands reach processes with the old and the new secret, each of them once."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ DIRECTIONS = {
 
 @pytest.fixture(params=DIRECTIONS)
 def sides(request: pytest.FixtureRequest) -> tuple[list[str], list[str]]:
-    """The secrets of a process, and of a command."""
+    """The secrets of a process, and those of a command."""
     made: dict[str, str] = {}
     process, command = DIRECTIONS[request.param]
     for one in (*process, *command):
@@ -63,7 +63,7 @@ def process(
 
 
 def resets(found: Any) -> int:
-    """How often the process was reset, until its end."""
+    """Return how often the process was reset, until its end."""
     found.stdin.close()
     return int(sum(line == "reset\n" for line in found.stdout))
 
@@ -82,7 +82,7 @@ def attached() -> Iterator[Callable[..., Control]]:
         detach(one)
 
 
-def test_on_one_machine(
+def test_a_rotated_secret_on_one_machine(
     base: Base, sides: tuple[list[str], list[str]], attached: Callable[..., Control]
 ) -> None:
     settings = {"DIRECTORY": str(base.path)}
@@ -98,7 +98,7 @@ def test_on_one_machine(
     assert list(base.path.iterdir()) == []
 
 
-def test_across_machines(
+def test_a_rotated_secret_across_machines(
     base: Base,
     meeting_url: str,
     sides: tuple[list[str], list[str]],
@@ -132,7 +132,7 @@ def test_a_broker_that_is_down_is_one_problem(
     assert len(control.ask("status", timeout=PATIENCE).problems) == 1
 
 
-def test_what_is_detached_listens_by_none_of_its_secrets(base: Base) -> None:
+def test_detached_pools_listen_with_none_of_their_secrets(base: Base) -> None:
     pools = Pools(default=memory())
     control = attach(
         pools, {"DIRECTORY": str(base.path)}, secret="n" * 16, secret_fallbacks=["o" * 16]
@@ -166,7 +166,7 @@ def test_which_former_secrets_count() -> None:
     assert (short.settings.broadcast, short.settings.enabled) == (None, True)
 
 
-def test_a_short_secret_proves_nothing_to_other_machines(base: Base, tmp_path: Path) -> None:
+def test_a_short_secret_is_not_accepted_from_other_machines(base: Base, tmp_path: Path) -> None:
     pools = Pools(default="amqp://localhost//")
     for secret in ("short", b"short", None, "x" * 15):
         with pytest.raises(

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kombu_pools_ext.engine import Lease, Pool, PoolOptions, Share
-from kombu_pools_ext.engine.upkeep import NoUpkeep
-from kombu_pools_ext.engine.waiting import Waiter
+from kombu_pools_ext.engine.maintenance import NoMaintenance
+from kombu_pools_ext.engine.waiters import Waiter
 
 #: Seconds until a test that hangs fails; no test of a working engine comes near it.
 PATIENCE = 30.0
@@ -54,8 +54,8 @@ class Spawner:
             self.run_one()
 
 
-class Keeper(NoUpkeep):
-    """Writes down what upkeep is asked to do."""
+class Keeper(NoMaintenance):
+    """Writes down what maintenance is asked to do."""
 
     def __init__(self) -> None:
         self.watched: list[Any] = []
@@ -146,7 +146,7 @@ class Driver:
         answer = self._act(self.checking)
         return item.alive if answer is None else bool(answer)
 
-    def is_gone(self, item: Item) -> bool:
+    def is_hung_up(self, item: Item) -> bool:
         self.looked_at.append(item)
         return item.gone
 
@@ -208,9 +208,11 @@ class Rig:
     spawner: Spawner
     listener: Listener
 
-    def ask(self, share: Share | None = None, *, patient: bool = True) -> Waiter[Item]:
+    def ask(
+        self, share: Share | None = None, *, blocking: bool = True, waits_for_broker: bool = True
+    ) -> Waiter[Item]:
         """What a blocking `acquire` does until it blocks."""
-        waiter: Waiter[Item] = Waiter(share, patient=patient)
+        waiter: Waiter[Item] = Waiter(share, blocking=blocking, waits_for_broker=waits_for_broker)
         refusal = self.queue_up(waiter)
         assert refusal is None, refusal
         return waiter
@@ -218,12 +220,9 @@ class Rig:
     def queue_up(self, waiter: Waiter[Item]) -> str | None:
         """Let *waiter* in, and begin what that asks for; or say why it is refused."""
         with self.pool.lock:
-            refusal = self.pool.ledger.enqueue(waiter, first=False)
-            if refusal is not None:
-                return refusal
-            openings = self.pool.ledger.pump()
-        self.pool.start_openings(openings, here=True)
-        return None
+            decision = self.pool.state.enter(waiter)
+        self.pool.carry_out(decision, here=True)
+        return decision.refusal
 
     def take(self, count: int = 1) -> list[Lease[Item]]:
         """Lease *count* items, opening what is needed."""
@@ -250,7 +249,7 @@ def rig(limit: int | None = 2, **options: Any) -> Rig:
         name="tested",
         limit=limit,
         jitter=options.pop("jitter", lambda: 0.0),
-        keeper=options.pop("keeper", NoUpkeep()),
+        keeper=options.pop("keeper", NoMaintenance()),
         options=PoolOptions(**options),
         listener=listener,
         clock=clock,
@@ -267,14 +266,14 @@ def recover(pool: Pool[Any], count: int) -> list[Lease[Any]]:
 def assert_sound(pool: Pool[Any]) -> None:
     """No entry in two containers, none of the open ones in no container, no share that counts what is not lent."""
     with pool.lock:
-        ledger = pool.ledger
-        places = [*ledger.idle, *ledger.lent, *ledger.reserved.alive()]
+        state = pool.state
+        places = [*state.idle, *state.lent, *state.reserved.alive()]
         assert len(places) == len(set(places)), pool
-        for entry in ledger.lent:
+        for entry in state.lent:
             share = entry.share
-            assert share is None or share.open or share.lent.knows(entry)
-        for entry in ledger.idle:
-            assert entry.engine is None, pool
+            assert share is None or share.lent.knows(entry)
+        for entry in state.idle:
+            assert entry.lender is None, pool
             assert entry.share is None or not entry.share.lent.knows(entry), pool
 
 

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from kombu_pools_ext.engine import Lease, Pool, Share
-from kombu_pools_ext.engine.borrowing import leave, look_again
 from kombu_pools_ext.engine.errors import PoolError
-from kombu_pools_ext.engine.waiting import Waiter
+from kombu_pools_ext.engine.waiters import Waiter
 from tests.engine.fakes import PATIENCE, FakeClock, Item, Rig, assert_sound, rig
 from tests.engine.steps import Killed, Steps
 
@@ -49,7 +48,7 @@ class Scene:
     def __init__(self, **options: Any) -> None:
         self.rig: Rig = rig(limit=LIMIT, **options)
         self.clock = Busy()
-        self.pool.clock = self.pool.ledger.clock = self.clock
+        self.pool.clock = self.pool.state.clock = self.clock
         self.elsewhere: Callable[[], Any] = lambda: None
         self.act: Callable[[], Any] = self.acquire
         #: What ends the trouble, and is done in any case before the room is counted.
@@ -119,13 +118,13 @@ def assert_recovered(scene: Scene) -> None:
     scene.rig.spawner.run()
     # What the next waiter does for itself, and need not wait for here: first for those who were killed.
     for _ in range(2):
-        look_again(pool)
+        pool.look_again()
         scene.rig.spawner.run()
     for waiter in scene.waiters:
-        look_again(pool)
+        pool.look_again()
         scene.rig.spawner.run()
-        assert waiter.settled, pool
-        leave(pool, waiter, pool.clock())
+        assert waiter.ended, pool
+        pool.leave(waiter, pool.clock())
         if waiter.lease is not None:
             pool.release(waiter.lease)
     scene.waiters = []
@@ -137,12 +136,12 @@ def assert_recovered(scene: Scene) -> None:
     items = [lease.item for lease in leases]
     assert len(set(items)) == LIMIT
     assert not any(item.ended for item in items)
-    assert pool.size == LIMIT == len(pool.ledger.held)
+    assert pool.size == LIMIT == len(pool.state.held)
     assert_sound(pool)
     for lease in leases:
         pool.release(lease)
-    assert len(pool.ledger.idle) == LIMIT, pool
-    assert not pool.ledger.watchers, pool.ledger.watchers.alive()
+    assert len(pool.state.idle) == LIMIT, pool
+    assert not pool.state.watchers, pool.state.watchers.alive()
     assert_sound(pool)
 
 

@@ -10,19 +10,35 @@ import dis
 import gc
 import sys
 import threading
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, cached_property, partial
 from pathlib import Path
-from types import CodeType, FrameType, FunctionType
+from types import CellType, CodeType, FrameType, FunctionType
 from typing import Any
+
+import pytest
 
 import kombu_pools_ext.engine
 
 ENGINE = str(Path(kombu_pools_ext.engine.__file__).parent)
 #: What an exception out of a finalizer would be lost in; the interpreter prints it and goes on.
-FINALIZER = {"__del__", "dropped", "nudge"}
+FINALIZER = {"__del__", "dropped", "nudge", "wake"}
 #: Which of the interpreter's monitoring tools this is; coverage and debuggers use lower numbers.
 TOOL = 4
+
+
+#: What a function can be in, besides a module and a class.
+HOLDERS = {
+    CellType,
+    cached_property,
+    classmethod,
+    dict,
+    list,
+    partial,
+    property,
+    staticmethod,
+    tuple,
+}
 
 
 class Killed(BaseException):
@@ -43,17 +59,74 @@ def _interruptible(code: CodeType) -> frozenset[int]:
 
 @cache
 def _code_in(folder: str) -> tuple[CodeType, ...]:
-    """The code of every function in a folder, those within others too."""
+    """The code of every function in a folder, those within others too.
+
+    It is looked for in the modules: the collector does not tell of objects that are frozen, and the tests freeze what
+    they have imported.
+    """
+    modules = [
+        vars(one)
+        for one in sys.modules.values()
+        if (getattr(one, "__file__", None) or "").startswith(folder)
+    ]
+    names = {module["__name__"] for module in modules}
     found: dict[CodeType, None] = {}
-    # Not `isinstance`: that asks the object, and a lazy proxy then loads whatever it stands for.
-    functions = [one for one in gc.get_objects() if type(one) is FunctionType]
-    waiting = [one.__code__ for one in functions if one.__code__.co_filename.startswith(folder)]
+    seen: set[int] = set()
+    waiting: list[Any] = [value for module in modules for value in module.values()]
     while waiting:
-        code = waiting.pop()
-        if code not in found and code.co_name not in FINALIZER:
-            found[code] = None
-            waiting += [one for one in code.co_consts if isinstance(one, CodeType)]
+        one = waiting.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        # Not `isinstance`: that asks the object, and a lazy proxy then loads whatever it stands for.
+        kind = type(one)
+        if kind is CodeType:
+            if one.co_filename.startswith(folder) and one.co_name not in FINALIZER:
+                found[one] = None
+            if one.co_filename.startswith(folder):
+                waiting += one.co_consts
+        elif kind is FunctionType:
+            # A decorator's function holds ours in its closure.
+            waiting += [one.__code__, *(one.__closure__ or ()), *vars(one).values()]
+        elif issubclass(kind, type):
+            if one.__module__ in names:
+                waiting += vars(one).values()
+        elif kind in HOLDERS:
+            waiting += gc.get_referents(one)
     return tuple(found)
+
+
+#: The folder whose code tells of its steps.
+_watched: list[str] = []
+
+
+def _watch(folder: str) -> None:
+    """Have the code in a folder tell of its steps until the test ends: to switch that takes longer than most tries."""
+    if _watched == [folder]:
+        return
+    _end_watching()
+    monitoring = sys.monitoring
+    monitoring.use_tool_id(TOOL, "steps of the engine")
+    _watched.append(folder)
+    for code in _code_in(folder):
+        monitoring.set_local_events(
+            TOOL, code, monitoring.events.PY_START | monitoring.events.INSTRUCTION
+        )
+
+
+def _end_watching() -> None:
+    for folder in _watched:
+        for code in _code_in(folder):
+            sys.monitoring.set_local_events(TOOL, code, sys.monitoring.events.NO_EVENTS)
+        sys.monitoring.free_tool_id(TOOL)
+    _watched.clear()
+
+
+@pytest.fixture(autouse=True)
+def end_watching() -> Iterator[None]:
+    """No test runs slower for the steps of another."""
+    yield
+    _end_watching()
 
 
 class Steps:
@@ -102,17 +175,14 @@ class Steps:
             if here and threading.get_ident() == me and not self.paused:
                 self._step()
 
-        monitoring.use_tool_id(TOOL, "steps of the engine")
+        _watch(self.folder)
         try:
             monitoring.register_callback(TOOL, events.PY_START, entered)
             monitoring.register_callback(TOOL, events.INSTRUCTION, at_opcode)
-            for code in _code_in(self.folder):
-                monitoring.set_local_events(TOOL, code, events.PY_START | events.INSTRUCTION)
             return function()
         finally:
-            for code in _code_in(self.folder):
-                monitoring.set_local_events(TOOL, code, events.NO_EVENTS)
-            monitoring.free_tool_id(TOOL)
+            monitoring.register_callback(TOOL, events.PY_START, None)
+            monitoring.register_callback(TOOL, events.INSTRUCTION, None)
 
     def aside(self, function: Callable[[], Any]) -> Callable[[], Any]:
         """What another thread does meanwhile: `function`, whose steps do not count."""

@@ -10,13 +10,12 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from kombu_pools_ext.engine import Pool, Share, aging
-from kombu_pools_ext.engine.borrowing import CLAIM_AFTER, LOOK_AGAIN, leave, look_again
+from kombu_pools_ext.engine import Pool, Share
 from kombu_pools_ext.engine.breaker import AT_ONCE, FIRST_PAUSE, LONGEST_PAUSE, Breaker
 from kombu_pools_ext.engine.errors import ConnectTimeout, OpenFailed, PoolTimeout
-from kombu_pools_ext.engine.opening import outage_error
-from kombu_pools_ext.engine.upkeep import NoUpkeep, tend
-from kombu_pools_ext.engine.waiting import Waiter
+from kombu_pools_ext.engine.maintenance import NoMaintenance
+from kombu_pools_ext.engine.wait import CLAIM_AFTER, LOOK_AGAIN
+from kombu_pools_ext.engine.waiters import Waiter
 from tests.engine.fakes import (
     PATIENCE,
     Driver,
@@ -44,9 +43,9 @@ def down(limit: int | None = 2, **options: Any) -> Rig:
 def look(tested: Rig) -> None:
     """What a waiter does when its nap ends, but for carrying out openings in its own thread."""
     with tested.pool.lock:
-        openings = tested.pool.ledger.pump()
-        tested.pool.ledger.give_up(lambda: outage_error(tested.pool))
-    tested.pool.start_openings(openings)
+        openings = tested.pool.state.pump()
+        tested.pool.state.fail_hopeless(lambda: tested.pool.refusals.outage(tested.pool.state))
+    tested.pool.opener.start(openings)
 
 
 # -- the breaker by itself ---------------------------------------------------------------------------------------
@@ -130,16 +129,16 @@ def test_fifty_waiters_cause_one_opening_at_a_time() -> None:
     in_flight = []
     for _ in range(200):
         look(tested)
-        in_flight.append(len(tested.pool.ledger.openings))
+        in_flight.append(len(tested.pool.state.openings))
         tested.spawner.run()
         tested.clock.advance(0.04)
     assert set(in_flight) == {0, 1}
     assert sum(in_flight) < 20
-    assert not any(waiter.settled for waiter in waiters)
+    assert not any(waiter.ended for waiter in waiters)
     tested.driver.opening.clear()
     ramp: list[int] = []
     tested.driver.opening.extend(
-        lambda: ramp.append(len(tested.pool.ledger.openings)) for _ in range(50)
+        lambda: ramp.append(len(tested.pool.state.openings)) for _ in range(50)
     )
     tested.clock.advance(LONGEST_PAUSE)
     look(tested)
@@ -151,7 +150,7 @@ def test_fifty_waiters_cause_one_opening_at_a_time() -> None:
 
 def test_who_does_not_wait_hears_the_cause_and_costs_no_opening() -> None:
     tested = down(2)
-    hasty = tested.ask(patient=False)
+    hasty = tested.ask(blocking=False)
     tested.spawner.run()
     assert isinstance(hasty.error, OpenFailed)
     before = tested.pool.stats().open_failures
@@ -164,12 +163,65 @@ def test_who_does_not_wait_hears_the_cause_and_costs_no_opening() -> None:
 
 def test_who_does_not_wait_is_the_next_probe_once_the_pause_is_over() -> None:
     tested = down(2)
-    tested.ask(patient=False)
+    tested.ask(blocking=False)
     tested.spawner.run()
     tested.driver.opening.clear()
     tested.clock.advance(FIRST_PAUSE)
     tested.spawner.able = False
     assert tested.pool.acquire().item.number == 0
+
+
+def test_who_does_not_wait_for_the_broker_waits_for_what_is_lent() -> None:
+    tested = rig(1)
+    (lease,) = tested.take()
+    waiter = tested.ask(waits_for_broker=False)
+    lease.end()
+    assert waiter.lease is not None
+    with pytest.raises(PoolTimeout):
+        tested.pool.acquire(timeout=0.0, waits_for_broker=False)
+    waiter.lease.end()
+    again = tested.pool.acquire(timeout=PATIENCE, waits_for_broker=False)
+    assert again.item.number == 0
+    again.end()
+
+
+def test_who_does_not_wait_for_the_broker_hears_of_the_failure_beside_a_patient_one() -> None:
+    """Also if something is lent that might come back: the caller has pauses of its own."""
+    tested = rig(3, jitter=lambda: 1.0)
+    tested.take()
+    tested.driver.opening.extend(OSError(f"refused, {n}") for n in range(3))
+    patient, waiter = tested.ask(), tested.ask(waits_for_broker=False)
+    tested.spawner.run_one()
+    assert isinstance(waiter.error, OpenFailed)
+    assert not patient.ended
+    # Between the attempts of others, at once.
+    with pytest.raises(OpenFailed, match="refused, "):
+        tested.pool.acquire(timeout=PATIENCE, waits_for_broker=False)
+    assert tested.clock.now == 1000.0
+
+
+def test_who_does_not_wait_for_the_broker_hears_of_the_probe_that_is_under_way() -> None:
+    tested = down(2)
+    tested.ask()
+    tested.spawner.run()
+    tested.driver.opening.clear()
+    tested.clock.advance(LONGEST_PAUSE)
+    tested.pool.look_again()
+    assert len(tested.pool.state.openings) == 1
+    waiter = tested.ask(waits_for_broker=False)
+    tested.spawner.run()
+    assert waiter.lease is not None
+
+
+def test_who_was_served_something_dead_still_does_not_wait_for_the_broker() -> None:
+    tested = rig(1, check_after=0.0)
+    (item,) = tested.fill(1)
+    item.alive = False
+    tested.driver.opening.append(OSError("refused"))
+    tested.spawner.able = False
+    with pytest.raises(OpenFailed, match="refused"):
+        tested.pool.acquire(timeout=PATIENCE, waits_for_broker=False)
+    assert tested.clock.now == 1000.0
 
 
 def test_an_old_outage_fails_all_who_wait_and_whoever_comes_at_once() -> None:
@@ -180,7 +232,7 @@ def test_an_old_outage_fails_all_who_wait_and_whoever_comes_at_once() -> None:
     look(tested)
     tested.spawner.run()
     second = tested.ask()
-    assert not first.settled
+    assert not first.ended
     tested.clock.advance(1.5)
     look(tested)
     for waiter in (first, second):
@@ -202,7 +254,7 @@ def test_as_long_as_something_is_lent_it_is_worth_waiting_for() -> None:
     tested.clock.advance(60.0)
     look(tested)
     tested.spawner.run()
-    assert not waiter.settled
+    assert not waiter.ended
     lease.end()
     assert waiter.lease is not None
     # And when what was lent comes back broken, there is nothing left.
@@ -237,11 +289,11 @@ def test_an_opening_that_never_ends_is_an_outage_too() -> None:
     tested = rig(2, outage_patience=10.0)
     waiter = tested.ask()
     # Claimed by a thread that hangs: it is no longer to be taken up.
-    claimed = tested.pool.ledger.openings.claim(tested.clock.now)
+    claimed = tested.pool.state.openings.claim(tested.clock.now)
     assert claimed is not None
     tested.clock.advance(9.9)
     look(tested)
-    assert not waiter.settled
+    assert not waiter.ended
     tested.clock.advance(0.2)
     look(tested)
     assert isinstance(waiter.error, OpenFailed)
@@ -252,14 +304,14 @@ def test_an_opening_that_never_ends_is_an_outage_too() -> None:
 def test_an_opening_that_hangs_keeps_nobody_from_another_one() -> None:
     tested = rig(3, outage_patience=10.0)
     waiter = tested.ask()
-    hanging = tested.pool.ledger.openings.claim(tested.clock())
+    hanging = tested.pool.state.openings.claim(tested.clock())
     assert hanging is not None
     tested.clock.advance(9.9)
     look(tested)
-    assert len(tested.pool.ledger.openings) == 1
+    assert len(tested.pool.state.openings) == 1
     tested.clock.advance(0.1)
     look(tested)
-    assert len(tested.pool.ledger.openings) == 2
+    assert len(tested.pool.state.openings) == 2
     assert isinstance(waiter.error, OpenFailed)
     tested.spawner.run()
     assert tested.pool.acquire().item.number == 0
@@ -268,7 +320,7 @@ def test_an_opening_that_hangs_keeps_nobody_from_another_one() -> None:
 def test_after_a_success_the_one_that_hangs_is_no_outage() -> None:
     tested = rig(3, outage_patience=10.0)
     first, second = tested.ask(), tested.ask()
-    hanging = tested.pool.ledger.openings.claim(tested.clock())
+    hanging = tested.pool.state.openings.claim(tested.clock())
     tested.clock.advance(9.0)
     tested.spawner.run()
     assert first.lease is not None
@@ -276,7 +328,7 @@ def test_after_a_success_the_one_that_hangs_is_no_outage() -> None:
     tested.clock.advance(2.0)
     # It hangs, and another was fine a moment ago.
     look(tested)
-    assert not second.settled
+    assert not second.ended
     tested.clock.advance(10.0)
     look(tested)
     assert isinstance(second.error, OpenFailed)
@@ -286,11 +338,11 @@ def test_after_a_success_the_one_that_hangs_is_no_outage() -> None:
 def test_without_patience_an_opening_still_has_its_time() -> None:
     tested = rig(2, outage_patience=0.0, connect_timeout=5.0)
     waiter = tested.ask()
-    hanging = tested.pool.ledger.openings.claim(tested.clock())
+    hanging = tested.pool.state.openings.claim(tested.clock())
     assert hanging is not None
     tested.clock.advance(4.9)
     look(tested)
-    assert not waiter.settled
+    assert not waiter.ended
 
 
 def test_the_next_probe_is_left_to_an_openers_thread() -> None:
@@ -299,12 +351,12 @@ def test_the_next_probe_is_left_to_an_openers_thread() -> None:
     tested.ask()
     tested.spawner.run()
     tested.clock.advance(LONGEST_PAUSE)
-    look_again(tested.pool)
-    assert (len(tested.spawner.queued), tested.pool.ledger.openings.unclaimed) == (1, 1)
+    tested.pool.look_again()
+    assert (len(tested.spawner.queued), tested.pool.state.openings.unclaimed) == (1, 1)
     # That one was killed before it began: now nobody else will.
     tested.spawner.queued.clear()
-    look_again(tested.pool)
-    assert tested.pool.ledger.openings.unclaimed == 0
+    tested.pool.look_again()
+    assert tested.pool.state.openings.unclaimed == 0
     assert tested.pool.stats().open_failures == 2
 
 
@@ -312,16 +364,16 @@ def test_an_opening_that_nobody_began_is_no_outage() -> None:
     """Whoever planned it was interrupted before a thread was started; the next to come begins it, much later."""
     tested = rig(2, outage_patience=10.0)
     with tested.pool.lock:
-        tested.pool.ledger.plan(1)
+        tested.pool.state.plan(1)
     tested.clock.advance(60)
     waiter = tested.ask()
-    look_again(tested.pool)
+    tested.pool.look_again()
     assert waiter.lease is not None
 
 
 def test_a_deadline_within_an_outage_tells_the_cause() -> None:
     tested = down(2)
-    tested.ask(patient=False)
+    tested.ask(blocking=False)
     tested.spawner.run()
     with pytest.raises(ConnectTimeout, match="refused, 0") as caught:
         tested.pool.acquire(timeout=0.0)
@@ -333,7 +385,7 @@ def test_a_deadline_within_an_outage_tells_the_cause() -> None:
 def test_whoever_waits_is_the_prober_and_needs_no_other_thread() -> None:
     """On the real clock: the first in line tries again after each pause, and is served when the broker is back."""
     tested = rig(2)
-    tested.pool.clock = tested.pool.ledger.clock = time.monotonic
+    tested.pool.clock = tested.pool.state.clock = time.monotonic
     tested.driver.opening.extend(OSError("refused") for _ in range(4))
     tested.spawner.able = False
     with in_thread(lambda: tested.pool.acquire(timeout=PATIENCE)) as outcome:
@@ -358,7 +410,7 @@ def test_after_a_failed_opening_the_next_in_line_tries_within_50_ms(lasting: flo
             raise OSError("refused")
 
         driver.opening.extend([fail, lambda: again.append(time.monotonic())])
-        pool = Pool(driver, limit=1, jitter=lambda: 1.0, keeper=NoUpkeep())
+        pool = Pool(driver, limit=1, jitter=lambda: 1.0, keeper=NoMaintenance())
         with in_thread(lambda: pool.acquire(timeout=PATIENCE).end()) as first:
             # Counted, for an opening that is refused at once nobody may see.
             wait_until(lambda: pool.stats().waits == 1)
@@ -381,7 +433,7 @@ def test_whoever_moves_up_in_line_is_the_next_prober(how: str) -> None:
 
     def late() -> float:
         tested = rig(2, jitter=lambda: 1.0)
-        tested.pool.clock = tested.pool.ledger.clock = time.monotonic
+        tested.pool.clock = tested.pool.state.clock = time.monotonic
         (lease,) = tested.take()
         # The pauses: 50, 100 and 200 ms.
         tested.driver.opening.extend(OSError("refused") for _ in range(3))
@@ -396,14 +448,14 @@ def test_whoever_moves_up_in_line_is_the_next_prober(how: str) -> None:
                 return tested.pool.stats().open_failures == 3
 
             wait_until(refused)
-            due = tested.pool.ledger.breaker.retry_at
+            due = tested.pool.state.breaker.retry_at
             # From here on in the waiter's own thread, when it is due.
             tested.spawner.able = False
             tested.driver.opening.append(lambda: opened.append(time.monotonic()))
             if how == "is served":
                 lease.end()
             else:
-                leave(tested.pool, first, time.monotonic())
+                tested.pool.leave(first, time.monotonic())
         assert (first.lease is not None) is (how == "is served")
         assert second.error is None
         return opened[0] - due
@@ -421,15 +473,15 @@ def test_an_interrupted_opening_says_nothing_of_the_broker() -> None:
     tested.pool.acquire()
 
 
-def test_upkeep_keeps_trying_for_min_idle_before_there_was_a_connection() -> None:
+def test_maintenance_keeps_trying_for_min_idle_before_there_was_a_connection() -> None:
     tested = down(2, min_idle=1)
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     tested.spawner.run()
     tested.driver.opening.clear()
-    nap = tend(tested.pool)
+    nap = tested.pool.run_maintenance()
     assert nap is not None
     tested.clock.advance(nap)
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     tested.spawner.run()
     assert tested.pool.stats().idle == 1
 
@@ -450,7 +502,7 @@ def test_the_log_tells_the_beginning_and_the_end_of_an_outage_once(
         tested.driver.opening.clear()
         tested.spawner.run()
     begins, ends = (record.getMessage() for record in caplog.records)
-    assert begins == "pool 'tested': cannot open a connection, trying on: OSError('refused, 0')"
+    assert begins == "pool 'tested': cannot open a connection, trying again: OSError('refused, 0')"
     assert ends == "pool 'tested': connected again, after 10 s"
 
 
@@ -466,10 +518,10 @@ def test_the_repr_tells_the_outage() -> None:
 
 def test_the_error_of_an_outage_keeps_no_frames() -> None:
     tested = down(2)
-    tested.ask(patient=False)
+    tested.ask(blocking=False)
     tested.spawner.run()
-    assert tested.pool.ledger.breaker.cause is not None
-    assert tested.pool.ledger.breaker.cause.__traceback__ is None
+    assert tested.pool.state.breaker.cause is not None
+    assert tested.pool.state.breaker.cause.__traceback__ is None
 
 
 def test_the_causes_of_an_error_keep_no_frames_either() -> None:
@@ -481,19 +533,21 @@ def test_the_causes_of_an_error_keep_no_frames_either() -> None:
     except KeyError:
         assert deep.__traceback__ is not None
     tested.driver.opening.append(error)
-    tested.ask(patient=False)
+    tested.ask(blocking=False)
     tested.spawner.run()
     assert deep.__traceback__ is None
     # An error without words is told by its name.
     with tested.pool.lock:
-        assert str(outage_error(tested.pool)).endswith("cannot open a connection: OSError")
+        assert str(tested.pool.refusals.outage(tested.pool.state)).endswith(
+            "cannot open a connection: OSError"
+        )
 
 
 def test_two_who_do_not_wait_may_come_at_once_while_all_is_well() -> None:
     tested = rig(2)
-    tested.ask(patient=False)
-    tested.ask(patient=False)
-    assert len(tested.pool.ledger.openings) == 2
+    tested.ask(blocking=False)
+    tested.ask(blocking=False)
+    assert len(tested.pool.state.openings) == 2
 
 
 def test_who_does_not_wait_hears_the_cause_while_another_probes() -> None:
@@ -502,8 +556,8 @@ def test_who_does_not_wait_hears_the_cause_while_another_probes() -> None:
     tested.spawner.run()
     tested.clock.advance(FIRST_PAUSE)
     look(tested)
-    assert len(tested.pool.ledger.openings) == 1
-    assert tested.queue_up(Waiter(patient=False)) == "down"
+    assert len(tested.pool.state.openings) == 1
+    assert tested.queue_up(Waiter(blocking=False)) == "down"
 
 
 def test_what_is_idle_is_worth_waiting_for() -> None:
@@ -519,7 +573,7 @@ def test_what_is_idle_is_worth_waiting_for() -> None:
     tested.ask()
     tested.spawner.run()
     assert waiter.lease is not None
-    assert tested.pool.ledger.breaker.failures
+    assert tested.pool.state.breaker.failures
     waiter.lease.end()
     assert behind.lease is not None
 
@@ -529,7 +583,7 @@ def test_a_waiter_gives_up_by_itself() -> None:
     waiter = tested.ask()
     tested.spawner.run()
     tested.clock.advance(1.0)
-    look_again(tested.pool)
+    tested.pool.look_again()
     assert isinstance(waiter.error, OpenFailed)
 
 
@@ -544,7 +598,7 @@ def test_a_failed_opening_has_min_idle_watched() -> None:
 
 def test_the_first_in_line_naps_until_the_next_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     tested = down(2)
-    tested.ask(patient=False)
+    tested.ask(blocking=False)
     tested.spawner.run()
     naps: list[float] = []
 
@@ -565,11 +619,11 @@ def test_while_a_probe_is_under_way_the_first_in_line_wants_to_hear_of_its_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tested = down(2)
-    tested.ask(patient=False)
+    tested.ask(blocking=False)
     tested.spawner.run()
     tested.clock.advance(FIRST_PAUSE)
     first = tested.ask()
-    hanging = tested.pool.ledger.openings.claim(tested.clock())
+    hanging = tested.pool.state.openings.claim(tested.clock())
     assert hanging is not None
     naps: list[float] = []
 
@@ -582,7 +636,7 @@ def test_while_a_probe_is_under_way_the_first_in_line_wants_to_hear_of_its_end(
         tested.pool.acquire(timeout=3.0)
     # It is behind.
     assert naps == pytest.approx([CLAIM_AFTER, LOOK_AGAIN, LOOK_AGAIN, 1.0 - CLAIM_AFTER])
-    leave(tested.pool, first, 0.0)
+    tested.pool.leave(first, 0.0)
     naps.clear()
     with pytest.raises(ConnectTimeout):
         tested.pool.acquire(timeout=4.5 * CLAIM_AFTER)
@@ -599,16 +653,16 @@ def test_in_an_old_outage_nobody_queues_up_while_one_probes() -> None:
     tested.spawner.run()
     assert tested.queue_up(Waiter()) == "down"
     with tested.pool.lock:
-        assert "(tried 2 times in 1 s)" in str(outage_error(tested.pool))
+        assert "(tried 2 times in 1 s)" in str(tested.pool.refusals.outage(tested.pool.state))
 
 
-def test_what_upkeep_looks_at_is_worth_waiting_for() -> None:
+def test_what_maintenance_looks_at_is_worth_waiting_for() -> None:
     tested = rig(3, jitter=lambda: 1.0, outage_patience=0.0)
     tested.fill(1)
-    (entry,) = tested.pool.ledger.idle
-    assert aging.reserve(tested.pool.ledger, entry)
+    (entry,) = tested.pool.state.idle
+    assert tested.pool.expiry.reserve(entry)
     tested.driver.opening.append(OSError("refused"))
     waiters = [tested.ask(), tested.ask()]
     tested.spawner.run()
-    assert tested.pool.ledger.breaker.failures
-    assert not any(waiter.settled for waiter in waiters)
+    assert tested.pool.state.breaker.failures
+    assert not any(waiter.ended for waiter in waiters)

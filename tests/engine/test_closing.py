@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from kombu_pools_ext.engine import Pool
-from kombu_pools_ext.engine.counters import Drained
 from kombu_pools_ext.engine.errors import PoolClosed
-from kombu_pools_ext.engine.upkeep import Upkeep
+from kombu_pools_ext.engine.maintenance import Maintenance
+from kombu_pools_ext.engine.stats import Drained
 from tests.engine.fakes import PATIENCE, Driver, Item, in_thread, min_of, rig, wait_until
 
 # -- resize ------------------------------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ def test_a_drain_closes_what_is_idle_now_and_what_is_lent_when_it_comes_back() -
     # The pool is as usable as before.
     (lease,) = tested.take(1)
     lease.end()
-    assert not lease._engine.ledger.idle[0].item.ended
+    assert not lease.lender.state.idle[0].item.ended
 
 
 def test_an_opening_from_before_a_drain_is_closed_and_its_waiter_served_by_another() -> None:
@@ -171,14 +171,16 @@ def test_a_second_close_changes_nothing() -> None:
 
 @pytest.mark.threads
 def test_no_thread_stays_after_a_close() -> None:
-    keeper = Upkeep()
+    keeper = Maintenance()
     before = set(threading.enumerate())
     driver = Driver()
     pool: Pool[Item] = Pool(driver, limit=4, keeper=keeper)
     leases = [pool.acquire(timeout=PATIENCE) for _ in range(4)]
     # An opener begins it after it has handed its item over.
     wait_until(
-        lambda: any(one.name == "kombu-pools-upkeep" for one in {*threading.enumerate()} - before)
+        lambda: any(
+            one.name == "kombu-pools-maintenance" for one in {*threading.enumerate()} - before
+        )
     )
     pool.close()
     for lease in leases:
@@ -246,10 +248,10 @@ atexit.register(lambda: print(json.dumps({
     "late": late,
 })))
 from fakes import PATIENCE, Driver
-from kombu_pools_ext.engine import Pool, upkeep
+from kombu_pools_ext.engine import Pool, closing
 
 # Else a machine that stood still for a second would have cost the goodbyes.
-upkeep.TOGETHER = PATIENCE
+closing.TOGETHER = PATIENCE
 driver = Driver()
 pool = Pool(driver, limit=4)
 leases = [pool.acquire(timeout=PATIENCE) for _ in range(4)]
@@ -271,6 +273,7 @@ atexit.register(shutdown.say_goodbye)
 """
 
 
+@pytest.mark.threads
 def test_idle_items_say_goodbye_at_the_end_of_the_interpreter() -> None:
     done = subprocess.run(
         [sys.executable, "-c", GOODBYES, str(Path(__file__).parent)],
@@ -285,3 +288,47 @@ def test_idle_items_say_goodbye_at_the_end_of_the_interpreter() -> None:
     assert sorted(report["announced"]) == [0, 1, 2, 3]
     assert report["closed"] == dict.fromkeys(map(str, range(5)), False)
     assert (report["late"], report["idle"]) == ([4], 0)
+
+
+LAST_RELEASES = """
+import atexit, sys, threading, time
+sys.path.insert(0, sys.argv[1])
+from fakes import PATIENCE, Driver
+from kombu_pools_ext.engine import Pool, shutdown
+
+pool = Pool(Driver(), limit=1)
+# In place of the exit handler, which would wait for the lock.
+atexit.unregister(shutdown.say_goodbye)
+
+class Dies:
+    def __init__(self):
+        self.lease = pool.acquire(timeout=PATIENCE)
+        self.pool = pool
+
+    def __del__(self):
+        ending = sys.is_finalizing()
+        self.pool.release(self.lease)
+        # The first one is deferred: this one would end it, if it waited for the lock.
+        self.pool.release(self.lease)
+        print(ending, len(self.pool.deferred), flush=True)
+
+keep = Dies()
+# In a namespace of its own: a thread that is stopped keeps what it knows, for ever.
+stays = {}
+exec("def stay(lock, taken, sleep):\\n    with lock:\\n        taken.set()\\n        sleep(600)", stays)
+taken = threading.Event()
+threading.Thread(target=stays["stay"], args=(pool.lock, taken, time.sleep), daemon=True).start()
+taken.wait()
+"""
+
+
+@pytest.mark.threads
+def test_a_second_release_at_the_end_waits_for_no_thread_that_was_stopped() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LAST_RELEASES, str(Path(__file__).parent)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "True 1\n")

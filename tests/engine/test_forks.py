@@ -19,7 +19,7 @@ import pytest
 
 from kombu_pools_ext.engine import Pool, Share, fork
 from kombu_pools_ext.engine.errors import LeaseError, PoolClosed
-from kombu_pools_ext.engine.upkeep import Upkeep
+from kombu_pools_ext.engine.maintenance import Maintenance
 from tests.engine.fakes import PATIENCE, Driver, Item, in_thread, rig, wait_until
 
 pytestmark = [pytest.mark.forks, pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")]
@@ -139,8 +139,8 @@ def test_an_inherited_lease_that_is_dropped_in_the_child_says_nothing() -> None:
 
     def child() -> int:
         leases.clear()
-        words = len(tested.pool.inbox)
-        tested.pool.settle()
+        words = len(tested.pool.deferred)
+        tested.pool.end_deferred()
         return words + len(tested.driver.closed)
 
     assert in_child(child) == 0
@@ -157,7 +157,7 @@ def test_a_share_is_empty_in_the_child() -> None:
         return tested.pool.acquire(share=share).ended
 
     assert in_child(child) is False
-    assert share.lent.alive() == [lease._entry]
+    assert share.lent.alive() == [lease.entry]
 
 
 def test_a_fork_while_another_thread_holds_the_lock() -> None:
@@ -187,8 +187,8 @@ def test_a_fork_while_others_wait_and_an_opening_is_under_way() -> None:
     pool.close()
 
 
-def test_the_child_starts_an_upkeep_thread_of_its_own() -> None:
-    keeper = Upkeep()
+def test_the_child_starts_a_maintenance_thread_of_its_own() -> None:
+    keeper = Maintenance()
     driver = Driver()
     pool: Pool[Item] = Pool(driver, limit=1, keeper=keeper)
     lease = pool.acquire(timeout=PATIENCE)
@@ -271,7 +271,7 @@ tested.fill(1)
 shared = tested.pool.acquire(share=share)
 # Locked by a thread that has ended: another might want the interpreter's lock in the very moment of the fork, and the
 # child would offer it to nobody for ever.
-holder = threading.Thread(target=tested.pool.lock.acquire)
+holder = threading.Thread(target=tested.pool.lock.__enter__)
 holder.start()
 holder.join(PATIENCE)
 # As a server in C forks: no hook of Python's runs. PyDLL keeps the interpreter's lock over the call.
@@ -302,7 +302,7 @@ if not pid:
     }), flush=True)
     os._exit(0)
 os.waitpid(pid, 0)
-tested.pool.lock = threading.RLock()
+tested.pool.renew_lock()
 assert tested.pool.lent == 3 and not tested.driver.abandoned
 assert not shared.ended
 """

@@ -1,4 +1,4 @@
-"""An interruption during an outage, before a shut gate, while suspended, and in an operator's or upkeep's work."""
+"""An interruption during an outage, before a shut gate, while suspended, and in an operator's or maintenance's work."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from typing import Any
 
 import pytest
 
-from kombu_pools_ext.engine import Gate, Lease, Share, aging
-from kombu_pools_ext.engine.borrowing import look_again
+from kombu_pools_ext.engine import Gate, Lease, Share
 from kombu_pools_ext.engine.breaker import LONGEST_PAUSE
-from kombu_pools_ext.engine.opening import outage_error
-from kombu_pools_ext.engine.upkeep import close_together, tend
-from kombu_pools_ext.engine.waiting import Waiter
+from kombu_pools_ext.engine.closing import close_together
+from kombu_pools_ext.engine.waiters import Waiter
 from tests.engine.fakes import PATIENCE, Item
 from tests.engine.scenes import (
     ENDLESS,
@@ -34,9 +32,9 @@ def look(scene: Scene) -> None:
     """What others who wait do now and then."""
     pool = scene.pool
     with pool.lock:
-        openings = pool.ledger.pump()
-        pool.ledger.give_up(lambda: outage_error(pool))
-    pool.start_openings(openings)
+        openings = pool.state.pump()
+        pool.state.fail_hopeless(lambda: pool.refusals.outage(pool.state))
+    pool.opener.start(openings)
     scene.rig.spawner.run()
 
 
@@ -46,10 +44,10 @@ def recover(scene: Scene) -> None:
     scene.rig.spawner.able = True
     scene.rig.driver.opening.clear()
     look(scene)
-    waiter: Waiter[Item] = Waiter(stubborn=True)
+    waiter: Waiter[Item] = Waiter(ignore_outage=True)
     assert scene.rig.queue_up(waiter) is None
     scene.rig.spawner.run()
-    look_again(scene.pool)
+    scene.pool.look_again()
     assert waiter.lease is not None
     scene.pool.release(waiter.lease)
     waiter.lease = None
@@ -61,9 +59,9 @@ def recover(scene: Scene) -> None:
 def refused_while_down(**options: Any) -> Scene:
     scene = Scene(jitter=lambda: 1.0, **options)
     scene.rig.driver.opening.append(OSError("nobody listens"))
-    scene.rig.ask(patient=False)
+    scene.rig.ask(blocking=False)
     scene.rig.spawner.run()
-    assert scene.pool.ledger.breaker.failures
+    assert scene.pool.state.breaker.failures
     scene.afterwards = lambda: recover(scene)
     return scene
 
@@ -95,7 +93,7 @@ def waiting_until_another_ones_probe() -> Scene:
 def waiting_until_its_own_probe() -> Scene:
     scene = refused_while_down()
     scene.rig.spawner.able = False
-    scene.pool.ledger.breaker.retry_at = scene.clock.now + 0.005
+    scene.pool.state.breaker.retry_at = scene.clock.now + 0.005
     scene.clock.hurry = 0.001
     scene.timeout = PATIENCE
     return scene
@@ -170,21 +168,20 @@ def waiting_until_the_gate_opens() -> Scene:
     return scene
 
 
-def waiting_for_what_upkeep_has() -> Scene:
+def waiting_for_what_maintenance_has() -> Scene:
     scene = Scene()
     pool = scene.pool
     scene.others = scene.rig.take(1)
     scene.rig.fill(1)
-    (entry,) = pool.ledger.idle
+    (entry,) = pool.state.idle
     held = [entry]
     del entry
-    assert aging.reserve(pool.ledger, held[0])
+    assert pool.expiry.reserve(held[0])
 
     def put_back() -> None:
         if held:
             with pool.lock:
-                assert aging.put_back(pool.ledger, held.pop(), True) is None
-                assert not pool.ledger.pump()
+                assert not pool.expiry.put_back(held.pop(), True).openings
 
     scene.before_waiting(put_back)
     scene.afterwards = put_back
@@ -205,10 +202,10 @@ ACQUIRES = [
     blocked,
     refused_before_a_shut_gate,
     waiting_until_the_gate_opens,
-    waiting_for_what_upkeep_has,
+    waiting_for_what_maintenance_has,
 ]
 
-# -- what operators and upkeep do ------------------------------------------------------------------------------------
+# -- what operators and maintenance do ---------------------------------------------------------------------------------
 
 
 def suspending() -> Scene:
@@ -242,7 +239,7 @@ def a_gate_with_waiters() -> tuple[Scene, Gate, Item]:
 
 def shutting_a_gate() -> Scene:
     scene, gate, item = a_gate_with_waiters()
-    other = next(entry.item for entry in scene.pool.ledger.idle if entry.item is not item)
+    other = next(entry.item for entry in scene.pool.state.idle if entry.item is not item)
     scene.act = lambda: scene.pool.shut_gate(gate, other, WHY)
 
     def open_it() -> None:
@@ -261,9 +258,9 @@ def opening_a_gate() -> Scene:
 
 def closing_what_shut_a_gate() -> Scene:
     scene, _, _ = a_gate_with_waiters()
-    # Upkeep finds it dead, or, where that was killed, gone.
+    # Maintenance finds it dead, or, where that was killed, gone.
     scene.rig.driver.keeping.append(lambda: False)
-    scene.act = scene.afterwards = lambda: tend(scene.pool) and None
+    scene.act = scene.afterwards = lambda: scene.pool.run_maintenance() and None
     return scene
 
 
@@ -277,7 +274,7 @@ def keeping_idle_ones() -> Scene:
     scene = tending()
     scene.rig.fill(LIMIT)[0].alive = False
     scene.clock.advance(EVERY)
-    scene.act = lambda: tend(scene.pool) and None
+    scene.act = lambda: scene.pool.run_maintenance() and None
     return scene
 
 
@@ -285,7 +282,7 @@ def keeping_lent_ones() -> Scene:
     scene = tending(min_idle=1, idle_timeout=2 * EVERY)
     scene.others = scene.rig.take(1)
     scene.clock.advance(EVERY)
-    scene.act = lambda: tend(scene.pool) and None
+    scene.act = lambda: scene.pool.run_maintenance() and None
     return scene
 
 
@@ -331,14 +328,14 @@ def recalling() -> Scene:
     scene.waiters = [scene.rig.ask()]
     pool = scene.pool
     scene.act = lambda: close_together(
-        [(pool, entry, "closed") for entry in pool.recall()], float("inf")
+        [(pool, *one) for one in pool.revoke_leases().closings], float("inf")
     )
     return scene
 
 
 def failing_in_an_openers_thread() -> Scene:
     scene = Scene()
-    scene.waiters = [scene.rig.ask(), scene.rig.ask(patient=False)]
+    scene.waiters = [scene.rig.ask(), scene.rig.ask(blocking=False)]
     scene.rig.driver.opening.append(OSError("nobody listens"))
     scene.act = scene.rig.spawner.run_one
     return scene
@@ -389,7 +386,7 @@ def test_a_signal_handler_may_acquire_and_release_at_any_bytecode(
 
 
 def test_what_a_signal_handler_gives_back_ends_a_drain() -> None:
-    """At any bytecode, also in the middle of the drain's own decisions, and with no upkeep to take it up."""
+    """At any bytecode, also in the middle of the drain's own decisions, and with no maintenance to take it up."""
     for at in range(1, ENDLESS):
         scene = Scene()
         (mine,) = scene.rig.take(1)
@@ -404,7 +401,7 @@ def test_what_a_signal_handler_gives_back_ends_a_drain() -> None:
         if not steps.happened:
             break
         assert (closed, lent) in ((1, 0), (0, 1), (0, 0)), f"at step {at}"
-        scene.pool.settle()
+        scene.pool.end_deferred()
         assert scene.pool.size == 0, f"at step {at}"
     assert (closed, lent) == (0, 1)
     assert at > 30

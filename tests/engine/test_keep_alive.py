@@ -1,4 +1,4 @@
-"""What upkeep does for what is open: keep-alives, idle and lent, and time that nobody lived through."""
+"""What maintenance does for what is open: keep-alives, idle and lent, and time that nobody lived through."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from functools import partial
 
 import pytest
 
-from kombu_pools_ext.engine import Gate, Pool, PoolOptions, upkeep
-from kombu_pools_ext.engine.agenda import SPARE, Agenda
-from kombu_pools_ext.engine.aging import EARLY
+from kombu_pools_ext.engine import Gate, Pool, PoolOptions, closing, maintenance
 from kombu_pools_ext.engine.breaker import FIRST_PAUSE, LONGEST_PAUSE
-from kombu_pools_ext.engine.upkeep import Upkeep, close_together, keep_idle, tend
+from kombu_pools_ext.engine.closing import close_together
+from kombu_pools_ext.engine.expiry import EARLY
+from kombu_pools_ext.engine.maintenance import Maintenance
+from kombu_pools_ext.engine.schedule import SPARE, Schedule
 from tests.engine.fakes import (
     PATIENCE,
     Driver,
@@ -42,13 +43,13 @@ def kept(limit: int | None = 3, **options: float) -> Rig:
 def test_idle_items_are_kept_alive_when_they_are_due() -> None:
     tested = kept()
     items = tested.fill(2)
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     assert not tested.driver.kept
     tested.clock.advance(EVERY)
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     assert tested.driver.kept == [(item, False) for item in items]
     tested.clock.advance(EVERY / 2)
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     assert len(tested.driver.kept) == 2
 
 
@@ -57,26 +58,61 @@ def test_lent_items_are_kept_alive_too_and_told_apart() -> None:
     (lease,) = tested.take()
     for _ in range(3):
         tested.clock.advance(EVERY)
-        tend(tested.pool)
+        tested.pool.run_maintenance()
     assert tested.driver.kept == [(lease.item, True)] * 3
     assert not lease.ended
+
+
+def test_what_its_borrower_opens_anew_is_kept_alive_as_it_asks() -> None:
+    tested = rig(3, idle_timeout=None, leak_after=None)
+    lease, other = tested.take(2)
+    assert tested.pool.run_maintenance() == float("inf")
+    tested.driver.keep_every = EVERY
+    tested.pool.reopened(lease.item, broke=True)
+    assert tested.pool.run_maintenance() == EVERY
+    tested.clock.advance(EVERY)
+    tested.pool.run_maintenance()
+    assert tested.driver.kept == [(lease.item, True)]
+    # What broke this one may have broken the other.
+    assert (lease.entry.needs_check, other.entry.needs_check) == (False, True)
+
+
+def test_what_is_opened_anew_without_need_makes_nothing_suspect() -> None:
+    tested = kept()
+    lease, other = tested.take(2)
+    tested.pool.reopened(lease.item, broke=False)
+    assert not other.entry.needs_check
+
+
+def test_a_loan_is_told_from_the_one_before_and_from_none() -> None:
+    tested = kept()
+    (lease,) = tested.take()
+    item = lease.item
+    first = tested.pool.loan_of(item)
+    assert first is not None
+    assert tested.pool.loan_of(item) == first
+    lease.end()
+    assert tested.pool.loan_of(item) is None
+    (again,) = tested.take()
+    assert again.item is item
+    assert tested.pool.loan_of(item) not in (None, first)
 
 
 def test_what_asks_for_no_keep_alives_gets_none() -> None:
     tested = rig(3)
     tested.fill(2)
     tested.clock.advance(EVERY * 10)
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     assert not tested.driver.kept
 
 
 def test_the_next_round_comes_in_time_for_the_next_keep_alive() -> None:
     tested = kept(idle_timeout=None, leak_after=None)  # type: ignore[arg-type]
     (lease,) = tested.take()
-    assert tend(tested.pool) == EVERY
+    assert tested.pool.run_maintenance() == EVERY
     lease.end()
     tested.clock.advance(15.0)
-    assert tend(tested.pool) == EVERY - 15.0
+    assert tested.pool.run_maintenance() == EVERY - 15.0
 
 
 def test_an_idle_item_found_dead_is_closed_and_makes_the_others_suspect() -> None:
@@ -84,7 +120,7 @@ def test_an_idle_item_found_dead_is_closed_and_makes_the_others_suspect() -> Non
     dead, other = tested.fill(2)
     dead.alive = False
     tested.clock.advance(EVERY)
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     assert dead.ended == ["broken"]
     assert tested.pool.stats().closed == {"dead": 1}
     tested.clock.advance(0.1)
@@ -98,7 +134,7 @@ def test_a_lent_item_is_its_borrowers_to_judge() -> None:
     (lease,) = tested.take()
     tested.driver.keeping.append(OSError("cannot send"))
     tested.clock.advance(EVERY)
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     assert not lease.ended
     assert tested.pool.lent == 1
 
@@ -108,7 +144,7 @@ def test_a_keep_alive_that_fails_on_an_idle_item_means_dead() -> None:
     (item,) = tested.fill(1)
     tested.driver.keeping.append(OSError("cannot send"))
     tested.clock.advance(EVERY)
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     assert item.ended == ["broken"]
 
 
@@ -118,10 +154,10 @@ def test_the_order_of_the_idle_ones_stays() -> None:
     for lease in leases:
         tested.clock.advance(1.0)
         lease.end()
-    before = list(tested.pool.ledger.idle)
+    before = list(tested.pool.state.idle)
     tested.clock.advance(EVERY)
-    tend(tested.pool)
-    assert list(tested.pool.ledger.idle) == before
+    tested.pool.run_maintenance()
+    assert list(tested.pool.state.idle) == before
 
 
 def test_one_at_a_time_is_away_and_nobody_opens_another_for_it() -> None:
@@ -130,7 +166,7 @@ def test_one_at_a_time_is_away_and_nobody_opens_another_for_it() -> None:
     seen = []
 
     def meanwhile() -> bool:
-        seen.append((len(tested.pool.ledger.reserved), tested.pool.stats().size))
+        seen.append((len(tested.pool.state.reserved), tested.pool.stats().size))
         if len(seen) == 2:
             # The other one is there for whoever asks; the one that is away comes back in a moment.
             assert tested.pool.acquire().item is items[0]
@@ -141,7 +177,7 @@ def test_one_at_a_time_is_away_and_nobody_opens_another_for_it() -> None:
     waiting = []  # type: ignore[var-annotated]
     tested.driver.keeping.extend([meanwhile, meanwhile])
     tested.clock.advance(EVERY)
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     assert seen == [(1, 2), (1, 2)]
     assert waiting[0].lease.item is items[1]
     assert_sound(tested.pool)
@@ -158,7 +194,7 @@ def test_what_happens_to_the_pool_meanwhile_holds_for_what_is_away(
     (item,) = tested.fill(1)
     tested.driver.keeping.append(lambda: getattr(tested.pool, happens)())
     tested.clock.advance(EVERY)
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     assert item.ended == ["closed"]
     assert tested.pool.stats().closed == {reason: 1}
     assert tested.pool.size == 0
@@ -169,7 +205,7 @@ def test_a_lower_limit_meanwhile_holds_for_what_is_away() -> None:
     tested.fill(2)
     tested.driver.keeping.append(lambda: tested.pool.resize(1))
     tested.clock.advance(EVERY)
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     assert tested.pool.size == 1
 
 
@@ -179,7 +215,7 @@ def test_a_thread_killed_in_a_keep_alive_takes_no_capacity_with_it() -> None:
     tested.driver.keeping.append(KeyboardInterrupt())
     tested.clock.advance(EVERY)
     with pytest.raises(KeyboardInterrupt):
-        tend(tested.pool)
+        tested.pool.run_maintenance()
     assert tested.pool.size == 0
     tested.take(1)
 
@@ -194,9 +230,9 @@ def test_what_was_lent_meanwhile_is_not_taken_away() -> None:
         return True
 
     tested.driver.keeping.append(lend_the_other)
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     tested.clock.advance(EVERY)
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     assert tested.driver.kept == [(first, False)]
     assert tested.pool.stats().idle == 1
 
@@ -204,13 +240,17 @@ def test_what_was_lent_meanwhile_is_not_taken_away() -> None:
 # -- goodbyes ------------------------------------------------------------------------------------------------------
 
 
-def test_goodbyes_are_said_to_all_before_any_answer_is_waited_for() -> None:
+def test_goodbyes_are_said_to_all_before_any_answer_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Of real time, which a busy machine may take.
+    monkeypatch.setattr(closing, "TOGETHER", PATIENCE)
     tested = rig(3, idle_timeout=10.0)
     items = tested.fill(3)
     announced: list[int] = []
     tested.driver.closing.append(lambda: announced.append(len(tested.driver.announced)))
     tested.clock.advance(20.0)
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     assert announced == [3]
     assert [item.ended for item in items] == [["closed"]] * 3
 
@@ -219,7 +259,7 @@ def test_when_the_time_for_goodbyes_is_up_the_rest_are_closed_without() -> None:
     tested = rig(2)
     tested.fill(2)
     with tested.pool.lock:
-        entries = tested.pool.ledger.retire_idle(list(tested.pool.ledger.idle))
+        entries = tested.pool.state.begin_closing_idle(list(tested.pool.state.idle))
     close_together([(tested.pool, entry, "closed") for entry in entries], deadline=0.0)
     assert [broken for _, broken in tested.driver.closed] == [True, True]
     assert tested.driver.goodbyes == [0.0, 0.0]
@@ -236,7 +276,7 @@ def test_a_clock_jump_expires_nothing_and_everything_is_checked_again() -> None:
     (lent,) = tested.take(1)
     tested.clock.advance(7200.0)
     tested.pool.time_left_out(7200.0)
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     assert not any(item.ended for item in items)
     tested.pool.check_after = 1e9
     lent.end()
@@ -248,10 +288,10 @@ def test_a_clock_jump_expires_nothing_and_everything_is_checked_again() -> None:
     tested.clock.advance(1600.0)
     for lease in leases:
         lease.end()
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     assert not any(item.ended for item in items)
     tested.clock.advance(201.0)
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     assert tested.pool.stats().closed == {"lifetime": 3}
 
 
@@ -265,7 +305,7 @@ def test_after_a_clock_jump_expiry_is_spread_as_before() -> None:
     for _ in range(200):
         tested.clock.advance(10.0)
         before = tested.pool.size
-        tend(tested.pool)
+        tested.pool.run_maintenance()
         deaths += [tested.clock.now] * (before - tested.pool.size)
     assert len(deaths) == 4
     assert max(deaths) - min(deaths) >= 0.05 * 1000.0
@@ -276,7 +316,7 @@ def test_an_idle_item_is_kept_alive_at_once_after_a_jump() -> None:
     (item,) = tested.fill(1)
     # The machine was away, the clock has not moved.
     tested.pool.time_left_out(0.0)
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     assert tested.driver.kept == [(item, False)]
 
 
@@ -285,7 +325,7 @@ def test_what_was_kept_alive_is_due_again_an_interval_later() -> None:
     (item,) = tested.fill(1)
     for _ in range(3):
         tested.clock.advance(EVERY)
-        tend(tested.pool)
+        tested.pool.run_maintenance()
     assert tested.driver.kept == [(item, False)] * 3
 
 
@@ -293,7 +333,7 @@ def test_what_needs_no_keep_alives_is_read_while_a_gate_is_shut() -> None:
     tested = rig(2)
     (item,) = tested.fill(1)
     tested.pool.shut_gate(Gate(), item, "short of memory")
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     assert tested.driver.kept == [(item, False)]
     assert tested.pool.stats().idle == 1
 
@@ -311,18 +351,18 @@ def test_room_for_who_waits_is_used_before_the_dead_one_is_closed() -> None:
     tested.driver.keeping.append(ask)
     tested.driver.closing.append(lambda: waiting.append(len(tested.spawner.queued)))
     tested.clock.advance(EVERY)
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     assert waiting[1] == 1
 
 
 def test_min_idle_that_is_there_needs_no_looks() -> None:
     tested = rig(3, min_idle=1, idle_timeout=None, max_lifetime=None)
     (item,) = tested.fill(1)
-    assert tend(tested.pool) == float("inf")
+    assert tested.pool.run_maintenance() == float("inf")
     tested.pool.suspend()
-    entry = tested.pool.ledger.idle.pop()
-    entry.engine = tested.pool
-    assert tend(tested.pool) == float("inf")
+    entry = tested.pool.state.idle.pop()
+    entry.lender = tested.pool
+    assert tested.pool.run_maintenance() == float("inf")
     assert not item.ended
 
 
@@ -330,15 +370,15 @@ def test_min_idle_is_asked_for_when_the_next_probe_may_begin() -> None:
     tested = rig(3, min_idle=1, jitter=lambda: 1.0)
     tested.driver.opening.extend(OSError("refused") for _ in range(6))
     for _ in range(6):
-        tend(tested.pool)
+        tested.pool.run_maintenance()
         tested.spawner.run()
         tested.clock.advance(LONGEST_PAUSE)
     tested.clock.advance(-LONGEST_PAUSE)
-    assert tend(tested.pool) == pytest.approx(FIRST_PAUSE * 2**5)
+    assert tested.pool.run_maintenance() == pytest.approx(FIRST_PAUSE * 2**5)
 
 
 def test_a_round_naps_until_something_is_due() -> None:
-    keeper, tested = Upkeep(), kept(idle_timeout=None)  # type: ignore[arg-type]
+    keeper, tested = Maintenance(), kept(idle_timeout=None)  # type: ignore[arg-type]
     tested.fill(1)
     keeper._due[tested.pool] = 0.0
     for _ in range(2):
@@ -349,7 +389,7 @@ def test_a_round_naps_until_something_is_due() -> None:
 
 @pytest.mark.threads
 def test_the_thread_is_not_woken_for_what_can_wait_until_its_next_round(
-    keeper: Upkeep, monkeypatch: pytest.MonkeyPatch
+    keeper: Maintenance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver = Driver()
     driver.keep_every = EVERY
@@ -361,7 +401,7 @@ def test_the_thread_is_not_woken_for_what_can_wait_until_its_next_round(
     monkeypatch.setattr(keeper, "woke", lambda *late: woken.append(late))
     later = pool.acquire(timeout=PATIENCE)
     keeper.watch(pool, due - time.monotonic() + 1.0)
-    assert keeper._bell.empty()
+    assert keeper._bell.empty
     assert (woken, keeper._due[pool]) == ([], due)
     keeper.watch(pool, due - time.monotonic() - 1.0)
     wait_until(lambda: woken)
@@ -371,22 +411,22 @@ def test_the_thread_is_not_woken_for_what_can_wait_until_its_next_round(
 
 
 def test_the_seconds_of_a_suspended_machine_are_those_that_the_clock_leaves_out() -> None:
-    assert upkeep._seconds_suspended() + 1.0 >= 0.0
-    assert upkeep._seconds_suspended() < time.clock_gettime(time.CLOCK_BOOTTIME)
+    assert maintenance._seconds_suspended() + 1.0 >= 0.0
+    assert maintenance._seconds_suspended() < time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def test_a_jump_begins_no_keep_alives_where_there_are_none() -> None:
     tested = rig(2)
     tested.fill(1)
     tested.pool.time_left_out(3600.0)
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     assert not tested.driver.kept
 
 
 @pytest.mark.threads
 @pytest.mark.parametrize("late, suspended", [(3600.0, 0.0), (0.0, 3600.0)])
 def test_a_machine_that_stood_still_is_noticed(
-    keeper: Upkeep, late: float, suspended: float, caplog: pytest.LogCaptureFixture
+    keeper: Maintenance, late: float, suspended: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     pool = Pool(Driver(), limit=2, options=PoolOptions(), keeper=keeper)
     pool.acquire(timeout=PATIENCE).end()
@@ -394,17 +434,17 @@ def test_a_machine_that_stood_still_is_noticed(
     wait_until(lambda: pool in keeper._due)
     with caplog.at_level(logging.WARNING, "kombu_pools_ext"):
         keeper.woke(0.5, 0.5)
-        assert not any(entry.suspect for entry in pool.ledger.idle)
+        assert not any(entry.needs_check for entry in pool.state.idle)
         keeper.woke(late, suspended)
-    assert all(entry.suspect for entry in pool.ledger.idle)
+    assert all(entry.needs_check for entry in pool.state.idle)
     assert [record.getMessage() for record in caplog.records] == [
-        "upkeep was held up for 3600 s: every connection is checked before it is used"
+        "maintenance was held up for 3600 s: every connection is checked before it is used"
     ]
     pool.close()
 
 
 @pytest.mark.threads
-def test_what_is_opened_while_the_thread_naps_is_kept_in_time(keeper: Upkeep) -> None:
+def test_what_is_opened_while_the_thread_naps_is_kept_in_time(keeper: Maintenance) -> None:
     """The thread meant to wake in a minute; the new one is due in a moment."""
     driver = Driver()
     pool = Pool(driver, limit=2, options=PoolOptions(), keeper=keeper)
@@ -420,7 +460,7 @@ def test_what_is_opened_while_the_thread_naps_is_kept_in_time(keeper: Upkeep) ->
 
 
 @pytest.mark.threads
-def test_what_is_opened_while_its_pool_is_tended_is_kept_in_time(keeper: Upkeep) -> None:
+def test_what_is_opened_while_its_pool_is_tended_is_kept_in_time(keeper: Maintenance) -> None:
     """The thread has just found that nothing will be due for long."""
     driver = Driver()
     pool = Pool(driver, limit=2, options=PoolOptions(idle_timeout=0.05), keeper=keeper)
@@ -438,12 +478,12 @@ def test_what_is_opened_while_its_pool_is_tended_is_kept_in_time(keeper: Upkeep)
 
 
 @pytest.mark.threads
-def test_a_thread_killed_as_it_begins_upkeep_leaves_that_to_the_next() -> None:
+def test_a_thread_killed_as_it_begins_maintenance_leaves_that_to_the_next() -> None:
     def kill() -> None:
         raise Killed
 
     for at in range(1, 1000):
-        keeper = Upkeep()
+        keeper = Maintenance()
         pool = Pool(Driver(), limit=1, options=PoolOptions(idle_timeout=None), keeper=keeper)
         steps = Steps(kill, at)
         try:
@@ -462,7 +502,7 @@ def test_a_goodbye_has_the_time_that_is_left() -> None:
     tested = rig(1)
     tested.fill(1)
     with tested.pool.lock:
-        entries = tested.pool.ledger.retire_idle(list(tested.pool.ledger.idle))
+        entries = tested.pool.state.begin_closing_idle(list(tested.pool.state.idle))
     deadline = time.monotonic() + PATIENCE
     close_together([(tested.pool, entry, "closed") for entry in entries], deadline)
     (seconds,) = tested.driver.goodbyes
@@ -474,7 +514,7 @@ def test_the_last_of_min_idle_outlives_idleness() -> None:
     tested = rig(2, min_idle=1, idle_timeout=10.0)
     tested.fill(1)
     tested.clock.advance(20.0)
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     assert not tested.driver.closed
 
 
@@ -483,20 +523,20 @@ def test_one_that_was_looked_at_goes_back_to_its_place() -> None:
     for lease in tested.take(3):
         tested.clock.advance(1.0)
         lease.end()
-    before = list(tested.pool.ledger.idle)
+    before = list(tested.pool.state.idle)
     for entry in before:
-        keep_idle(tested.pool, [entry])
-        assert list(tested.pool.ledger.idle) == before
+        tested.pool.keep_idle([entry])
+        assert list(tested.pool.state.idle) == before
 
 
 def test_what_is_lent_is_kept_alive_once_an_interval() -> None:
     tested = kept()
     (lease,) = tested.take()
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     assert not tested.driver.kept
     tested.clock.advance(EVERY)
     for _ in range(2):
-        tend(tested.pool)
+        tested.pool.run_maintenance()
     assert tested.driver.kept == [(lease.item, True)]
 
 
@@ -514,16 +554,16 @@ def test_those_that_are_next_are_kept_with_the_first_that_is_due() -> None:
     for lease in leases:
         lease.end()
     clock.advance(EVERY - EVERY * EARLY / 2 - EVERY / 2)
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     first, second, third = (item for item in tested.driver.opened)
     assert [item for item, _ in tested.driver.kept] == [first, second]
     clock.advance(EVERY / 2 + EVERY * EARLY / 2)
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     assert [item for item, _ in tested.driver.kept] == [first, second, third]
 
 
 def test_an_agenda_gives_what_is_due_and_knows_what_is_next() -> None:
-    agenda = Agenda()
+    agenda = Schedule()
     pools = [rig(1).pool for _ in range(5)]
     for at, pool in enumerate(pools):
         agenda[pool] = float(at)
@@ -545,7 +585,7 @@ def test_an_agenda_gives_what_is_due_and_knows_what_is_next() -> None:
 
 
 def test_an_agenda_does_not_grow_with_its_changes() -> None:
-    agenda, pool = Agenda(), rig(1).pool
+    agenda, pool = Schedule(), rig(1).pool
     for at in range(10_000):
         agenda[pool] = 100.0 + at
     assert len(agenda._notes) <= 2 + SPARE
@@ -553,19 +593,19 @@ def test_an_agenda_does_not_grow_with_its_changes() -> None:
 
 
 @pytest.mark.threads
-def test_a_nudge_for_one_pool_has_the_others_left_alone(keeper: Upkeep) -> None:
+def test_a_nudge_for_one_pool_has_the_others_left_alone(keeper: Maintenance) -> None:
     looked: list[Pool[Item]] = []
     pools = [Pool(Driver(), limit=2, options=PoolOptions(), keeper=keeper) for _ in range(3)]
     for pool in pools:
         pool.acquire(timeout=PATIENCE).end()
     wait_until(lambda: all(keeper._due.get(pool, 0.0) > 0.0 for pool in pools))
     for pool in pools:
-        pool.settle = partial(looked.append, pool)  # type: ignore[method-assign]
+        pool.end_deferred = partial(looked.append, pool)  # type: ignore[method-assign]
     keeper.nudge(pools[1])
     wait_until(lambda: looked)
     keeper.nudge(pools[2])
     wait_until(lambda: len(looked) > 1)
     assert looked == [pools[1], pools[2]]
     for pool in pools:
-        del pool.settle
+        del pool.end_deferred
         pool.close()

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from kombu_pools_ext.engine import Lease, Pool, Share
-from kombu_pools_ext.engine.borrowing import leave
 from kombu_pools_ext.engine.errors import LeaseError, PoolClosed, PoolExhausted, PoolReentered
 from tests.engine.fakes import PATIENCE, Driver, Item, in_thread, rig, wait_until
 
@@ -99,7 +98,7 @@ def test_a_pool_that_keeps_nothing_closes_what_comes_back() -> None:
 def test_a_pool_that_keeps_nothing_closes_what_nobody_waits_for_any_more() -> None:
     tested = rig(1, keep=False)
     waiter = tested.ask()
-    leave(tested.pool, waiter, tested.clock())
+    tested.pool.leave(waiter, tested.clock())
     tested.spawner.run()
     assert tested.pool.size == 0
     assert tested.pool.stats().closed == {"not kept": 1}
@@ -154,7 +153,7 @@ def test_a_dropped_lease_comes_back_as_room_and_names_its_borrower(
 
     face()
     with caplog.at_level(logging.WARNING, "kombu_pools_ext"):
-        tested.pool.settle()
+        tested.pool.end_deferred()
     assert item.ended == ["broken"]
     assert tested.pool.stats().closed == {"dropped": 1}
     assert len(tested.take()) == 1
@@ -165,12 +164,34 @@ def test_a_dropped_lease_comes_back_as_room_and_names_its_borrower(
     assert "in test_a_dropped_lease_comes_back" in record.getMessage()
 
 
+def test_a_log_handler_that_hears_of_a_dropped_lease_has_its_place() -> None:
+    tested = rig(1)
+    tested.fill(1)
+    borrow_and_forget(tested.pool)
+    taken: list[int] = []
+
+    class Publishing(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lease = tested.pool.acquire(timeout=1.0)
+            taken.append(lease.item.number)
+            lease.end()
+
+    handler = Publishing()
+    logger = logging.getLogger("kombu_pools_ext")
+    logger.addHandler(handler)
+    try:
+        tested.pool.end_deferred()
+    finally:
+        logger.removeHandler(handler)
+    assert taken == [1]
+
+
 def test_a_dropped_lease_serves_who_waits() -> None:
     tested = rig(1)
     leases = tested.take()
     waiter = tested.ask()
     leases.clear()
-    tested.pool.settle()
+    tested.pool.end_deferred()
     tested.spawner.run()
     assert waiter.lease is not None
 
@@ -182,7 +203,7 @@ def test_a_dropped_lease_gives_its_share_back() -> None:
     lease = tested.pool.acquire(share=share)
     assert not share.has_room()
     del lease
-    tested.pool.settle()
+    tested.pool.end_deferred()
     assert share.has_room()
 
 
@@ -190,14 +211,14 @@ def test_a_late_word_about_a_lease_that_was_released_changes_nothing() -> None:
     """The lease was released, and lent again: what its finalizer has to say is about the past."""
     tested = rig(1)
     (lease,) = tested.take()
-    entry = lease._entry
+    entry = lease.entry
     assert entry is not None
     loan = entry.loan
     assert loan == 1
     tested.pool.release(lease)
     second = tested.pool.acquire()
-    tested.pool.inbox.append((entry, loan, "dropped"))
-    tested.pool.settle()
+    tested.pool.deferred.append((entry, loan, "dropped"))
+    tested.pool.end_deferred()
     assert not second.ended
     assert not second.item.ended
     assert tested.pool.lent == 1
@@ -221,7 +242,7 @@ def test_a_lease_in_a_cycle_collected_inside_the_critical_section_comes_home(
     def collect() -> None:
         if armed:
             armed.clear()
-            inside.append(bool(tested.pool._owned()))
+            inside.append(bool(tested.pool.owned()))
             gc.collect()
 
     def jitter() -> float:
@@ -230,7 +251,7 @@ def test_a_lease_in_a_cycle_collected_inside_the_critical_section_comes_home(
         return 0.0
 
     def clock() -> float:
-        if step == "clock" and tested.pool._owned():
+        if step == "clock" and tested.pool.owned():
             collect()
         return tested.clock.now
 
@@ -242,7 +263,7 @@ def test_a_lease_in_a_cycle_collected_inside_the_critical_section_comes_home(
 
     armed: list[bool] = []
     tested = rig(3, jitter=jitter)
-    tested.pool.clock = tested.pool.ledger.clock = clock
+    tested.pool.clock = tested.pool.state.clock = clock
     gc.disable()
     try:
         (dropped, other) = tested.take(2)
@@ -264,7 +285,7 @@ def test_a_lease_in_a_cycle_collected_inside_the_critical_section_comes_home(
     assert not item.ended
     # Whoever comes by next settles it.
     with caplog.at_level(logging.WARNING, "kombu_pools_ext"):
-        tested.pool.settle()
+        tested.pool.end_deferred()
     assert item.ended == ["broken"]
     tested.pool.release(other)
     assert len(tested.take(3)) == 3
@@ -277,12 +298,12 @@ def test_a_lease_in_a_cycle_counts_until_it_is_closed() -> None:
     tested.driver.closing.append(lambda: sizes.append(tested.pool.size))
     del cycle
     gc.collect()
-    tested.pool.settle()
+    tested.pool.end_deferred()
     assert sizes == [1]
     assert tested.pool.size == 0
 
 
-def test_the_upkeep_thread_takes_a_dropped_lease_home_with_nobody_coming_by() -> None:
+def test_the_maintenance_thread_takes_a_dropped_lease_home_with_nobody_coming_by() -> None:
     driver = Driver()
     pool: Pool[Item] = Pool(driver, limit=1)
     lease = pool.acquire(timeout=PATIENCE)
@@ -302,45 +323,36 @@ def test_the_upkeep_thread_takes_a_dropped_lease_home_with_nobody_coming_by() ->
 def test_a_release_inside_the_critical_section_waits_for_nothing_and_is_done_later() -> None:
     tested = rig(1)
     (lease,) = tested.take()
-    with tested.pool.lock:
+
+    def decide() -> None:
         tested.pool.release(lease)
         tested.pool.release(lease)
         assert lease.ended
         assert tested.pool.lent == 1
         # Not even by who comes by inside it.
-        tested.pool.settle()
+        tested.pool.end_deferred()
         assert tested.pool.lent == 1
+
+    tested.pool.locked(decide)
     assert tested.pool.acquire().item.number == 0
 
 
 def test_an_acquire_inside_the_critical_section_is_refused() -> None:
     tested = rig(1)
     tested.fill(1)
-    tested.pool.ledger.disturb()
-    with tested.pool.lock, pytest.raises(PoolReentered, match="set a flag there"):
-        tested.pool.acquire(timeout=1.0)
+    with pytest.raises(PoolReentered, match="set a flag there"):
+        tested.pool.locked(lambda: tested.pool.acquire(timeout=1.0))
     assert tested.pool.stats().idle == 1
 
 
-def test_at_quiet_times_an_acquire_inside_the_critical_section_needs_no_lock() -> None:
-    tested = rig(1)
-    (item,) = tested.fill(1)
-    with tested.pool.lock:
-        lease = tested.pool.acquire(timeout=1.0)
-        assert lease.item is item
-        tested.pool.release(lease)
-    assert tested.pool.stats().idle == 1
-
-
-def test_a_word_in_the_inbox_wakes_a_waiter_that_nobody_nudges() -> None:
-    """Without an upkeep thread, a waiter looks for itself after a while."""
+def test_a_deferred_release_wakes_a_waiter_that_nobody_nudges() -> None:
+    """Without a maintenance thread, a waiter looks for itself after a while."""
     tested = rig(1)
     (lease,) = tested.take()
     tested.spawner.able = False
     with in_thread(lambda: tested.pool.acquire(wait=True)) as acquired:
         wait_until(lambda: tested.pool.stats().waiting == 1)
-        with tested.pool.lock:
-            tested.pool.release(lease)
+        tested.pool.locked(lambda: tested.pool.release(lease))
     assert acquired.value.item.number == 0
 
 
@@ -360,6 +372,6 @@ def test_a_borrower_that_no_line_of_python_stands_for_is_served() -> None:
     _thread.start_new_thread(leases.extend, (islice(iter(pool.acquire, None), 1),))
     wait_until(lambda: bool(leases))
     (lease,) = leases
-    assert lease._entry.borrower is None
+    assert lease.entry.borrower is None
     pool.release(lease)
     pool.close()

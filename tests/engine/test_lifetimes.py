@@ -11,7 +11,7 @@ import weakref
 import pytest
 
 from kombu_pools_ext.engine import Pool, PoolOptions
-from kombu_pools_ext.engine.upkeep import LONGEST_NAP, OVERDUE, Upkeep, tend
+from kombu_pools_ext.engine.maintenance import LONGEST_NAP, OVERDUE, Maintenance
 from tests.engine.fakes import PATIENCE, Driver, Item, rig, wait_until
 
 # -- expiry ------------------------------------------------------------------------------------------------------------
@@ -23,7 +23,7 @@ def test_what_is_idle_for_too_long_is_closed() -> None:
     tested.clock.advance(6.0)
     tested.pool.release(tested.pool.acquire())
     tested.clock.advance(5.0)
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     assert cold.ended == ["closed"]
     assert not warm.ended
     assert tested.pool.stats().closed == {"idle": 1}
@@ -34,10 +34,10 @@ def test_what_lives_too_long_is_closed_when_it_is_idle() -> None:
     (lease,) = tested.take()
     item = lease.item
     tested.clock.advance(11.0)
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     assert not item.ended
     tested.pool.release(lease)
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     assert item.ended == ["closed"]
     assert tested.pool.stats().closed == {"lifetime": 1}
 
@@ -46,7 +46,7 @@ def test_nothing_expires_where_nothing_may() -> None:
     tested = rig(1, max_lifetime=None, idle_timeout=None)
     (item,) = tested.fill(1)
     tested.clock.advance(1e9)
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     assert not item.ended
 
 
@@ -76,7 +76,7 @@ def test_what_was_opened_together_does_not_expire_together(kind: str) -> None:
     while tested.pool.size:
         tested.clock.advance(1.0)
         before = tested.pool.size
-        tend(tested.pool)
+        tested.pool.run_maintenance()
         gone += [tested.clock.now - opened_at] * (before - tested.pool.size)
         assert tested.clock.now < 2100.0
     assert len(gone) == 100
@@ -91,30 +91,30 @@ def test_what_was_opened_together_does_not_expire_together(kind: str) -> None:
 
 def test_min_idle_is_opened_two_at_a_time_and_kept_open() -> None:
     tested = rig(5, min_idle=3, idle_timeout=10.0)
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     assert len(tested.spawner.queued) == 2
     tested.spawner.run()
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     tested.spawner.run()
     assert tested.pool.stats().idle == 3
     # It outlives the idle time-out; what is over it does not.
     tested.pool.release(tested.pool.acquire())
     tested.take(4)
-    tested.pool.settle()
+    tested.pool.end_deferred()
     tested.fill(4)
     tested.clock.advance(11.0)
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     assert tested.pool.stats().idle == 3
 
 
 def test_min_idle_is_refilled_after_a_lifetime_ends() -> None:
     tested = rig(2, min_idle=1, max_lifetime=10.0)
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     tested.spawner.run()
     tested.clock.advance(11.0)
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     tested.spawner.run()
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     tested.spawner.run()
     assert [item.number for item in tested.driver.open_now] == [1]
 
@@ -122,7 +122,7 @@ def test_min_idle_is_refilled_after_a_lifetime_ends() -> None:
 def test_min_idle_stays_within_the_limit() -> None:
     tested = rig(2, min_idle=5)
     for _ in range(5):
-        tend(tested.pool)
+        tested.pool.run_maintenance()
         tested.spawner.run()
     assert tested.pool.size == 2
 
@@ -132,7 +132,7 @@ def test_failing_openings_for_min_idle_do_not_storm() -> None:
     tested.driver.opening.extend(OSError("refused") for _ in range(1000))
     attempts = 0
     for _ in range(100):
-        nap = tend(tested.pool)
+        nap = tested.pool.run_maintenance()
         assert nap is not None
         attempts += len(tested.spawner.queued)
         tested.spawner.run()
@@ -145,10 +145,10 @@ def test_failing_openings_for_min_idle_do_not_storm() -> None:
 def test_min_idle_comes_back_when_the_broker_does() -> None:
     tested = rig(2, min_idle=1)
     tested.driver.opening.append(OSError("refused"))
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     tested.spawner.run()
     tested.clock.advance(1.0)
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     tested.spawner.run()
     assert tested.pool.stats().idle == 1
 
@@ -156,7 +156,7 @@ def test_min_idle_comes_back_when_the_broker_does() -> None:
 def test_a_failed_opening_of_min_idle_does_not_keep_a_caller_from_trying() -> None:
     tested = rig(2, min_idle=1)
     tested.driver.opening.append(OSError("refused"))
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     tested.spawner.run()
     assert len(tested.take()) == 1
 
@@ -176,11 +176,11 @@ def test_a_lease_held_for_too_long_is_reported_once_with_its_borrowers_stack(
     with caplog.at_level(logging.WARNING, "kombu_pools_ext"):
         lease = face()
         tested.clock.advance(59.0)
-        tend(tested.pool)
+        tested.pool.run_maintenance()
         assert not caplog.records
         tested.clock.advance(2.0)
-        tend(tested.pool)
-        tend(tested.pool)
+        tested.pool.run_maintenance()
+        tested.pool.run_maintenance()
         (record,) = caplog.records
         message = record.getMessage()
         assert "a lease has been held for 61.0 s (LEAK_AFTER)" in message
@@ -191,15 +191,34 @@ def test_a_lease_held_for_too_long_is_reported_once_with_its_borrowers_stack(
         lease.end()  # type: ignore[attr-defined]
         lease = face()
         tested.clock.advance(61.0)
-        tend(tested.pool)
+        tested.pool.run_maintenance()
         assert len(caplog.records) == 2
+
+
+def test_time_in_which_the_machine_stood_still_is_not_counted_as_a_leak(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tested = rig(1, leak_after=60.0)
+    lease = tested.pool.acquire()
+    tested.clock.advance(30.0)
+    # The machine sleeps for an hour, in which nobody could release anything.
+    tested.clock.advance(3600.0)
+    tested.pool.time_left_out(3600.0)
+    with caplog.at_level(logging.WARNING, "kombu_pools_ext"):
+        tested.pool.run_maintenance()
+        assert not caplog.records
+        tested.clock.advance(31.0)
+        tested.pool.run_maintenance()
+    (record,) = caplog.records
+    assert "a lease has been held for 61.0 s (LEAK_AFTER)" in record.getMessage()
+    lease.end()
 
 
 def test_leaks_are_not_looked_for_unless_asked_for(caplog: pytest.LogCaptureFixture) -> None:
     tested = rig(1)
     (lease,) = tested.take()
     tested.clock.advance(1e6)
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     assert not caplog.records
     assert not lease.ended
 
@@ -226,7 +245,7 @@ def test_borrowers_do_what_is_overdue_where_no_thread_runs() -> None:
 def test_borrowers_do_not_do_what_the_thread_is_about_to_do() -> None:
     tested = rig(2, idle_timeout=10.0, check_after=1e9)
     cold, _ = tested.fill(2)
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     tested.clock.advance(4.9)
     tested.pool.release(tested.pool.acquire())
     # The next round is due within 5 s; it is overdue another 5 s later.
@@ -241,12 +260,12 @@ def test_borrowers_do_not_do_what_the_thread_is_about_to_do() -> None:
 # -- the thread --------------------------------------------------------------------------------------------------------
 
 
-def pool_with(keeper: Upkeep, **options: float) -> tuple[Pool[Item], Driver]:
+def pool_with(keeper: Maintenance, **options: float) -> tuple[Pool[Item], Driver]:
     driver = Driver()
     return Pool(driver, limit=2, options=PoolOptions(**options), keeper=keeper), driver  # type: ignore[arg-type]
 
 
-def test_the_thread_begins_with_the_first_item_and_ends_with_the_last(keeper: Upkeep) -> None:
+def test_the_thread_begins_with_the_first_item_and_ends_with_the_last(keeper: Maintenance) -> None:
     pool, driver = pool_with(keeper)
     assert not keeper._running
     lease = pool.acquire(timeout=PATIENCE)
@@ -257,7 +276,7 @@ def test_the_thread_begins_with_the_first_item_and_ends_with_the_last(keeper: Up
     assert driver.opened[0].ended == ["closed"]
 
 
-def test_the_thread_begins_anew_when_it_is_needed_again(keeper: Upkeep) -> None:
+def test_the_thread_begins_anew_when_it_is_needed_again(keeper: Maintenance) -> None:
     pool, driver = pool_with(keeper, idle_timeout=0.01)
     for _ in range(3):
         pool.release(pool.acquire(timeout=PATIENCE))
@@ -267,7 +286,7 @@ def test_the_thread_begins_anew_when_it_is_needed_again(keeper: Upkeep) -> None:
     assert [item.ended for item in driver.opened] == [["closed"]] * 3
 
 
-def test_the_thread_opens_min_idle_before_the_first_acquire(keeper: Upkeep) -> None:
+def test_the_thread_opens_min_idle_before_the_first_acquire(keeper: Maintenance) -> None:
     pool, _ = pool_with(keeper, min_idle=2)
     assert pool.size == 0
     pool.keeper.watch(pool)
@@ -275,24 +294,26 @@ def test_the_thread_opens_min_idle_before_the_first_acquire(keeper: Upkeep) -> N
     pool.close()
 
 
-def test_the_thread_goes_on_after_a_pool_whose_upkeep_fails(
-    keeper: Upkeep, caplog: pytest.LogCaptureFixture
+def test_the_thread_goes_on_after_a_pool_whose_maintenance_fails(
+    keeper: Maintenance, caplog: pytest.LogCaptureFixture
 ) -> None:
     failing, _ = pool_with(keeper)
     lease = failing.acquire(timeout=PATIENCE)
-    failing.ledger.retire_idle = lambda entries: 1 / 0  # type: ignore[method-assign, assignment, return-value]
+    failing.state.begin_closing_idle = lambda entries: 1 / 0  # type: ignore[method-assign, assignment, return-value]
     keeper.nudge()
-    wait_until(lambda: any("upkeep failed" in r.getMessage() for r in caplog.records))
+    wait_until(lambda: any("maintenance failed" in r.getMessage() for r in caplog.records))
     other, driver = pool_with(keeper, idle_timeout=0.01)
     other.release(other.acquire(timeout=PATIENCE))
     wait_until(lambda: bool(driver.closed))
-    del failing.ledger.retire_idle
+    del failing.state.begin_closing_idle
     failing.release(lease)
     failing.close()
     other.close()
 
 
-def test_a_pool_that_nobody_holds_is_collected_though_it_has_idle_items(keeper: Upkeep) -> None:
+def test_a_pool_that_nobody_holds_is_collected_though_it_has_idle_items(
+    keeper: Maintenance,
+) -> None:
     pool, _ = pool_with(keeper)
     pool.release(pool.acquire(timeout=PATIENCE))
     wait_until(lambda: keeper._running)
@@ -307,7 +328,7 @@ def test_a_pool_that_nobody_holds_is_collected_though_it_has_idle_items(keeper: 
     wait_until(collected)
 
 
-def test_a_nudge_wakes_the_thread_from_its_nap(keeper: Upkeep) -> None:
+def test_a_nudge_wakes_the_thread_from_its_nap(keeper: Maintenance) -> None:
     assert LONGEST_NAP > PATIENCE
     pool, driver = pool_with(keeper)
     lease = pool.acquire(timeout=PATIENCE)
@@ -319,8 +340,8 @@ def test_a_nudge_wakes_the_thread_from_its_nap(keeper: Upkeep) -> None:
 
 
 @pytest.mark.threads
-def test_without_threads_there_is_no_upkeep_thread_and_no_harm(
-    keeper: Upkeep, monkeypatch: pytest.MonkeyPatch
+def test_without_threads_there_is_no_maintenance_thread_and_no_harm(
+    keeper: Maintenance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cannot_start(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")

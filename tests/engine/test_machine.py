@@ -11,11 +11,9 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from kombu_pools_ext.engine import Gate, Lease, Share
-from kombu_pools_ext.engine.borrowing import leave
 from kombu_pools_ext.engine.breaker import AT_ONCE
 from kombu_pools_ext.engine.errors import PoolError
-from kombu_pools_ext.engine.upkeep import tend
-from kombu_pools_ext.engine.waiting import Waiter
+from kombu_pools_ext.engine.waiters import Waiter
 from tests.engine.fakes import Item, rig
 
 choices = st.integers(0, 1000)
@@ -40,7 +38,7 @@ class PoolMachine(RuleBasedStateMachine):
             max_waiting=1000,
         )
         self.pool = self.rig.pool
-        self.ledger = self.pool.ledger
+        self.state = self.pool.state
         self.gate = Gate()
         self.share = Share(share, self.gate)
         self.rig.driver.keep_every = 30.0
@@ -62,39 +60,39 @@ class PoolMachine(RuleBasedStateMachine):
             self.waiting.append(waiter)
         elif refusal == "down":
             assert self.outage_is_old()
-            assert not self.ledger.lent
+            assert not self.state.lent
         elif refusal == "suspended":
-            assert self.ledger.suspended == "fail"
+            assert self.state.suspended == "fail"
         else:
             assert refusal == "closed"
             assert self.pool.closed
         self.collect()
 
     def outage_is_old(self) -> bool:
-        breaker = self.ledger.breaker
+        breaker = self.state.breaker
         return bool(breaker.failures) and self.rig.clock() - breaker.since >= PATIENCE_WITH_OUTAGES
 
     @rule()
     def take_what_is_idle(self) -> None:
         """The way of an `acquire` that does not wait."""
-        fits = bool(self.ledger.idle) and not self.ledger.waiters and not self.ledger.shut
-        # An acquire closes what was idle for too long as well, where upkeep is overdue.
+        fits = bool(self.state.idle) and not self.state.waiters and not self.state.shut
+        # An acquire closes what was idle for too long as well, where maintenance is overdue.
         expired = fits and any(
             self.rig.clock() >= min(one.expires_at, one.used_at + one.idle_span)
-            for one in self.ledger.idle
+            for one in self.state.idle
         )
-        dead = fits and not self.ledger.idle[-1].item.alive
+        dead = fits and not self.state.idle[-1].item.alive
         if not fits or expired or dead:
             return
         self.leases.append(self.pool.acquire())
 
     @rule()
     def take_what_is_idle_with_a_share(self) -> None:
-        idle = bool(self.ledger.idle) and not self.ledger.waiters and not self.ledger.shut
+        idle = bool(self.state.idle) and not self.state.waiters and not self.state.shut
         soon = self.rig.clock() + 0.5
         fresh = idle and all(
             one.item.alive and soon < min(one.expires_at, one.used_at + one.idle_span)
-            for one in self.ledger.idle
+            for one in self.state.idle
         )
         limit = self.share.limit
         full = limit is not None and self.pool.lent_of(self.share) >= limit
@@ -106,15 +104,15 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(which=choices)
     def give_up(self, which: int) -> None:
         waiter = self.waiting.pop(which % len(self.waiting))
-        leave(self.pool, waiter, self.rig.clock())
-        assert not waiter.settled
+        self.pool.leave(waiter, self.rig.clock())
+        assert not waiter.ended
         self.collect()
 
     def collect(self) -> None:
         """Who has an outcome by now: in order, among those with the same claim."""
         still: list[Waiter[Item]] = []
         for waiter in self.waiting:
-            if not waiter.settled:
+            if not waiter.ended:
                 still.append(waiter)
                 continue
             assert all(earlier.share is not waiter.share for earlier in still), "overtaken"
@@ -169,14 +167,14 @@ class PoolMachine(RuleBasedStateMachine):
     def drop(self, which: int) -> None:
         item = self.leases.pop(which % len(self.leases)).item
         gc.collect(0)
-        self.pool.settle()
+        self.pool.end_deferred()
         assert item.ended == ["broken"]
         self.collect()
 
     @rule(which=choices, gone=st.booleans())
     def idle_item_dies(self, which: int, gone: bool) -> None:
-        if self.ledger.idle:
-            item = self.ledger.idle[which % len(self.ledger.idle)].item
+        if self.state.idle:
+            item = self.state.idle[which % len(self.state.idle)].item
             item.alive, item.gone = False, gone
 
     # -- everything else --------------------------------------------------------------------------------
@@ -214,23 +212,23 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([10.0, 5000.0]))
     def machine_sleeps(self, seconds: float) -> None:
         """Nothing expires for that, and everything is checked before it is used."""
-        tend(self.pool)
+        self.pool.run_maintenance()
         self.collect()
-        before = [entry for entry in self.ledger.idle if entry.item.alive]
+        before = [entry for entry in self.state.idle if entry.item.alive]
         self.rig.clock.advance(seconds)
         self.pool.time_left_out(seconds)
-        tend(self.pool)
+        self.pool.run_maintenance()
         self.collect()
-        after = [*self.ledger.idle, *self.ledger.lent]
+        after = [*self.state.idle, *self.state.lent]
         assert all(entry in after for entry in before)
-        assert all(entry.suspect for entry in before)
+        assert all(entry.needs_check for entry in before)
 
     @rule()
-    def upkeep(self) -> None:
-        tend(self.pool)
+    def maintenance(self) -> None:
+        self.pool.run_maintenance()
         self.collect()
         now = self.rig.clock()
-        assert not any(entry.expires_at <= now for entry in self.ledger.idle)
+        assert not any(entry.expires_at <= now for entry in self.state.idle)
 
     @rule(limit=st.sampled_from([None, 1, 2, 3, 5]), force=st.booleans())
     def resize(self, limit: int | None, force: bool) -> None:
@@ -253,7 +251,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule()
     def drain(self) -> None:
-        idle = [entry.item for entry in self.ledger.idle]
+        idle = [entry.item for entry in self.state.idle]
         lent = len(self.leases)
         assert self.pool.drain() == (len(idle), lent)
         assert all(item.ended for item in idle)
@@ -264,7 +262,7 @@ class PoolMachine(RuleBasedStateMachine):
         """What the child does with what it inherited."""
         open_items = self.rig.driver.open_now
         self.pool.after_fork_in_child()
-        self.ledger = self.pool.ledger
+        self.state = self.pool.state
         self.rig.spawner.queued.clear()
         # The parent's threads are not there.
         self.waiting.clear()
@@ -291,43 +289,43 @@ class PoolMachine(RuleBasedStateMachine):
 
     @invariant()
     def counts_are_right(self) -> None:
-        limit = self.ledger.limit
+        limit = self.state.limit
         if limit is not None:
             excess = max(0, self.pool.size - limit)
             assert excess <= self.excess
             self.excess = excess
         # Nothing closes in the background here, so what is open is idle or lent.
-        assert len(self.rig.driver.open_now) == len(self.ledger.idle) + len(self.ledger.lent)
-        assert len(self.ledger.openings) == len(self.rig.spawner.queued) or self.ledger.shut
-        assert not self.ledger.closing
-        assert not len(self.ledger.reserved)
+        assert len(self.rig.driver.open_now) == len(self.state.idle) + len(self.state.lent)
+        assert len(self.state.openings) == len(self.rig.spawner.queued) or self.state.shut
+        assert not self.state.closing
+        assert not len(self.state.reserved)
         stats = self.pool.stats()
         assert stats.size == self.pool.size
         assert stats.opened - sum(stats.closed.values()) == stats.idle + stats.lent
 
     @invariant()
     def what_is_not_kept_is_not_idle(self) -> None:
-        assert self.pool.options.keep or not self.ledger.idle
+        assert self.pool.options.keep or not self.state.idle
 
     @invariant()
     def each_entry_is_in_one_place(self) -> None:
-        places = [*self.ledger.idle, *self.ledger.lent]
+        places = [*self.state.idle, *self.state.lent]
         assert len(places) == len(set(places))
-        assert set(places) == set(self.ledger.held.alive())
+        assert set(places) == set(self.state.held.alive())
         assert all(not entry.item.ended for entry in places)
 
     @invariant()
     def each_item_is_lent_once(self) -> None:
         held = [lease.item for lease in self.leases]
         assert len(held) == len(set(held))
-        assert {entry.item for entry in self.ledger.lent} == set(held)
-        shared = {entry for entry in self.ledger.lent if entry.share is self.share}
+        assert {entry.item for entry in self.state.lent} == set(held)
+        shared = {entry for entry in self.state.lent if entry.share is self.share}
         assert self.pool.lent_of(self.share) == len(shared)
-        assert self.share.open or set(self.share.lent.alive()) == shared
+        assert set(self.share.lent.alive()) == shared
 
     @invariant()
     def nobody_waits_who_could_be_served(self) -> None:
-        assert [*self.ledger.waiters] == self.waiting
+        assert [*self.state.waiters] == self.waiting
         room = self.share.limit
         left = None if room is None else max(0, room - self.pool.lent_of(self.share))
         alone = sum(waiter.share is None for waiter in self.waiting)
@@ -335,17 +333,17 @@ class PoolMachine(RuleBasedStateMachine):
         if self.gate.reason is not None:
             left = 0
         servable = alone + (shared if left is None else min(left, shared))
-        if not servable or self.ledger.shut:
+        if not servable or self.state.shut:
             return
-        assert not self.ledger.idle
-        limit = self.ledger.limit
+        assert not self.state.idle
+        limit = self.state.limit
         full = limit is not None and self.pool.size >= limit
-        at_once = self.ledger.breaker.allows(self.rig.clock())
-        assert full or len(self.ledger.openings) >= min(servable, at_once)
+        at_once = self.state.breaker.allows(self.rig.clock())
+        assert full or len(self.state.openings) >= min(servable, at_once)
 
     @invariant()
     def a_broker_that_is_down_is_asked_by_one(self) -> None:
-        assert len(self.ledger.openings) <= AT_ONCE
+        assert len(self.state.openings) <= AT_ONCE
 
     def teardown(self) -> None:
         pool: Any = getattr(self, "pool", None)

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 
 from kombu_pools_ext.engine import Lease
-from kombu_pools_ext.engine.borrowing import look_again
 from kombu_pools_ext.engine.errors import PoolTimeout
 from kombu_pools_ext.engine.threads import spawn_thread
-from kombu_pools_ext.engine.waiting import Waiter
+from kombu_pools_ext.engine.waiters import Waiter
 from tests.engine.fakes import Rig, assert_sound, rig
 
 
@@ -47,12 +46,12 @@ def test_what_is_planned_for_others_is_theirs_when_the_time_is_up() -> None:
     tested.spawner.queued.clear()
     tested.spawner.able = False
     slowly(tested, 0.4)
-    look_again(tested.pool, tested.clock() + 0.3)
+    tested.pool.look_again(tested.clock() + 0.3)
     # One was begun within the time; the other one is left, and whoever waits for it has been woken.
     assert tested.driver.within == pytest.approx([0.3])
     assert others[0].lease is not None
     assert others[1].lease is None
-    look_again(tested.pool, tested.clock() + 1)
+    tested.pool.look_again(tested.clock() + 1)
     assert others[1].lease is not None
     assert_sound(tested.pool)
 
@@ -75,7 +74,7 @@ def test_who_gives_back_opens_nothing_for_others() -> None:
     assert tested.driver.within == []
     assert len(tested.driver.opened) == 1
     waiter.wait(0.0)
-    look_again(tested.pool, tested.clock() + 0.5)
+    tested.pool.look_again(tested.clock() + 0.5)
     assert waiter.lease is not None
     assert tested.driver.within == pytest.approx([0.5])
     assert_sound(tested.pool)

@@ -14,7 +14,6 @@ from types import SimpleNamespace
 import pytest
 
 from kombu_pools_ext.engine import Gate, Share, shutdown
-from kombu_pools_ext.engine.borrowing import look_again
 from kombu_pools_ext.engine.errors import (
     ConnectTimeout,
     PoolBlocked,
@@ -22,8 +21,7 @@ from kombu_pools_ext.engine.errors import (
     PoolSuspended,
     PoolTimeout,
 )
-from kombu_pools_ext.engine.upkeep import tend
-from kombu_pools_ext.engine.waiting import Waiter, Watcher
+from kombu_pools_ext.engine.waiters import Waiter, Watcher
 from tests.engine.fakes import PATIENCE, Keeper, assert_sound, in_thread, rig, wait_until
 
 WHY = "the broker is short of memory"
@@ -38,7 +36,7 @@ def test_a_suspended_pool_lends_nothing_until_it_is_resumed() -> None:
     tested.pool.suspend("wait")
     waiter = tested.ask()
     tested.spawner.run()
-    assert not waiter.settled
+    assert not waiter.ended
     assert repr(tested.pool) == "<Pool 'tested': 1 of 2 (1 idle, 0 lent), 1 waiting, suspended>"
     assert tested.pool.stats().suspended
     tested.pool.resume()
@@ -76,7 +74,7 @@ def test_a_suspended_pool_opens_nothing() -> None:
     waiter = tested.ask()
     tested.pool.suspend("wait")
     tested.spawner.run()
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     tested.spawner.run()
     assert not tested.driver.opened
     tested.pool.resume()
@@ -86,34 +84,34 @@ def test_a_suspended_pool_opens_nothing() -> None:
 
 def test_whoever_waits_for_an_opening_alone_fails_when_it_is_suspended() -> None:
     tested = rig(2)
-    hasty, patient = tested.ask(patient=False), tested.ask()
+    hasty, patient = tested.ask(blocking=False), tested.ask()
     tested.pool.suspend("wait")
     assert isinstance(hasty.error, PoolSuspended)
-    assert not patient.settled
+    assert not patient.ended
 
 
 def test_an_outage_is_no_reason_not_to_wait_for_the_end_of_a_suspension() -> None:
     """The broker went away, the operator noticed, suspended the pool, and resumes it when the broker is back."""
     tested = rig(2, jitter=lambda: 1.0, outage_patience=10.0)
     tested.driver.opening.append(PermissionError("shutting down"))
-    tested.ask(patient=False)
+    tested.ask(blocking=False)
     tested.spawner.run()
     tested.pool.suspend("wait")
     waiter = tested.ask()
     tested.clock.advance(3600.0)
-    look_again(tested.pool)
-    assert not waiter.settled
+    tested.pool.look_again()
+    assert not waiter.ended
     assert tested.queue_up(Waiter()) is None
     tested.driver.opening.append(OSError("not quite"))
     tested.pool.resume()
     assert tested.pool.stats().outage is None
     # Slowly, as after any outage, and with all the patience.
-    assert len(tested.pool.ledger.openings) == 1
+    assert len(tested.pool.state.openings) == 1
     tested.spawner.run()
-    look_again(tested.pool)
-    assert not waiter.settled
+    tested.pool.look_again()
+    assert not waiter.ended
     tested.clock.advance(2.0)
-    look_again(tested.pool)
+    tested.pool.look_again()
     tested.spawner.run()
     assert waiter.lease is not None
 
@@ -154,7 +152,7 @@ def test_no_more_may_wait_for_the_end_of_a_suspension_than_for_anything_else() -
     assert tested.queue_up(Waiter()) == "full"
 
 
-def test_upkeep_hears_of_the_end_of_a_suspension_and_of_the_pool() -> None:
+def test_maintenance_hears_of_the_end_of_a_suspension_and_of_the_pool() -> None:
     keeper = Keeper()
     tested = rig(1, keeper=keeper)
     for act in (tested.pool.resume, tested.pool.close):
@@ -179,7 +177,7 @@ def test_a_shut_gate_holds_up_its_shares_and_nobody_else() -> None:
     tested.pool.shut_gate(gate, items[0], WHY)
     waiter = tested.ask(publishing)
     assert tested.pool.acquire().item is items[1]
-    assert not waiter.settled
+    assert not waiter.ended
     assert not tested.spawner.queued
     assert tested.pool.stats().blocked == WHY
     assert WHY in repr(tested.pool)
@@ -235,7 +233,7 @@ def test_an_item_that_is_gone_without_a_word_keeps_no_gate_shut() -> None:
     tested.pool.shut_gate(gate, stranger, WHY)  # type: ignore[arg-type]
     del stranger
     gc.collect()
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     assert gate.reason is None
 
 
@@ -246,7 +244,7 @@ def test_idle_items_are_looked_at_more_often_while_a_gate_is_shut() -> None:
     gate = Gate()
     assert not tested.driver.kept
     tested.pool.shut_gate(gate, item, WHY)
-    nap = tend(tested.pool)
+    nap = tested.pool.run_maintenance()
     assert nap is not None
     assert nap < 1.0
     assert tested.driver.kept == [(item, False)]
@@ -263,13 +261,13 @@ def test_what_is_closed_keeps_no_gate_shut() -> None:
     tested.spawner.run()
     # What is being opened is not known yet, and may have had word.
     other = tested.ask()
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     assert gate.reason == WHY
     tested.spawner.run()
     assert other.lease is not None
     other.lease.end()
-    # Nobody but upkeep is there to notice.
-    tend(tested.pool)
+    # Nobody but maintenance is there to notice.
+    tested.pool.run_maintenance()
     assert gate.reason is None
     assert waiter.lease is not None
 
@@ -279,7 +277,7 @@ def test_what_is_open_keeps_it_shut() -> None:
     (item,) = tested.fill(1)
     gate = Gate()
     tested.pool.shut_gate(gate, item, WHY)
-    tend(tested.pool)
+    tested.pool.run_maintenance()
     assert gate.reason == WHY
 
 
@@ -292,8 +290,8 @@ def test_a_gate_may_be_opened_in_the_middle_of_the_pools_own_decision() -> None:
     waiter = tested.ask(Share(None, gate))
     with tested.pool.lock:
         tested.pool.open_gate(gate, item)
-        assert not waiter.settled
-    look_again(tested.pool)
+        assert not waiter.ended
+    tested.pool.look_again()
     assert waiter.lease is not None
 
 
@@ -319,16 +317,16 @@ def test_a_pool_is_ready_with_its_min_idle() -> None:
     assert len(tested.driver.opened) == 3
 
 
-def test_upkeep_opens_nothing_besides_what_is_waited_for() -> None:
+def test_maintenance_opens_nothing_besides_what_is_waited_for() -> None:
     tested = rig(9, min_idle=3)
     tested.spawner.able = False
 
     def come_by() -> None:
         tested.spawner.able = True
-        tend(tested.pool)
+        tested.pool.run_maintenance()
         tested.spawner.able = False
 
-    # Upkeep comes by while two are held and the last one is being opened.
+    # Maintenance comes by while two are held and the last one is being opened.
     tested.driver.opening.extend([None, None, come_by])
     tested.pool.wait_ready(PATIENCE)
     tested.spawner.run()
@@ -383,11 +381,11 @@ def test_no_more_than_the_limit_are_waited_for() -> None:
 @pytest.mark.threads
 def test_a_drain_waits_for_what_is_lent() -> None:
     tested = rig(3)
-    tested.pool.clock = tested.pool.ledger.clock = time.monotonic
+    tested.pool.clock = tested.pool.state.clock = time.monotonic
     idle, lent = tested.take(2)
     idle.end()
     with in_thread(lambda: tested.pool.drain(PATIENCE)) as outcome:
-        wait_until(lambda: bool(tested.pool.ledger.watchers))
+        wait_until(lambda: bool(tested.pool.state.watchers))
         assert outcome.value is None
         lent.end()
     assert outcome.value == (2, 0)
@@ -399,7 +397,7 @@ def test_a_drain_that_nobody_heeds_ends_at_its_deadline() -> None:
     idle, lent = tested.take(2)
     idle.end()
     assert tested.pool.drain(0.0) == (1, 1)
-    assert not tested.pool.ledger.watchers
+    assert not tested.pool.state.watchers
     lent.end()
     assert tested.pool.size == 0
 
@@ -422,7 +420,7 @@ def test_a_drain_looks_now_and_then_and_no_later_than_its_deadline(
 
 
 def test_a_drain_takes_home_what_was_dropped() -> None:
-    """Where no upkeep runs, nobody else would."""
+    """Where no maintenance runs, nobody else would."""
     tested = rig(3)
     leases = tested.take(1)
     leases.clear()
@@ -434,13 +432,25 @@ def test_a_drain_takes_home_what_was_dropped() -> None:
 def test_a_drain_does_not_wait_for_what_was_opened_later() -> None:
     tested = rig(3)
     (old,) = tested.take()
-    tested.pool.clock = tested.pool.ledger.clock = time.monotonic
+    tested.pool.clock = tested.pool.state.clock = time.monotonic
     with in_thread(lambda: tested.pool.drain(PATIENCE)) as outcome:
-        wait_until(lambda: bool(tested.pool.ledger.watchers))
+        wait_until(lambda: bool(tested.pool.state.watchers))
         (new,) = tested.take()
         old.end()
     assert outcome.value == (1, 0)
     assert not new.ended
+
+
+def test_a_drain_waits_for_its_own_generation_if_another_drain_begins_while_it_closes() -> None:
+    tested = rig(3)
+    tested.fill(1)
+
+    def drain_again() -> None:
+        tested.take()
+        tested.pool.drain()
+
+    tested.driver.closing.append(drain_again)
+    assert tested.pool.drain(1.0) == (1, 0)
 
 
 # -- the end of the process ----------------------------------------------------------------------------------------
@@ -468,12 +478,12 @@ sys.path.insert(0, sys.argv[1])
 def report():
     print(json.dumps({"closed": {item.number: broken for item, broken in driver.closed}, "lent": pool.lent}))
 from fakes import PATIENCE, Keeper, Driver
-from kombu_pools_ext.engine import Pool, upkeep
+from kombu_pools_ext.engine import Pool, closing
 import kombu_pools_ext.engine.shutdown as shutdown
 
 if sys.argv[2] != "keeps":
     # A second may be over before a busy machine lets the other thread run.
-    upkeep.TOGETHER = 5.0
+    closing.TOGETHER = 5.0
 driver = Driver()
 pool = Pool(driver, limit=2)
 lease = pool.acquire(timeout=PATIENCE)
@@ -525,7 +535,7 @@ def test_whoever_watches_hears_of_a_closing() -> None:
     tested = rig(1)
     tested.fill(1)
     watcher = Watcher()
-    tested.pool.ledger.watchers.keep(watcher)
+    tested.pool.state.watchers.keep(watcher)
     assert watcher._bell.locked()
     tested.pool.drain()
     assert not watcher._bell.locked()

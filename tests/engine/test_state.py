@@ -7,8 +7,8 @@ import logging
 import pytest
 
 from kombu_pools_ext.engine import ErrorFamily, Pool, Share
-from kombu_pools_ext.engine.counters import CLOSE_REASONS
 from kombu_pools_ext.engine.errors import PoolExhausted, PoolTimeout
+from kombu_pools_ext.engine.stats import CLOSE_REASONS
 from tests.engine.fakes import Driver, Item, Listener, rig
 
 
@@ -31,7 +31,7 @@ def test_the_repr_tells_the_state() -> None:
 def test_the_numbers_add_up() -> None:
     tested = rig(2)
     tested.driver.opening.append(OSError("refused"))
-    assert tested.ask(patient=False).error is None
+    assert tested.ask(blocking=False).error is None
     tested.spawner.run()
     leases = tested.take(2)
     leases.pop().end("broken")
@@ -82,10 +82,10 @@ def test_the_listener_hears_of_each_event_outside_the_lock() -> None:
     class Listening(Listener):
         def __getattribute__(self, name: str) -> object:
             if name == "events":
-                owned.append(tested.pool._owned())
+                owned.append(tested.pool.owned())
             return super().__getattribute__(name)
 
-    tested.pool._listener = listener = Listening()
+    tested.pool.reports.listener = listener = Listening()
     (lease,) = tested.take()
     with pytest.raises(PoolExhausted):
         tested.pool.acquire()
@@ -107,10 +107,10 @@ def test_the_listener_hears_what_is_wanted_before_it_is_there() -> None:
 
     class Listening(Listener):
         def wanted(self) -> None:
-            assert not tested.pool._owned()
+            assert not tested.pool.owned()
             wanted.append(len(tested.driver.opened))
 
-    tested.pool._listener = Listening()
+    tested.pool.reports.listener = Listening()
     (lease,) = tested.take()
     assert wanted == [0]
     lease.end()
@@ -140,7 +140,7 @@ def test_a_listener_that_raises_breaks_nothing(caplog: pytest.LogCaptureFixture)
         def exhausted(self, reason: str) -> None:
             raise RuntimeError("a receiver's own trouble")
 
-    tested.pool._listener = Raising()
+    tested.pool.reports.listener = Raising()
     with caplog.at_level(logging.ERROR, "kombu_pools_ext"):
         (lease,) = tested.take()
         with pytest.raises(PoolExhausted):
@@ -189,7 +189,7 @@ def test_each_reason_for_closing_is_described() -> None:
     leases[1].end()
     tested.spawner.able = False
     tested.pool.acquire()
-    tested.pool.settle()
+    tested.pool.end_deferred()
     leases[2].end()
     tested.pool.drain()
     tested.pool.close()

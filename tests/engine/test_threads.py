@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import sys
 import threading
@@ -13,8 +14,7 @@ from typing import Any
 
 import pytest
 
-from kombu_pools_ext.engine import Gate, Pool, Share, upkeep
-from kombu_pools_ext.engine.borrowing import leave
+from kombu_pools_ext.engine import Gate, Pool, Share
 from kombu_pools_ext.engine.errors import PoolTimeout
 from tests.engine.fakes import (
     PATIENCE,
@@ -27,6 +27,7 @@ from tests.engine.fakes import (
     rig,
     wait_until,
 )
+from tests.engine.steps import Killed
 
 pytestmark = [pytest.mark.threads, pytest.mark.slow]
 
@@ -90,7 +91,7 @@ def test_an_item_is_never_in_two_hands() -> None:
 
 
 @pytest.mark.parametrize("borrowers", [3, 4, 5])
-def test_the_short_way_and_the_long_one_alternate_under_an_operators_hands(borrowers: int) -> None:
+def test_borrowers_lose_nothing_under_an_operators_hands(borrowers: int) -> None:
     """About as many threads as items: now somebody waits, now nobody does, and the pool is changed all the while."""
     driver = Driver()
     limit = 4
@@ -98,14 +99,14 @@ def test_the_short_way_and_the_long_one_alternate_under_an_operators_hands(borro
     gate = Gate()
     share = Share(limit, gate)
     done = threading.Event()
-    #: About how often each way was taken; and the turns of each borrower.
-    ways: Counter[bool] = Counter()
+    #: About how often somebody waited, and nobody; and the turns of each borrower.
+    waited: Counter[bool] = Counter()
     turns = [0] * borrowers
 
     def borrow(number: int) -> None:
         deadline = time.monotonic() + PATIENCE / 2
-        while min(ways[True], ways[False]) < 500 and time.monotonic() < deadline:
-            ways[pool.calm is not None] += 1
+        while min(waited[True], waited[False]) < 500 and time.monotonic() < deadline:
+            waited[bool(pool.state.waiters)] += 1
             turns[number] += 1
             lease = pool.acquire(timeout=PATIENCE, share=share if number % 2 else None)
             item = lease.item
@@ -128,7 +129,7 @@ def test_the_short_way_and_the_long_one_alternate_under_an_operators_hands(borro
             for item in driver.open_now[:1]:
                 pool.shut_gate(gate, item, "the broker is short of memory")
                 pool.open_gate(gate, item)
-            upkeep.tend(pool)
+            pool.run_maintenance()
             # Long enough for quiet times in between.
             done.wait(0.002)
 
@@ -138,7 +139,7 @@ def test_the_short_way_and_the_long_one_alternate_under_an_operators_hands(borro
         finally:
             done.set()
     assert operator.error is None
-    assert min(ways[True], ways[False]) >= 500
+    assert min(waited[True], waited[False]) >= 500
     assert pool.lent == pool.lent_of(share) == 0
     assert pool.stats().acquires == sum(turns)
     assert len({lease.item for lease in recover(pool, limit)}) == limit
@@ -189,24 +190,27 @@ def test_everybody_gets_his_turn_in_the_order_of_coming() -> None:
     pool: Pool[Item] = Pool(Driver(), limit=4)
     events = itertools.count()
     overtaken: list[tuple[int, int]] = []
-    enqueue = pool.ledger.enqueue
+    enter = pool.state.enter
     in_line: dict[Any, int] = {}
 
-    def stand_in_line(waiter: Any, *, first: bool) -> str | None:
-        refusal = enqueue(waiter, first=first)
-        assert refusal is None
+    def stand_in_line(waiter: Any, *unfit: Any) -> Any:
+        decision = enter(waiter, *unfit)
+        assert decision.refusal is None
         in_line[waiter] = next(events)
-        return refusal
+        return decision
 
-    pool.ledger.enqueue = stand_in_line  # type: ignore[method-assign]
+    pool.state.enter = stand_in_line  # type: ignore[method-assign]
 
     def work(number: int) -> None:
         for _ in range(100):
             came = next(events)
             lease = pool.acquire(timeout=PATIENCE)
-            # What has been handed over, has been handed over.
-            waiting = [stood for waiter, stood in in_line.copy().items() if not waiter.settled]
-            overtaken.extend((stood, came) for stood in waiting if stood < came)
+            for waiter, stood in in_line.copy().items():
+                if waiter.ended:
+                    # What has been handed over, has been handed over.
+                    in_line.pop(waiter, None)
+                elif stood < came:
+                    overtaken.append((stood, came))
             pool.release(lease)
 
     held = [pool.acquire() for _ in range(4)]
@@ -221,12 +225,55 @@ def test_everybody_gets_his_turn_in_the_order_of_coming() -> None:
         run_threads(40, work)
     assert start.error is None
     assert overtaken == []
-    assert all(waiter.settled for waiter in in_line)
+    assert all(waiter.ended for waiter in in_line)
     assert pool.stats().waits >= 40
     pool.close()
 
 
 @pytest.mark.slow
+def test_of_a_crowd_of_300_a_third_is_killed_and_the_others_are_served_in_order() -> None:
+    pool: Pool[Item] = Pool(Driver(), limit=2)
+    held = [pool.acquire() for _ in range(2)]
+    idents: dict[int, int] = {}
+    served: list[int] = []
+    killed: list[int] = []
+
+    def wait(number: int) -> None:
+        idents[number] = threading.get_ident()
+        try:
+            lease = pool.acquire(wait=True)
+        except Killed:
+            killed.append(number)
+        else:
+            served.append(number)
+            pool.release(lease)
+
+    crowd = [threading.Thread(target=wait, args=(number,), daemon=True) for number in range(300)]
+    for number, thread in enumerate(crowd):
+        thread.start()
+        wait_until(lambda: pool.stats().waiting == number + 1)  # noqa: B023  # it is called at once
+    doomed = [number for number in range(300) if number % 3 == 0]
+    for number in doomed:
+        # It is raised when the thread wakes for a look around.
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+            ctypes.c_ulong(idents[number]), ctypes.py_object(Killed)
+        )
+    wait_until(lambda: pool.stats().waiting == 200)
+    # One after the other, so that the order in which they are served can be seen.
+    pool.resize(1, force=True)
+    for lease in held:
+        pool.release(lease)
+    for thread in crowd:
+        thread.join(PATIENCE)
+    assert not any(thread.is_alive() for thread in crowd)
+    assert sorted(killed) == doomed
+    assert served == [number for number in range(300) if number % 3]
+    stats = pool.stats()
+    assert (stats.size, stats.idle, stats.lent, stats.waiting) == (1, 1, 0, 0)
+    assert_sound(pool)
+    pool.close()
+
+
 def test_a_hand_over_that_races_a_timeout_is_neither_lost_nor_doubled() -> None:
     """One thread gives the only item back, in the moment in which a waiter gives up."""
     rounds = 100_000
@@ -259,7 +306,7 @@ def test_a_hand_over_that_races_a_timeout_is_neither_lost_nor_doubled() -> None:
             # Now early, now late, with every step of the other thread in between.
             for _ in range(turn % 40):
                 pass
-            leave(pool, waiter, 0.0)
+            pool.leave(waiter, 0.0)
             taken = waiter.lease
             done.acquire()
             if taken is None:
@@ -267,7 +314,7 @@ def test_a_hand_over_that_races_a_timeout_is_neither_lost_nor_doubled() -> None:
                 taken = pool.acquire()
             else:
                 served += 1
-                assert not pool.ledger.idle, "served, and left idle too"
+                assert not pool.state.idle, "served, and left idle too"
             assert taken.item is item
             lease = taken
     thread.join(PATIENCE)
@@ -319,7 +366,7 @@ def test_leases_dropped_in_many_threads_all_come_home() -> None:
 
     with switching_often():
         run_threads(8, work)
-    pool.settle()
+    pool.end_deferred()
     assert pool.lent == 0
     # The maintenance thread may be at the last ones.
     wait_until(lambda: pool.stats().closed["dropped"] >= 8 * 10)

@@ -72,8 +72,8 @@ def test_where_no_thread_can_run_it_is_opened_at_once() -> None:
     tested.spawner.able = False
     one = trial(tested)
     assert len(tested.driver.opened) == 2
-    one.give_up()
-    one.give_up()
+    one.abandon()
+    one.abandon()
     assert tested.driver.opened[1].ended == ["closed"]
 
 
@@ -175,7 +175,7 @@ def test_a_replaced_pool_is_one_in_a_child_too() -> None:
 @pytest.mark.threads
 def test_renewals_and_borrowers_at_once_lose_nothing() -> None:
     tested = rig(3)
-    tested.pool._spawn = lambda work, name: bool(threading.Thread(target=work).start()) or True
+    tested.pool.spawn = lambda work, name: bool(threading.Thread(target=work).start()) or True
     stop = threading.Event()
     failed: list[BaseException] = []
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from kombu_pools_ext.engine import Pool, PoolOptions
-from kombu_pools_ext.engine.upkeep import OVERDUE, Upkeep
+from kombu_pools_ext.engine.maintenance import OVERDUE, Maintenance
 from tests.engine.fakes import PATIENCE, Driver, FakeClock, Item, wait_until
 
 HERE, OTHER = os.getpid(), os.getppid()
@@ -46,7 +46,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def pool_with(keeper: Upkeep, *, clock: FakeClock | None = None) -> tuple[Pool[Item], Driver]:
+def pool_with(keeper: Maintenance, *, clock: FakeClock | None = None) -> tuple[Pool[Item], Driver]:
     driver = Driver()
     options = PoolOptions(min_idle=1, max_lifetime=10.0, idle_timeout=None)
     if clock is None:
@@ -56,7 +56,7 @@ def pool_with(keeper: Upkeep, *, clock: FakeClock | None = None) -> tuple[Pool[I
 
 @pytest.mark.parametrize("master", [HERE, 0], ids=["master", "no-master"])
 def test_no_thread_is_started_where_workers_are_forked_from(
-    server: Server, keeper: Upkeep, started: list[str], master: int
+    server: Server, keeper: Maintenance, started: list[str], master: int
 ) -> None:
     server.master = master
     clock = FakeClock()
@@ -83,19 +83,19 @@ def test_no_thread_is_started_where_workers_are_forked_from(
     ids=["first-worker-without-master", "worker", "mule-or-spooler"],
 )
 def test_what_was_forked_has_threads(
-    server: Server, keeper: Upkeep, started: list[str], worker: int, master: int
+    server: Server, keeper: Maintenance, started: list[str], worker: int, master: int
 ) -> None:
     server.worker, server.master = worker, master
     pool, _ = pool_with(keeper)
     pool.release(pool.acquire(timeout=PATIENCE))
     # The thread that opens starts the other, and hands over before.
-    wait_until(lambda: sorted(set(started)) == ["kombu-pools-open", "kombu-pools-upkeep"])
+    wait_until(lambda: sorted(set(started)) == ["kombu-pools-maintenance", "kombu-pools-open"])
     pool.close()
 
 
 @pytest.mark.threads
-def test_upkeep_begins_late_where_a_loader_becomes_a_worker(
-    server: Server, keeper: Upkeep, started: list[str]
+def test_maintenance_begins_late_where_a_loader_becomes_a_worker(
+    server: Server, keeper: Maintenance, started: list[str]
 ) -> None:
     # There is no master, so the connection stays, and nothing more is opened for it to begin with.
     server.master = 0
@@ -107,6 +107,6 @@ def test_upkeep_begins_late_where_a_loader_becomes_a_worker(
     assert not started
     clock.advance(OVERDUE + 1.0)
     pool.release(pool.acquire(timeout=PATIENCE))
-    assert started == ["kombu-pools-upkeep"]
+    assert started == ["kombu-pools-maintenance"]
     assert len(driver.opened) == 1
     pool.close()

@@ -11,21 +11,19 @@ from typing import Any
 import pytest
 
 from kombu_pools_ext.engine import Pool, PoolOptions, Share
-from kombu_pools_ext.engine.borrowing import (
-    CLAIM_AFTER,
-    LOOK_AGAIN,
-    LOOKING,
-    SLOW_CHECK,
-    leave,
-)
+from kombu_pools_ext.engine.checker import MOST_LOOKED_AT, SLOW_CHECK
 from kombu_pools_ext.engine.errors import (
     OpenFailed,
     PoolExhausted,
     PoolFull,
     PoolTimeout,
 )
-from kombu_pools_ext.engine.sweeping import MOST
-from kombu_pools_ext.engine.waiting import Waiter
+from kombu_pools_ext.engine.wait import (
+    CLAIM_AFTER,
+    LOOK_AGAIN,
+    LOOKING,
+)
+from kombu_pools_ext.engine.waiters import Waiter
 from tests.engine.fakes import PATIENCE, Driver, Item, in_thread, min_of, rig, wait_until
 
 # -- the order ---------------------------------------------------------------------------------------------------------
@@ -44,7 +42,7 @@ def test_waiters_are_served_in_the_order_of_their_coming() -> None:
     waiters = [tested.ask() for _ in range(5)]
     for served in range(5):
         tested.pool.release(lease)
-        assert [waiter.settled for waiter in waiters] == [n <= served for n in range(5)]
+        assert [waiter.ended for waiter in waiters] == [n <= served for n in range(5)]
         assert waiters[served].lease is not None
         lease = waiters[served].lease
 
@@ -69,7 +67,7 @@ def test_a_waiter_whose_share_is_used_up_lets_others_pass() -> None:
     blocked = tested.ask(share)
     free = tested.ask()
     assert free.lease is not None
-    assert not blocked.settled
+    assert not blocked.ended
     tested.pool.release(mine)
     assert blocked.lease is not None
 
@@ -83,7 +81,7 @@ def test_who_cannot_be_served_does_not_make_others_be_refused() -> None:
     blocked = [tested.ask(share) for _ in range(5)]
     other = tested.pool.acquire()
     assert other.item is not mine.item
-    assert not any(waiter.settled for waiter in blocked)
+    assert not any(waiter.ended for waiter in blocked)
 
 
 def test_room_that_those_in_front_will_use_is_not_promised_twice() -> None:
@@ -115,7 +113,7 @@ def a_return_from_before_a_drain(tested: Any, leases: list[Any]) -> None:
 
 def a_dropped_lease(tested: Any, leases: list[Any]) -> None:
     leases.pop()
-    tested.pool.settle()
+    tested.pool.end_deferred()
 
 
 def a_higher_limit(tested: Any, leases: list[Any]) -> None:
@@ -142,7 +140,7 @@ def test_wakes_a_waiter(event: Callable[[Any, list[Any]], None]) -> None:
     leases = tested.take(2)
     waiter = tested.ask()
     tested.spawner.run()
-    assert not waiter.settled
+    assert not waiter.ended
     event(tested, leases)
     tested.spawner.run()
     assert waiter.lease is not None
@@ -156,7 +154,7 @@ def test_a_wider_share_wakes_a_waiter(limit: int | None) -> None:
     tested.fill(3)
     mine = tested.pool.acquire(share=share)
     waiter = tested.ask(share)
-    assert not waiter.settled
+    assert not waiter.ended
     tested.pool.resize_share(share, limit)
     assert waiter.lease is not None
     assert len(share.lent) == 2
@@ -168,9 +166,9 @@ def test_a_much_wider_share_wakes_all_for_whom_there_is_room() -> None:
     share = Share(0)
     tested.fill(3)
     waiters = [tested.ask(share) for _ in range(4)]
-    assert not any(waiter.settled for waiter in waiters)
+    assert not any(waiter.ended for waiter in waiters)
     tested.pool.resize_share(share, None)
-    assert [waiter.settled for waiter in waiters] == [True, True, True, False]
+    assert [waiter.ended for waiter in waiters] == [True, True, True, False]
 
 
 def test_a_place_given_up_in_the_queue_wakes_who_stood_behind_it() -> None:
@@ -180,7 +178,7 @@ def test_a_place_given_up_in_the_queue_wakes_who_stood_behind_it() -> None:
     tested.fill(1)
     mine = tested.pool.acquire(share=share)
     first, second = tested.ask(share), tested.ask(share)
-    leave(tested.pool, first, tested.clock())
+    tested.pool.leave(first, tested.clock())
     tested.pool.release(mine)
     assert second.lease is not None
     assert first.lease is None
@@ -203,13 +201,13 @@ def test_a_failed_opening_fails_who_does_not_wait_and_the_others_have_the_next_t
     tested = rig(1)
     refused = OSError("refused")
     tested.driver.opening.append(refused)
-    hasty = tested.ask(patient=False)
+    hasty = tested.ask(blocking=False)
     first, second = tested.ask(), tested.ask()
     tested.spawner.run()
     assert isinstance(hasty.error, OpenFailed)
     assert hasty.error.__cause__ is refused
     assert first.lease is not None
-    assert not second.settled
+    assert not second.ended
     assert tested.clock.now == 1000.0
 
 
@@ -247,7 +245,7 @@ def test_no_more_than_two_are_opened_at_a_time() -> None:
 def test_an_opening_nobody_waits_for_any_more_leaves_an_idle_item() -> None:
     tested = rig(1)
     waiter = tested.ask()
-    leave(tested.pool, waiter, tested.clock())
+    tested.pool.leave(waiter, tested.clock())
     tested.spawner.run()
     assert tested.pool.stats().idle == 1
 
@@ -312,8 +310,8 @@ def test_one_dead_all_suspect_and_the_next_is_tried_at_once() -> None:
     assert lent.item is third
     # Found dead: the others are checked, however fresh they are, the lent one too when it is back.
     tested.driver.checking.append(lambda: False)
-    (second_entry,) = [e for e in tested.pool.ledger.idle if e.item is second]
-    (first_entry,) = [e for e in tested.pool.ledger.idle if e.item is first]
+    (second_entry,) = [e for e in tested.pool.state.idle if e.item is second]
+    (first_entry,) = [e for e in tested.pool.state.idle if e.item is first]
     first_entry.used_at = second_entry.used_at
     got = tested.pool.acquire()
     assert got.item is first
@@ -342,6 +340,19 @@ def test_after_one_broke_in_use_the_others_have_to_answer_before_they_are_lent()
     assert tested.driver.proved == [second, first]
     assert tested.pool.stats().closed == {"broken": 1, "dead": 1}
     assert third.ended == second.ended == ["broken"]
+
+
+def test_after_one_broke_in_use_what_is_lent_at_that_time_has_to_answer_when_it_is_lent_again() -> (
+    None
+):
+    tested = rig(2, check_after=3600.0)
+    broken, other = tested.take(2)
+    item = other.item
+    tested.pool.release(broken, broken="broken")
+    tested.pool.release(other)
+    assert not tested.driver.proved
+    assert tested.pool.acquire().item is item
+    assert tested.driver.proved == [item]
 
 
 def test_one_that_does_not_answer_condemns_all_that_have_yet_to() -> None:
@@ -399,7 +410,7 @@ def test_who_borrows_one_of_them_meanwhile_finds_out_himself() -> None:
         theirs.append(tested.pool.acquire())
         return True
 
-    tested.driver.is_gone = look  # type: ignore[method-assign]
+    tested.driver.is_hung_up = look  # type: ignore[method-assign]
     tested.spawner.able = False
     ours = tested.pool.acquire()
     assert theirs[0].item is first
@@ -411,16 +422,16 @@ def test_a_look_that_fails_leaves_it_to_the_check() -> None:
     tested = rig(2, check_after=0.0)
     first, second = tested.fill(2)
     second.alive = False
-    tested.driver.is_gone = lambda item: item.nothing  # type: ignore[attr-defined,method-assign]
+    tested.driver.is_hung_up = lambda item: item.nothing  # type: ignore[attr-defined,method-assign]
     assert tested.pool.acquire().item is first
 
 
 def test_of_many_only_the_next_are_looked_at() -> None:
-    tested = rig(MOST + 9, check_after=0.0)
-    items = tested.fill(MOST + 9)
+    tested = rig(MOST_LOOKED_AT + 9, check_after=0.0)
+    items = tested.fill(MOST_LOOKED_AT + 9)
     items[-1].alive = False
     tested.pool.acquire()
-    assert [*tested.driver.looked_at] == items[-1 - MOST : -1]
+    assert [*tested.driver.looked_at] == items[-1 - MOST_LOOKED_AT : -1]
 
 
 def test_when_all_are_dead_a_new_one_is_opened_at_once() -> None:
@@ -447,7 +458,7 @@ def test_who_was_served_something_dead_keeps_its_place_before_those_who_wait() -
     # Not even one who does not wait is sent away for somebody who came later.
     lease = tested.pool.acquire()
     assert lease.item.number == 1
-    assert not behind[0].settled
+    assert not behind[0].ended
     tested.pool.release(lease)
     assert behind[0].lease is not None
 
@@ -586,7 +597,7 @@ def test_beyond_max_waiting_a_caller_is_refused_at_once() -> None:
     held = tested.take(1)
     tested.ask()
     tested.ask()
-    with pytest.raises(PoolFull, match="MAX_WAITING=2"):
+    with pytest.raises(PoolFull, match="because of max_waiting=2 in the pool's PoolOptions; raise"):
         tested.pool.acquire(wait=True)
     with pytest.raises(PoolFull):
         tested.pool.acquire(timeout=5.0)
@@ -596,8 +607,16 @@ def test_beyond_max_waiting_a_caller_is_refused_at_once() -> None:
     assert tested.listener.events[-1] == ("exhausted", "full")
 
 
-def test_ten_times_the_limit_may_wait_by_default() -> None:
-    tested = rig(2)
+def test_any_number_may_wait_by_default() -> None:
+    tested = rig(1)
+    tested.take()
+    waiting = [tested.ask() for _ in range(1000)]
+    assert tested.pool.stats().waiting == len(waiting)
+    assert tested.pool.stats().refused == 0
+
+
+def test_a_bound_for_each_item_follows_the_limit() -> None:
+    tested = rig(2, waiting_per_item=10)
     held = tested.take(2)
     for _ in range(20):
         tested.ask()
@@ -606,6 +625,59 @@ def test_ten_times_the_limit_may_wait_by_default() -> None:
     tested.pool.resize(3)
     tested.ask()
     assert len(held) == tested.pool.lent
+    tested.pool.resize(None)
+    for _ in range(50):
+        tested.ask()
+
+
+@pytest.mark.parametrize(
+    "options, told",
+    [
+        ({"max_waiting": 2}, "because of MAX_WAITING=2; raise that or LIMIT"),
+        (
+            {"waiting_per_item": 2},
+            "because of MAX_WAITING, which is 2 by default, 2 for each connection of LIMIT; raise",
+        ),
+    ],
+)
+def test_the_pool_of_an_alias_names_the_setting_that_refuses(
+    options: dict[str, int], told: str
+) -> None:
+    tested = rig(1, from_settings=True, **options)
+    tested.take()
+    tested.ask()
+    tested.ask()
+    with pytest.raises(PoolFull, match=told):
+        tested.pool.acquire(wait=True)
+
+
+@pytest.mark.parametrize("down", [False, True])
+def test_what_a_waiter_looks_at_does_not_grow_with_the_crowd(
+    monkeypatch: pytest.MonkeyPatch, down: bool
+) -> None:
+    """Each of 1,000 waiters looks for itself once a second: at all others, that would keep a processor busy."""
+    looked_at: list[Waiter[Item]] = []
+    counted = property(
+        lambda waiter: (
+            looked_at.append(waiter) or waiter.lease is not None or waiter.error is not None
+        )
+    )
+    monkeypatch.setattr(Waiter, "ended", counted)
+    costs = []
+    for crowd in (10, 200):
+        tested = rig(1, outage_patience=3600.0, jitter=lambda: 1.0)
+        if down:
+            tested.driver.opening.append(OSError("refused"))
+            tested.ask()
+            tested.spawner.run()
+        else:
+            tested.take()
+        waiting = [tested.ask() for _ in range(crowd)]
+        looked_at.clear()
+        for waiter in waiting[:10]:
+            tested.pool.look_again(None, waiter)
+        costs.append(len(looked_at))
+    assert costs[0] == costs[1]
 
 
 def test_max_waiting_is_about_those_who_wait_for_others() -> None:
@@ -646,4 +718,4 @@ def test_only_the_first_of_many_look_for_themselves_soon(monkeypatch: pytest.Mon
             tested.pool.acquire(timeout=LOOK_AGAIN)
         assert naps[0] == first
         for waiter in waiting:
-            leave(tested.pool, waiter, 0.0)
+            tested.pool.leave(waiter, 0.0)

@@ -20,7 +20,7 @@ import kombu
 import pytest
 
 from kombu_pools_ext import Pools, control
-from kombu_pools_ext.control.mailbox import PREFIX
+from kombu_pools_ext.control.remote.mailbox import PREFIX
 from tests.brokers import PrivateRabbitMQ
 from tests.conftest import _private
 from tests.integration.machines import Machine, OpenRabbitMQ, machine, private_network

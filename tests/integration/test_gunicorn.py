@@ -192,7 +192,7 @@ class Sampler:
 
     def _run(self) -> None:
         try:
-            while not self._over.is_set():
+            while not self._over.wait(0.1):
                 self._sample()
         except Exception as error:
             self.error = error

@@ -175,4 +175,4 @@ def test_no_worker_of_uwsgi_hangs_whatever_was_published_at_import(
             answer = served.get("/")
         assert "Traceback" not in served.log
         assert answer["at_import"] == ["MainThread"]
-        assert "kombu-pools-upkeep" in answer["threads"]
+        assert "kombu-pools-maintenance" in answer["threads"]

@@ -12,7 +12,7 @@ from tests.integration.servers import WORKERS, gunicorn, under_uvicorn, under_uw
 
 pytestmark = pytest.mark.slow
 
-TOLD = "KOMBU_POOLS['default']['LIMT']: 'LIMT' is no setting; did you mean 'LIMIT'?"
+TOLD = "KOMBU_POOLS['default']['LIMT']: 'LIMT' is not a setting; did you mean 'LIMIT'?"
 
 
 def assert_told(served: Served, times: int) -> None:

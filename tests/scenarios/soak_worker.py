@@ -49,10 +49,10 @@ class Mixed(Contender):
         from redis.exceptions import RedisError
 
         import kombu_pools_ext
-        from kombu_pools_ext.engine import upkeep
+        from kombu_pools_ext.engine import maintenance
 
         self.kombu = kombu
-        self.upkeep = upkeep.shared
+        self.maintenance = maintenance.shared
         #: What a pool must not hold on to once it is closed.
         self.connection_types = (kombu.Connection, amqp.Connection, AbstractConnection)
         self.reset = kombu_pools_ext.reset
@@ -315,7 +315,7 @@ class Worker(Process):
 
     def rests(self) -> bool:
         """Have the maintenance thread look whether anything is open, and end if not; it would within a minute."""
-        self.contender.upkeep.nudge()
+        self.contender.maintenance.nudge()
         return True
 
     def first(self, what: str) -> tuple[int, int, int]:

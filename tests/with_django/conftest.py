@@ -1,4 +1,4 @@
-"""A Django project, set up once, and what its tests need."""
+"""A Django project, set up once, and fixtures for its tests."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def _used_aliases_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def queue() -> str:
-    """The name of a queue that nobody else uses."""
+    """The name of a queue that no other test uses."""
     return f"with-django-{uuid.uuid4().hex}"
 
 
 @pytest.fixture
 def memory_url() -> str:
-    """A broker in memory whose pools are of this test alone."""
+    """A broker in memory whose pools only this test uses."""
     return f"memory://django{next(_numbers)}"
 
 
@@ -85,7 +85,7 @@ def receive(url: str, queue: str) -> Any:
 
 
 def until(what: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Wait until *what* holds."""
+    """Wait until *what* is true."""
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline, "it did not happen"

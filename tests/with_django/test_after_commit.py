@@ -1,4 +1,4 @@
-"""What waits for a commit: which messages go out, when, in which order, and what is told of those that do not."""
+"""Messages that wait for a commit: which are sent, when and in which order, and how failures are reported."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def target(queue: str) -> Queue:
 
 @pytest.fixture
 def now(configure: Callable[..., None], memory_url: str, target: Queue) -> Callable[[], list[Any]]:
-    """Configures the alias on a broker in memory; what has arrived there since it was called last."""
+    """Configure the alias on a broker in memory. Returns what has arrived there since the last call."""
     configure()
     with kombu.Connection(memory_url) as connection:
         target(connection.default_channel).declare()
@@ -67,7 +67,7 @@ def now(configure: Callable[..., None], memory_url: str, target: Queue) -> Calla
 def amqp(
     configure: Callable[..., None], amqp_url: str, target: Queue
 ) -> Callable[[int], list[Any]]:
-    """Configures the alias on RabbitMQ; the bodies of the next messages there."""
+    """Configure the alias on RabbitMQ. Returns the bodies of the next messages there."""
     configure(URL=amqp_url)
     publish("first", target.name, declare=[target])
     assert receive_all(amqp_url, target, 1) == ["first"]
@@ -89,7 +89,7 @@ def receive_all(url: str, queue: Queue, count: int) -> list[Any]:
 
 
 def leases() -> int:
-    """How many connections have been lent so far."""
+    """Return how many connections have been lent so far."""
     return int(connections["default"].stats().acquires)
 
 
@@ -149,7 +149,7 @@ def test_what_is_changed_after_the_call_is_not_sent_changed(
 
 @pytest.fixture
 def marshal_() -> Iterator[None]:
-    """A serializer that, as YAML's, knows nothing of lazy text."""
+    """A serializer that does not support lazy text, as that for YAML."""
     registry.register("marshal", marshal.dumps, marshal.loads, "application/x-marshal", "binary")
     yield
     registry.unregister("marshal")
@@ -186,7 +186,9 @@ def test_lazy_text_is_rendered_in_the_language_of_the_caller(
     assert message.headers["h"] == {"i": [text]}
 
 
-def test_lazy_text_alone_is_text(now: Callable[[], list[Any]], queue: str, memory_url: str) -> None:
+def test_lazy_text_as_a_body_becomes_text(
+    now: Callable[[], list[Any]], queue: str, memory_url: str
+) -> None:
     for call in (publish, publish_on_commit):
         call(gettext_lazy("Monday"), queue)
     with kombu.Connection(memory_url) as connection:
@@ -200,11 +202,13 @@ def test_lazy_text_alone_is_text(now: Callable[[], list[Any]], queue: str, memor
     [{"a": [1, (2, {"b"}), None]}, "text", 1, object(), lazy(lambda: 1, int)(), frozenset({1})],
     ids=str,
 )
-def test_what_has_no_lazy_text_in_it_stays_what_it_is(value: Any) -> None:
+def test_a_value_without_lazy_text_is_not_copied(value: Any) -> None:
     assert rendered(value) is value
 
 
-def test_a_circle_is_for_the_serializer_to_judge(now: Callable[[], list[Any]], queue: str) -> None:
+def test_a_body_that_contains_itself_is_left_to_the_serializer(
+    now: Callable[[], list[Any]], queue: str
+) -> None:
     circle: list[Any] = []
     circle.append(circle)
     assert rendered(circle) is circle
@@ -213,7 +217,7 @@ def test_a_circle_is_for_the_serializer_to_judge(now: Callable[[], list[Any]], q
     publish_on_commit(circle, queue, serializer="pickle")
 
 
-def test_the_properties_are_those_that_the_alias_says(
+def test_the_properties_follow_from_the_alias(
     configure: Callable[..., None], memory_url: str, queue: str
 ) -> None:
     configure(SERIALIZER="pickle", COMPRESSION="gzip")
@@ -238,7 +242,7 @@ def test_wrong_settings_fail_at_the_call(configure: Callable[..., None]) -> None
 # -- together ----------------------------------------------------------------------------------------
 
 
-def test_many_of_one_transaction_go_out_as_one_batch(
+def test_messages_of_one_transaction_are_sent_as_one_batch(
     amqp: Callable[[int], list[Any]], queue: str
 ) -> None:
     before = leases()
@@ -250,7 +254,7 @@ def test_many_of_one_transaction_go_out_as_one_batch(
     assert amqp(100) == list(range(100))
 
 
-def test_many_in_blocks_of_their_own_go_out_as_one_batch_but_for_the_last(
+def test_messages_in_separate_blocks_are_sent_as_one_batch_except_the_last(
     amqp: Callable[[int], list[Any]], queue: str
 ) -> None:
     before = leases()
@@ -284,7 +288,7 @@ def test_a_savepoint_that_was_rolled_back_drops_its_own_messages_only(
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
-def test_an_outer_savepoint_takes_all_within_it(
+def test_rolling_back_an_outer_savepoint_drops_all_messages_within_it(
     now: Callable[[], list[Any]], queue: str, depth: int
 ) -> None:
     def nest(level: int) -> None:
@@ -309,7 +313,7 @@ def test_an_outer_savepoint_takes_all_within_it(
     assert now() == [0, 9]
 
 
-def test_a_rollback_at_the_very_end_drops_the_last_ones(
+def test_a_rollback_at_the_end_drops_only_the_last_messages(
     now: Callable[[], list[Any]], queue: str
 ) -> None:
     with transaction.atomic():
@@ -321,7 +325,7 @@ def test_a_rollback_at_the_very_end_drops_the_last_ones(
     assert now() == [1]
 
 
-def test_a_callback_in_the_place_of_one_that_was_rolled_back_is_no_message(
+def test_another_callback_in_the_place_of_a_rolled_back_message_is_not_taken_for_a_message(
     now: Callable[[], list[Any]], queue: str
 ) -> None:
     seen: list[list[Any]] = []
@@ -337,7 +341,7 @@ def test_a_callback_in_the_place_of_one_that_was_rolled_back_is_no_message(
     assert now() == [3]
 
 
-def test_a_block_without_a_savepoint_is_a_part_of_the_one_around_it(
+def test_a_block_without_a_savepoint_belongs_to_the_block_around_it(
     amqp: Callable[[int], list[Any]], queue: str
 ) -> None:
     before = leases()
@@ -404,7 +408,9 @@ def test_a_callback_may_publish_on_commit_and_does_so_at_once(
     assert now() == [1, 2, 3]
 
 
-def test_each_database_has_a_row_of_its_own(now: Callable[[], list[Any]], queue: str) -> None:
+def test_each_database_has_its_own_row_of_messages(
+    now: Callable[[], list[Any]], queue: str
+) -> None:
     with transaction.atomic("other"):
         publish_on_commit("other 1", queue, db="other")
         with transaction.atomic(durable=True):
@@ -415,7 +421,7 @@ def test_each_database_has_a_row_of_its_own(now: Callable[[], list[Any]], queue:
     assert now() == ["other 1", "other 2"]
 
 
-def test_not_in_a_transaction_that_is_managed_by_hand(
+def test_a_transaction_without_autocommit_is_refused_as_django_does(
     now: Callable[[], list[Any]], queue: str
 ) -> None:
     transaction.set_autocommit(False)
@@ -438,13 +444,13 @@ def test_not_in_a_transaction_that_is_managed_by_hand(
         SimpleNamespace(run_on_commit={}),
     ],
 )
-def test_a_django_that_keeps_callbacks_otherwise_shows_no_message(database: Any) -> None:
+def test_no_message_is_found_if_django_stores_callbacks_in_another_way(database: Any) -> None:
     assert after_commit._last_registered(database) is None
     assert after_commit._savepoints(database) is None
 
 
 @pytest.mark.parametrize("missing", ["_last_registered", "_savepoints"])
-def test_without_knowledge_of_the_others_each_goes_by_itself(
+def test_each_message_is_sent_by_itself_if_the_others_are_not_known(
     amqp: Callable[[int], list[Any]], queue: str, missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(after_commit, missing, lambda database: None)
@@ -458,7 +464,7 @@ def test_without_knowledge_of_the_others_each_goes_by_itself(
 
 @st.composite
 def blocks(draw: st.DrawFn, depth: int = 0) -> list[Any]:
-    """What is done in a block: publish, register a callback, or open another block, which may fail."""
+    """The steps of a block: publish, register a callback, or open another block, which may fail."""
     steps = st.sampled_from(["publish", "publish", "other alias", "callback", "block"])
     done: list[Any] = []
     for step in draw(st.lists(steps, max_size=6)):
@@ -473,7 +479,7 @@ def blocks(draw: st.DrawFn, depth: int = 0) -> list[Any]:
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(transactions=st.lists(st.tuples(st.booleans(), blocks()), max_size=3))
-def test_all_happens_as_if_each_message_were_a_callback_of_its_own(
+def test_messages_behave_as_if_each_had_its_own_callback(
     configure: Callable[..., None], transactions: list[tuple[bool, list[Any]]]
 ) -> None:
     configure({"default": {"URL": "memory://"}, "other": {"URL": "memory://"}})
@@ -519,7 +525,7 @@ def test_all_happens_as_if_each_message_were_a_callback_of_its_own(
 
 
 @pytest.mark.parametrize("robust", [False, True])
-def test_what_fails_is_told_with_where_it_was_to_go_and_who_wanted_it(
+def test_a_failure_names_the_destination_and_the_calling_line(
     configure: Callable[..., None], caplog: pytest.LogCaptureFixture, robust: bool
 ) -> None:
     configure(URL=f"amqp://u:{SECRET}@127.0.0.1:1//", RETRY=None, OUTAGE_PATIENCE=0)
@@ -543,7 +549,7 @@ def test_what_fails_is_told_with_where_it_was_to_go_and_who_wanted_it(
     assert "the-id" in line
     assert "alias 'default', exchange 'the-exchange', routing key 'the-key'" in line
     assert f"from {__file__}:" in line
-    assert "in test_what_fails_is_told" in line
+    assert "in test_a_failure_names_the_destination" in line
     djangos = [one for one in caplog.records if one.name == "django.db.backends.base"]
     assert len(djangos) == (1 if robust else 0)
     if robust:
@@ -554,7 +560,7 @@ def test_what_fails_is_told_with_where_it_was_to_go_and_who_wanted_it(
     assert error.__notes__ == [line]
 
 
-def test_of_several_each_failed_one_is_told_and_the_error_raised_once(
+def test_each_failed_message_is_logged_and_one_error_is_raised(
     configure: Callable[..., None],
     amqp_url: str,
     queue: str,
@@ -577,7 +583,7 @@ def test_of_several_each_failed_one_is_told_and_the_error_raised_once(
     assert receive_all(amqp_url, target, 2) == [1, 3]
 
 
-def test_robust_messages_and_others_do_not_share_their_fate(
+def test_robust_messages_are_not_sent_together_with_others(
     configure: Callable[..., None],
     memory_url: str,
     queue: str,
@@ -610,7 +616,7 @@ def run(case: type[TestCase]) -> None:
     assert result.wasSuccessful(), result.errors + result.failures
 
 
-def test_each_message_is_a_callback_that_an_applications_tests_capture(
+def test_an_applications_tests_capture_one_callback_for_each_message(
     now: Callable[[], list[Any]], queue: str
 ) -> None:
     class Tests(TestCase):
@@ -658,7 +664,7 @@ def test_a_captured_message_that_was_rolled_back_does_not_go_with_another(
     assert now() == [1]
 
 
-def test_in_async_code(now: Callable[[], list[Any]], queue: str) -> None:
+def test_publish_on_commit_works_in_async_code(now: Callable[[], list[Any]], queue: str) -> None:
     def order() -> None:
         with transaction.atomic():
             publish_on_commit(1, queue)

@@ -42,7 +42,7 @@ def _no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def found(deploy: bool = False) -> dict[str, list[CheckMessage]]:
-    """What the checks find, by the number of the check; each message is as it should be."""
+    """Return what the checks find, by the id of the check, and assert that each message is well-formed."""
     by_id: dict[str, list[CheckMessage]] = {}
     for one in run_checks(tags=[checks.TAG], include_deployment_checks=deploy):
         assert len(one.msg) < 80, one.msg
@@ -58,13 +58,13 @@ def only(by_id: dict[str, list[CheckMessage]]) -> tuple[str, CheckMessage]:
     return name, message
 
 
-def test_nothing_is_wrong_with_good_settings(configure: Callable[..., None]) -> None:
+def test_valid_settings_have_no_messages(configure: Callable[..., None]) -> None:
     broker = {"HOST": "broker.example", "USER": "shop", "PASSWORD": SECRET, "VHOST": "shop"}
     configure({"default": {**broker, "TRANSPORT": "amqps", "LIMIT": 20}})
     assert found(deploy=True) == {}
 
 
-def test_each_problem_of_the_settings(configure: Callable[..., None]) -> None:
+def test_each_problem_of_the_settings_is_a_message(configure: Callable[..., None]) -> None:
     configure(
         {
             "default": {"URL": f"amqp://u:{SECRET}@h//", "LIMT": 5, "CONFIRM": "yes"},
@@ -76,7 +76,9 @@ def test_each_problem_of_the_settings(configure: Callable[..., None]) -> None:
     problems = found(deploy=True)
     assert set(problems) == {"E001"}
     told = {one.msg: one.hint for one in problems["E001"]}
-    assert told["KOMBU_POOLS['default']['LIMT']: 'LIMT' is no setting"] == "did you mean 'LIMIT'?"
+    assert (
+        told["KOMBU_POOLS['default']['LIMT']: 'LIMT' is not a setting"] == "did you mean 'LIMIT'?"
+    )
     assert told["""KOMBU_POOLS["au'dit"]['URL']: missing"""]
     assert "KOMBU_POOLS['default']['CONFIRM']: expected True or False, got 'yes'" in told
     assert "has a port" in (told["KOMBU_POOLS['long']['URL'] is wrong."] or "")
@@ -87,7 +89,7 @@ def test_each_problem_of_the_settings(configure: Callable[..., None]) -> None:
 
 
 @pytest.mark.parametrize("value", [5, [], "amqp://localhost//"])
-def test_a_setting_that_is_no_dict(value: Any) -> None:
+def test_a_setting_that_is_not_a_dict_is_e001(value: Any) -> None:
     with override_settings(KOMBU_POOLS=value):
         name, message = only(found())
     assert name == "E001"
@@ -108,19 +110,19 @@ def test_a_missing_setting() -> None:
     conf.pools.forget_settings()
 
 
-def test_each_problem_of_the_setting_of_control(configure: Callable[..., None]) -> None:
+def test_each_problem_of_the_control_setting_is_a_message(configure: Callable[..., None]) -> None:
     configure()
     wrong = {"DIRECTORY": "run/shop", "DIR": 1, "KEY": SECRET, "BROADCAST": "defualt"}
     with override_settings(KOMBU_POOLS_CONTROL=wrong):
         problems = found(deploy=True)
         assert set(problems) == {"E005", "W004"}
         told = {one.msg: one.hint for one in problems["E005"]}
-    assert any("'DIR' is no setting" in one for one in told)
+    assert any("'DIR' is not a setting" in one for one in told)
     assert any("did you mean 'default'?" in str(hint) for hint in told.values())
     assert len(told) == 4
 
 
-def test_an_alias_for_broadcasts_is_not_judged_where_no_alias_is_known() -> None:
+def test_the_alias_of_broadcast_is_not_checked_if_no_alias_is_known() -> None:
     with override_settings(KOMBU_POOLS={"default": "nope://"}):
         with override_settings(KOMBU_POOLS_CONTROL={"BROADCAST": "default"}):
             assert set(found()) == {"E001"}
@@ -150,7 +152,9 @@ def test_broadcasts_need_a_broker_that_carries_them(configure: Callable[..., Non
 
 
 @pytest.mark.parametrize("value", [5, [], "default"])
-def test_a_setting_of_control_that_is_no_dict(configure: Callable[..., None], value: Any) -> None:
+def test_a_control_setting_that_is_not_a_dict_is_e005(
+    configure: Callable[..., None], value: Any
+) -> None:
     configure()
     with override_settings(KOMBU_POOLS_CONTROL=value):
         name, message = only(found())
@@ -159,13 +163,15 @@ def test_a_setting_of_control_that_is_no_dict(configure: Callable[..., None], va
 
 
 @pytest.mark.parametrize("value", [None, False, {}, {"DIRECTORY": "/run/shop"}])
-def test_a_good_setting_of_control(configure: Callable[..., None], value: Any) -> None:
+def test_a_valid_control_setting_has_no_messages(
+    configure: Callable[..., None], value: Any
+) -> None:
     configure()
     with override_settings(KOMBU_POOLS_CONTROL=value):
         assert found() == {}
 
 
-def test_an_alias_that_no_setting_has(configure: Callable[..., None]) -> None:
+def test_a_view_with_an_unknown_alias_is_e003(configure: Callable[..., None]) -> None:
     def view(request: Any, producer: Any) -> None: ...
 
     configure({"default": "memory://", "audit": "memory://"})
@@ -175,7 +181,7 @@ def test_an_alias_that_no_setting_has(configure: Callable[..., None]) -> None:
     name, message = only(found())
     assert name == "E003"
     assert "Configure 'nope', or correct " in (message.hint or "")
-    assert "test_an_alias_that_no_setting_has.<locals>.view" in (message.hint or "")
+    assert "test_a_view_with_an_unknown_alias_is_e003.<locals>.view" in (message.hint or "")
     assert "configured: 'default', 'audit'." in (message.hint or "")
     configure({"other": "memory://"})
     assert len(found()["E003"]) == 3
@@ -184,7 +190,7 @@ def test_an_alias_that_no_setting_has(configure: Callable[..., None]) -> None:
     assert set(found()) == {"E001"}
 
 
-def test_views_are_looked_for_in_the_urlconf() -> None:
+def test_views_of_the_urlconf_are_checked() -> None:
     name = "tests.with_django.urls_of_a_typo"
     sys.modules.pop(name, None)
     with override_settings(ROOT_URLCONF=name):
@@ -215,7 +221,7 @@ NAMED = {
 }
 
 
-def test_the_views_name_is_told_however_it_was_decorated() -> None:
+def test_the_message_names_the_view_however_it_was_decorated() -> None:
     urlconf = "tests.with_django.urls_of_many_typos"
     sys.modules.pop(urlconf, None)
     try:
@@ -269,7 +275,9 @@ def test_a_limit_below_the_servers_threads(
 @pytest.mark.parametrize(
     "arguments", ["", "--thread 8", "--threads", "--threads=x", "'--threads", "-w 4"]
 )
-def test_arguments_that_tell_nothing(monkeypatch: pytest.MonkeyPatch, arguments: str) -> None:
+def test_server_arguments_without_threads_are_ignored(
+    monkeypatch: pytest.MonkeyPatch, arguments: str
+) -> None:
     monkeypatch.setenv("GUNICORN_CMD_ARGS", arguments)
     assert servers.known_threads() is None
 
@@ -286,20 +294,20 @@ def test_arguments_that_tell_nothing(monkeypatch: pytest.MonkeyPatch, arguments:
         ("\0", None),
     ],
 )
-def test_gunicorns_file_is_read_and_not_run(text: str, number: int | None) -> None:
+def test_gunicorns_file_is_read_but_not_run(text: str, number: int | None) -> None:
     Path("gunicorn.conf.py").write_text(text, encoding="utf-8")
     expected = None if number is None else servers.Threads(number, "gunicorn.conf.py")
     assert servers.known_threads() == expected
 
 
-def test_gunicorns_arguments_win_over_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gunicorns_arguments_override_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("gunicorn.conf.py").write_text("threads = 8", encoding="utf-8")
     monkeypatch.setenv("GUNICORN_CMD_ARGS", "--threads=2")
     assert servers.known_threads() == servers.Threads(2, "GUNICORN_CMD_ARGS")
 
 
 @pytest.mark.parametrize("options", [{"threads": b"8"}, {b"threads": b"8"}, {"threads": 8}])
-def test_inside_uwsgi_its_own_word_counts(
+def test_within_uwsgi_its_own_option_counts(
     monkeypatch: pytest.MonkeyPatch, options: dict[Any, Any]
 ) -> None:
     monkeypatch.setenv("GUNICORN_CMD_ARGS", "--threads=2")
@@ -321,7 +329,7 @@ def test_inside_uwsgi_its_own_word_counts(
         ("redis://localhost/0", False),
     ],
 )
-def test_everybodys_credentials(configure: Callable[..., None], url: Any, warned: bool) -> None:
+def test_w002_default_credentials(configure: Callable[..., None], url: Any, warned: bool) -> None:
     configure(URL=url)
     assert ("W002" in found(deploy=True)) is warned
     assert found() == {}
@@ -348,7 +356,7 @@ def test_everybodys_credentials(configure: Callable[..., None], url: Any, warned
         ("mongodb://a:1,b:2/db", False, False),
     ],
 )
-def test_messages_in_the_clear(
+def test_w003_messages_without_encryption(
     configure: Callable[..., None], url: Any, tls: bool, warned: bool
 ) -> None:
     configure(URL=url, SSL=tls)
@@ -360,7 +368,7 @@ def test_messages_in_the_clear(
     assert "W003" not in found()
 
 
-def test_messages_that_stay_in_memory(configure: Callable[..., None]) -> None:
+def test_w004_messages_that_stay_in_memory(configure: Callable[..., None]) -> None:
     configure()
     assert found() == {}
     name, message = only(found(deploy=True))
@@ -368,7 +376,7 @@ def test_messages_that_stay_in_memory(configure: Callable[..., None]) -> None:
     assert "KOMBU_POOLS['default']" in (message.hint or "")
 
 
-def test_djangos_check_runs_them(configure: Callable[..., None]) -> None:
+def test_djangos_check_command_runs_the_checks(configure: Callable[..., None]) -> None:
     configure(LIMIT=-1)
     with pytest.raises(CommandError, match=r"kombu_pools\.E001"):
         call_command("check")
@@ -393,7 +401,7 @@ execute_from_command_line(["manage.py", "check"])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
-    assert "(kombu_pools.E001) KOMBU_POOLS['default']['X']: 'X' is no setting" in done.stderr
+    assert "(kombu_pools.E001) KOMBU_POOLS['default']['X']: 'X' is not a setting" in done.stderr
     assert SECRET not in done.stderr + done.stdout
 
 
@@ -411,7 +419,7 @@ def answers() -> tuple[str, str]:
         (f"{__name__}.SECRET", "is a value of type str"),
     ],
 )
-def test_e006_what_credentials_names_cannot_be_asked(credentials: str, why: str) -> None:
+def test_e006_the_function_of_credentials_cannot_be_called(credentials: str, why: str) -> None:
     with override_settings(KOMBU_POOLS={"default": {"HOST": "h", "CREDENTIALS": credentials}}):
         name, message = only(found())
     assert name == "E006"
@@ -419,13 +427,13 @@ def test_e006_what_credentials_names_cannot_be_asked(credentials: str, why: str)
     assert why in str(message.hint)
 
 
-def test_credentials_that_can_be_asked_are_no_problem_and_are_nobodys_guest() -> None:
+def test_valid_credentials_have_no_messages_and_no_w002() -> None:
     alias = {"HOST": "localhost", "CREDENTIALS": f"{__name__}.answers"}
     with override_settings(KOMBU_POOLS={"default": alias}):
         assert not found(deploy=True)
 
 
-def test_credentials_of_a_module_that_cannot_be_imported(
+def test_e006_the_module_of_credentials_cannot_be_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "of_a_vault.py").write_text(f"raise LookupError({SECRET!r})\n")

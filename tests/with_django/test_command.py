@@ -31,14 +31,14 @@ PATIENCE = 60.0
 
 @pytest.fixture(autouse=True)
 def _project() -> Iterator[None]:
-    """A project of the test's own, to which nobody belongs but this process once it listens."""
+    """A project of this test, to which only this process belongs, once it listens."""
     with override_settings(SECRET_KEY=f"{uuid.uuid4()}"):
         yield
 
 
 @pytest.fixture
 def listening(configure: Callable[..., None]) -> Callable[..., None]:
-    """Configures pools, and listens for commands."""
+    """Configure pools, and listen for commands."""
 
     def listen(pools: Any = None) -> None:
         configure(pools)
@@ -134,7 +134,9 @@ def test_a_process_listens_once_it_has_used_a_pool(configure: Callable[..., None
 
 
 @pytest.mark.parametrize("setting", ["SECRET_KEY", "KOMBU_POOLS_CONTROL"])
-def test_settings_that_change(listening: Callable[..., None], setting: str, tmp_path: Path) -> None:
+def test_changed_control_settings_are_used_at_once(
+    listening: Callable[..., None], setting: str, tmp_path: Path
+) -> None:
     listening()
     short = os.environ["XDG_RUNTIME_DIR"]
     other = {"SECRET_KEY": "another", "KOMBU_POOLS_CONTROL": {"DIRECTORY": short, "KEY": "x" * 16}}
@@ -165,10 +167,12 @@ def test_a_secret_is_not_needed(configure: Callable[..., None]) -> None:
         (["limit", "-1"], "limit: expected a number from 1 to 10000, got -1"),
         (["limit", f"{10**9}"], "limit: expected a number from 1 to 10000, got 1000000000"),
         (["reset", "4"], "limit: 'reset' takes none"),
-        (["reset", "--watch"], "--watch goes with status alone"),
+        (["reset", "--watch"], "--watch can only be used with status"),
     ],
 )
-def test_wrong_use(configure: Callable[..., None], arguments: list[str], complaint: str) -> None:
+def test_wrong_arguments_are_refused(
+    configure: Callable[..., None], arguments: list[str], complaint: str
+) -> None:
     configure()
     with pytest.raises(CommandError, match=complaint) as told:
         command(*arguments)
@@ -207,7 +211,7 @@ def test_wrong_settings(settings: dict[str, Any], complaint: str) -> None:
     assert told.value.returncode == 2
 
 
-def test_wrong_settings_of_control_keep_nobody_from_publishing(
+def test_wrong_control_settings_do_not_prevent_publishing(
     configure: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
     with override_settings(KOMBU_POOLS_CONTROL={"DIRECTORY": f"relative {uuid.uuid4()}"}):
@@ -242,7 +246,7 @@ class Screen(io.StringIO):
         return True
 
 
-def test_on_a_terminal_progress_is_told_and_the_screen_redrawn(
+def test_on_a_terminal_progress_is_shown_and_the_screen_redrawn(
     listening: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TERM", "xterm")
@@ -347,7 +351,7 @@ sys.stdin.read()
 """
 
 
-def test_watching_on_a_terminal_until_ctrl_c(project: dict[str, str]) -> None:
+def test_watching_on_a_terminal_ends_at_ctrl_c(project: dict[str, str]) -> None:
     screen, terminal = pty.openpty()
     try:
         with subprocess.Popen(
@@ -369,7 +373,7 @@ def test_watching_on_a_terminal_until_ctrl_c(project: dict[str, str]) -> None:
     assert b"\x1b[2J\x1b[H" in shown
 
 
-def test_watching_until_nobody_reads_any_more(project: dict[str, str]) -> None:
+def test_watching_ends_when_the_pipe_is_closed(project: dict[str, str]) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "django", "kombu_pools", "status", "--watch"],
         env=project,
@@ -412,7 +416,7 @@ def test_a_running_process_is_reset(project: dict[str, str]) -> None:
 def test_commands_reach_processes_across_a_rotation_of_the_secret(
     project: dict[str, str], tmp_path: Path, process: dict[str, Any], command: dict[str, Any]
 ) -> None:
-    """A running process read the settings that were there at its start."""
+    """A running process has the settings of its start."""
     settings = tmp_path / "project_settings.py"
     text, number = settings.read_text(), f"{uuid.uuid4()}"
 
@@ -430,7 +434,7 @@ def test_commands_reach_processes_across_a_rotation_of_the_secret(
         assert said(worker) == "command"
 
 
-def test_a_former_secret_that_is_taken_away_is_read_anew(listening: Callable[..., None]) -> None:
+def test_a_removed_former_secret_is_noticed(listening: Callable[..., None]) -> None:
     with override_settings(SECRET_KEY_FALLBACKS=["a former one"]):
         listening()
         assert len(conf.control().project.former) == 1

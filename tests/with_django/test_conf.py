@@ -31,7 +31,7 @@ def python(code: str) -> str:
     return done.stdout
 
 
-def test_it_can_be_imported_before_anything_is_configured() -> None:
+def test_django_app_can_be_imported_before_django_is_configured() -> None:
     code = """
 from django.core.exceptions import ImproperlyConfigured
 from django_app import connections, producers, publish, publish_on_commit, with_producer
@@ -97,7 +97,7 @@ def test_a_url_needs_no_setting() -> None:
             assert connection.connected
 
 
-def test_an_unknown_alias_is_told_with_the_known_ones(configure: Callable[..., None]) -> None:
+def test_an_unknown_alias_is_reported_with_the_known_ones(configure: Callable[..., None]) -> None:
     configure()
     with pytest.raises(
         UnknownAlias, match=r"'defautl'; did you mean 'default'\? \(configured: 'default'\)"
@@ -122,7 +122,7 @@ def test_without_the_setting_debug_has_one_alias_in_memory() -> None:
     assert conf.pools.settings["default"].uri == "memory://with-django"
 
 
-def test_every_problem_is_told_at_once_and_no_secret() -> None:
+def test_all_problems_are_reported_at_once_without_secrets() -> None:
     wrong = {
         "default": {"URL": f"amqp://guest:{SECRET}@localhost//", "LIMT": 3, "HEARTBEAT": "x"},
         "audit": {"URL": f"nope://u:{SECRET}@h"},
@@ -182,7 +182,7 @@ def test_an_unrelated_setting_changes_nothing() -> None:
         assert pool.stats().size == 1
 
 
-def test_who_held_a_pool_over_an_override_goes_on_with_it(memory_url: str) -> None:
+def test_a_pool_that_was_held_before_an_override_stays_usable(memory_url: str) -> None:
     pool = producers["default"]
     with pool.acquire() as lent:
         with override_settings(KOMBU_POOLS={"default": memory_url}):
@@ -191,7 +191,7 @@ def test_who_held_a_pool_over_an_override_goes_on_with_it(memory_url: str) -> No
                 another.publish({}, routing_key="anywhere")
 
 
-def test_a_driver_that_is_not_installed_keeps_nobody_else_from_working(
+def test_a_missing_driver_does_not_affect_other_aliases(
     monkeypatch: pytest.MonkeyPatch, memory_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "pymongo", None)

@@ -31,14 +31,14 @@ IN_TIME = 4.5
 
 
 async def meanwhile(what: Callable[[], Any]) -> None:
-    """Until *what* holds; other coroutines run until then."""
+    """Wait until *what* is true; other coroutines run meanwhile."""
     async with asyncio.timeout(30):
         while not what():
             await asyncio.sleep(0.001)
 
 
 async def one_waits() -> None:
-    """Somebody waits for a lease."""
+    """Wait until a caller waits for a lease."""
     await meanwhile(lambda: connections["default"].stats().waiting)
 
 
@@ -51,7 +51,7 @@ async def one_waits() -> None:
         ("get", "async", "async"),
     ],
 )
-def test_a_view_is_handed_a_producer(
+def test_a_view_gets_a_producer(
     configure: Callable[..., None],
     memory_url: str,
     queue: str,
@@ -85,7 +85,7 @@ def test_an_async_view_publishes_to_rabbitmq(
     assert lent() == 0
 
 
-def test_the_producer_is_lent_while_the_view_runs_and_no_longer(
+def test_the_producer_is_lent_only_while_the_view_runs(
     configure: Callable[..., None],
 ) -> None:
     configure()
@@ -109,7 +109,7 @@ def test_the_producer_is_lent_while_the_view_runs_and_no_longer(
     "error, idle",
     [(ZeroDivisionError, 1), (TimeoutError, 1), (OperationalError, 1), (ConnectionForced, 0)],
 )
-def test_a_view_that_raises_gives_it_back(
+def test_a_view_that_raises_releases_the_producer(
     configure: Callable[..., None], error: type[Exception], idle: int
 ) -> None:
     configure()
@@ -129,7 +129,7 @@ def test_a_view_that_raises_gives_it_back(
         assert (stats.lent, stats.idle) == (0, idle)
 
 
-def test_an_unknown_alias_is_the_views_error(configure: Callable[..., None]) -> None:
+def test_an_unknown_alias_raises_when_the_view_is_called(configure: Callable[..., None]) -> None:
     configure()
 
     @with_producer("defautl")
@@ -160,7 +160,7 @@ def test_a_view_waits_as_long_as_the_setting_says(configure: Callable[..., None]
     assert view(None) == "ran"
 
 
-def test_waiting_for_a_producer_holds_up_no_other_coroutine(
+def test_waiting_for_a_producer_does_not_block_other_coroutines(
     configure: Callable[..., None],
 ) -> None:
     configure(LIMIT=1)
@@ -208,7 +208,7 @@ def test_a_view_that_is_cancelled_while_it_waits_leaves_nothing_lent(
     assert connections["default"].stats().closed == {}
 
 
-def test_a_view_that_is_cancelled_while_it_waits_in_vain(
+def test_the_error_of_a_cancelled_wait_is_retrieved(
     configure: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
     configure(LIMIT=1)
@@ -234,7 +234,7 @@ def test_a_view_that_is_cancelled_while_it_waits_in_vain(
     assert "never retrieved" not in caplog.text
 
 
-def test_a_view_that_is_cancelled_while_it_runs_costs_its_connection(
+def test_a_view_that_is_cancelled_while_it_runs_closes_its_connection(
     configure: Callable[..., None],
 ) -> None:
     configure()
@@ -258,7 +258,7 @@ def test_a_view_that_is_cancelled_while_it_runs_costs_its_connection(
 
 
 @pytest.mark.threads
-def test_a_view_that_is_cancelled_while_it_publishes_leaves_the_publish_its_connection(
+def test_a_view_that_is_cancelled_while_it_publishes_does_not_break_the_publish(
     configure: Callable[..., None],
 ) -> None:
     configure()
@@ -316,7 +316,7 @@ def test_a_view_may_publish_in_several_threads_at_once(
     assert lent() == 0
 
 
-def test_async_methods(configure: Callable[..., None]) -> None:
+def test_async_methods_of_class_based_views_get_a_producer(configure: Callable[..., None]) -> None:
     configure()
 
     class Methods(View):
@@ -335,7 +335,7 @@ def test_async_methods(configure: Callable[..., None]) -> None:
     assert lent() == 0
 
 
-def test_decorators_know_who_asks_for_which_alias(configure: Callable[..., None]) -> None:
+def test_used_aliases_has_the_views_of_each_alias(configure: Callable[..., None]) -> None:
     class Methods(View):
         @method_decorator(with_producer("audit"))
         def get(self, request: HttpRequest, producer: kombu.Producer) -> HttpResponse:
@@ -350,7 +350,7 @@ def test_decorators_know_who_asks_for_which_alias(configure: Callable[..., None]
         request = HttpRequest()
         request.method = "GET"
         Methods.as_view()(request)
-    here = "test_decorators_know_who_asks_for_which_alias.<locals>"
+    here = "test_used_aliases_has_the_views_of_each_alias.<locals>"
     assert [one.partition("test_decorators.")[2] for one in decorators.used_aliases["audit"]] == [
         f"{here}.Called",
         f"{here}.Methods.get",

@@ -1,4 +1,4 @@
-"""What Django's error pages and mails show of ``KOMBU_POOLS``: no password, in either of the recommended forms."""
+"""Django's error pages and mails show no password of ``KOMBU_POOLS``, in either of the recommended forms."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def form(request: pytest.FixtureRequest) -> Any:
 
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("debug", [True, False])
-def test_the_page_of_a_request_that_failed(debug: bool) -> None:
+def test_the_error_page_shows_no_password(debug: bool) -> None:
     with override_settings(DEBUG=debug):
         client = Client(raise_request_exception=False)
         answer = client.get("/fail/")
@@ -83,7 +83,7 @@ IN_MEMORY: dict[str, Any] = (
 
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("html", [True, False])
-def test_the_mail_to_the_administrators(html: bool) -> None:
+def test_the_error_mail_shows_no_password(html: bool) -> None:
     request = RequestFactory().get("/fail/")
     with pytest.raises(BrokerUnreachable) as caught:
         fail(request)
@@ -106,7 +106,7 @@ def test_the_mail_to_the_administrators(html: bool) -> None:
 
 
 @override_settings(KOMBU_POOLS={"default": URL})
-def test_django_s_own_filter_shows_a_url_which_is_what_the_check_warns_of() -> None:
+def test_djangos_own_filter_shows_the_password_in_a_url() -> None:
     get_default_exception_reporter_filter.cache_clear()
     try:
         raise LookupError
@@ -120,7 +120,7 @@ def test_django_s_own_filter_shows_a_url_which_is_what_the_check_warns_of() -> N
     THIS={"a": [("redis://:pw@h/0",)], "PASSWORD": "x"},
     THAT="see https://example.com/ for more",
 )
-def test_other_settings_are_masked_too_and_no_more_than_that() -> None:
+def test_passwords_in_other_settings_are_masked_and_nothing_else() -> None:
     get_default_exception_reporter_filter.cache_clear()
     shown = ExceptionReporter(None, None, None, None).filter.get_safe_settings()
     assert shown["THIS"] == {"a": [("redis://:**@h/0",)], "PASSWORD": "*" * 20}

@@ -118,7 +118,7 @@ def test_a_broker_that_cannot_be_reached(configure: Callable[..., None], scheme:
     assert SECRET not in "".join(traceback.format_exception(told.value))
 
 
-def test_a_broker_that_never_says_a_word(configure: Callable[..., None]) -> None:
+def test_a_broker_that_never_answers_ends_in_time(configure: Callable[..., None]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"amqp://u:{SECRET}@127.0.0.1:{listener.getsockname()[1]}//"
         configure(URL=url, ACQUIRE_TIMEOUT=0.3)
@@ -137,7 +137,7 @@ def test_a_body_that_cannot_be_serialized(configure: Callable[..., None]) -> Non
     assert (stats.idle, stats.lent) == (1, 0)
 
 
-def test_nobody_waits_longer_than_the_setting_or_the_caller_says(
+def test_a_publish_waits_no_longer_than_setting_or_argument(
     configure: Callable[..., None],
 ) -> None:
     configure(LIMIT=1, ACQUIRE_TIMEOUT=0.1)
@@ -150,7 +150,9 @@ def test_nobody_waits_longer_than_the_setting_or_the_caller_says(
             publish({}, "q", acquire_timeout=0)
 
 
-def test_after_the_commit(configure: Callable[..., None], memory_url: str, queue: str) -> None:
+def test_a_message_is_published_after_the_commit(
+    configure: Callable[..., None], memory_url: str, queue: str
+) -> None:
     configure()
     with transaction.atomic():
         publish_on_commit({"n": 1}, queue, declare=[Queue(queue)], headers={"a": 1})
@@ -160,7 +162,9 @@ def test_after_the_commit(configure: Callable[..., None], memory_url: str, queue
     assert [receive(memory_url, queue) for _ in range(2)] == [{"n": 1}, {"n": 2}]
 
 
-def test_not_after_a_rollback(configure: Callable[..., None], memory_url: str, queue: str) -> None:
+def test_a_message_is_not_published_after_a_rollback(
+    configure: Callable[..., None], memory_url: str, queue: str
+) -> None:
     configure()
     publish({"n": 0}, queue, declare=[Queue(queue)])
     with transaction.atomic():
@@ -177,7 +181,7 @@ def test_not_after_a_rollback(configure: Callable[..., None], memory_url: str, q
     assert empty(memory_url, queue)
 
 
-def test_at_once_outside_a_transaction(
+def test_outside_a_transaction_a_message_is_published_at_once(
     configure: Callable[..., None], memory_url: str, queue: str
 ) -> None:
     configure()
@@ -197,7 +201,7 @@ def test_each_database_has_its_own_commit(
     assert receive(memory_url, queue) == {"db": "other"}
 
 
-def test_what_fails_after_the_commit_is_raised_where_the_transaction_ends(
+def test_a_failure_after_the_commit_is_raised_where_the_transaction_ends(
     configure: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
     configure(URL="amqp://127.0.0.1:1//", RETRY=None, OUTAGE_PATIENCE=0)
@@ -209,7 +213,7 @@ def test_what_fails_after_the_commit_is_raised_where_the_transaction_ends(
     assert "Error calling AfterCommit.publish_after_commit in on_commit()" in caplog.text
 
 
-def test_as_an_applications_own_tests_do_it(
+def test_an_applications_own_tests_can_run_the_callbacks(
     configure: Callable[..., None], memory_url: str, queue: str
 ) -> None:
     configure()

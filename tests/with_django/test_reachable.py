@@ -1,4 +1,4 @@
-"""Whatever used a pool before ``django_app`` was ready, the process is reached."""
+"""Commands reach a process even if a pool was used before ``django_app`` was ready."""
 
 from __future__ import annotations
 

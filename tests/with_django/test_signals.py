@@ -24,7 +24,7 @@ Seen = list[dict[str, Any]]
 
 @pytest.fixture
 def listen() -> Iterator[Callable[[Signal], Seen]]:
-    """Connects a receiver to a signal, and returns what it receives."""
+    """Connect a receiver to a signal, and return the list of what it receives."""
     connected: list[tuple[Signal, Callable[..., None]]] = []
 
     def listen(signal: Signal) -> Seen:
@@ -42,7 +42,7 @@ def listen() -> Iterator[Callable[[Signal], Seen]]:
         signal.disconnect(receiver)
 
 
-def test_opening_and_closing(
+def test_opening_and_closing_send_signals(
     configure: Callable[..., None], listen: Callable[[Signal], Seen]
 ) -> None:
     configure()
@@ -61,7 +61,7 @@ def test_opening_and_closing(
     assert closed[1:] == [{**what, "reason": "drained"}]
 
 
-def test_each_alias_of_a_pool_is_told(
+def test_each_alias_of_a_pool_gets_a_signal(
     configure: Callable[..., None], memory_url: str, listen: Callable[[Signal], Seen]
 ) -> None:
     configure({"one": memory_url, "two": memory_url, "three": {"URL": memory_url, "LIMIT": 1}})
@@ -70,7 +70,7 @@ def test_each_alias_of_a_pool_is_told(
         until(lambda: [one["using"] for one in opened] == ["one", "two"])
 
 
-def test_a_pool_of_no_alias_is_not_django_s(
+def test_a_pool_without_an_alias_sends_no_signal(
     configure: Callable[..., None], listen: Callable[[Signal], Seen]
 ) -> None:
     configure()
@@ -85,7 +85,7 @@ def test_a_pool_of_no_alias_is_not_django_s(
 
 
 @pytest.mark.parametrize("timeout, reason", [(None, "exhausted"), (0.01, "timeout")])
-def test_exhaustion(
+def test_a_refused_caller_sends_pool_exhausted(
     configure: Callable[..., None],
     listen: Callable[[Signal], Seen],
     timeout: float | None,
@@ -100,7 +100,7 @@ def test_exhaustion(
     assert exhausted == [{"sender": type(pool), "using": "default", "pool": pool, "reason": reason}]
 
 
-def test_resets_with_their_reason(
+def test_resets_send_their_reason(
     configure: Callable[..., None], memory_url: str, listen: Callable[[Signal], Seen]
 ) -> None:
     reset = listen(pools_reset)
@@ -116,7 +116,7 @@ def test_resets_with_their_reason(
     ]
 
 
-def test_a_receiver_that_raises_breaks_nothing(
+def test_a_receiver_that_raises_has_no_other_effect(
     configure: Callable[..., None],
     listen: Callable[[Signal], Seen],
     caplog: pytest.LogCaptureFixture,
@@ -144,7 +144,7 @@ def test_a_receiver_that_raises_breaks_nothing(
 
 
 @pytest.mark.forks
-def test_a_fork_is_told_in_the_child(
+def test_a_fork_sends_a_signal_in_the_child(
     configure: Callable[..., None], listen: Callable[[Signal], Seen]
 ) -> None:
     configure()
@@ -186,7 +186,7 @@ def test_a_fork_is_told_in_the_child(
     assert connections["default"].stats().idle == 1
 
 
-def test_without_receivers_nobody_asks_whose_a_pool_is(
+def test_without_receivers_no_aliases_are_looked_up(
     configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configure()

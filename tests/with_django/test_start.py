@@ -1,4 +1,4 @@
-"""What the start of a server tells of wrong settings, as each server makes it: by setting Django up."""
+"""Wrong settings are logged when a server starts, which sets Django up."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ print(json.dumps(records))
 
 
 def started(**settings: Any) -> list[tuple[str, str, str]]:
-    """Logger, level and text of what a start with these settings has logged."""
+    """Return logger, level and text of what a start with these settings logs."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, repr(settings)], capture_output=True, text=True, timeout=60
     )
@@ -43,7 +43,7 @@ def started(**settings: Any) -> list[tuple[str, str, str]]:
     return [tuple(one) for one in json.loads(done.stdout)]
 
 
-def test_wrong_settings_are_one_error_with_all_of_them_and_the_page() -> None:
+def test_wrong_settings_are_logged_as_one_error_with_the_page() -> None:
     ((name, level, text),) = started(KOMBU_POOLS=WRONG, KOMBU_POOLS_LIMIT=3)
     assert (name, level) == ("kombu_pools_ext.django", "ERROR")
     head, *lines = text.splitlines()
@@ -78,7 +78,7 @@ def test_wrong_settings_of_control_are_an_error() -> None:
     [{"DEBUG": True}, {"KOMBU_POOLS": {"default": f"amqp://u:{SECRET}@127.0.0.1:1//"}}],
     ids=["memory", "broker-that-is-not-there"],
 )
-def test_right_settings_are_not_mentioned(settings: dict[str, Any]) -> None:
+def test_right_settings_log_nothing(settings: dict[str, Any]) -> None:
     assert started(**settings) == []
 
 
@@ -99,7 +99,7 @@ def test_a_driver_that_is_missing_is_an_error() -> None:
     assert text == "each use of the pool 'cache' will fail: redis is not there"
 
 
-def test_a_setting_that_raises_when_it_is_read_breaks_no_start() -> None:
+def test_a_setting_that_raises_when_it_is_read_does_not_stop_the_start() -> None:
     program = PROGRAM.replace(
         "django.setup()",
         "from django.utils.functional import SimpleLazyObject\n"
@@ -125,7 +125,7 @@ def test_a_function_that_settings_come_from_is_not_called(source: str) -> None:
     assert done.returncode == 0, done.stderr
     ((_, _, text),) = json.loads(done.stdout)
     assert text.splitlines()[1:] == [
-        "KOMBU_POOLS: 'KOMBU_POOLS_LIMIT' is no setting; "
+        "KOMBU_POOLS: 'KOMBU_POOLS_LIMIT' is not a setting; "
         'did you mean KOMBU_POOLS = {"default": {"LIMIT": …}}?'
     ]
 
@@ -146,7 +146,7 @@ def test_a_file_that_settings_come_from_is_read() -> None:
     assert "the file 'no-such-file.toml' cannot be read: No such file or directory" in text
 
 
-def test_a_command_of_djangos_tells_it_by_its_check_alone(tmp_path: Path) -> None:
+def test_a_management_command_reports_it_only_by_its_check(tmp_path: Path) -> None:
     (tmp_path / "project.py").write_text(
         f"SECRET_KEY = 'for tests'\nINSTALLED_APPS = ['django_app']\nKOMBU_POOLS = {WRONG!r}\n"
     )
@@ -158,5 +158,5 @@ def test_a_command_of_djangos_tells_it_by_its_check_alone(tmp_path: Path) -> Non
         timeout=60,
     )
     assert done.returncode == 1
-    assert done.stderr.count("'LIMT' is no setting") == 1, done.stderr
+    assert done.stderr.count("'LIMT' is not a setting") == 1, done.stderr
     assert "each use of the pools" not in done.stderr

@@ -1,4 +1,4 @@
-"""Views as an application writes them; each publishes to the queue that the request names."""
+"""Views as an application has them. Each publishes to the queue that the request names."""
 
 from __future__ import annotations
 

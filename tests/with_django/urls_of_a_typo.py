@@ -1,4 +1,4 @@
-"""Views of which one asks for an alias that nobody configures."""
+"""Views of which one uses an alias that is not configured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Views of every kind, each of which asks for an alias that nobody configures."""
+"""Views of all kinds, each with an alias that is not configured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flask applications of the tests' own."""
+"""Flask applications for the tests."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def pools() -> KombuPools:
 
 @pytest.fixture
 def memory_url() -> str:
-    """A broker in memory whose pools are of this test alone."""
+    """A broker in memory whose pools only this test uses."""
     return f"memory://host{next(_numbers)}"
 
 
 @pytest.fixture
 def apps() -> list[Flask]:
-    """Those that `make_app` has made for this test."""
+    """The applications that `make_app` has made for this test."""
     return []
 
 
@@ -57,13 +57,13 @@ def app(make_app: MakeApp) -> Flask:
 
 @pytest.fixture
 def queue() -> str:
-    """The name of a queue that nobody else uses."""
+    """The name of a queue that no other test uses."""
     return f"with-flask-{uuid.uuid4().hex}"
 
 
 @pytest.fixture
 def amqp_queue(amqp_url: str, queue: str) -> Iterator[str]:
-    """A queue on RabbitMQ, for as long as the test."""
+    """A queue on RabbitMQ, which is deleted after the test."""
     with kombu.Connection(amqp_url) as connection:
         bound = kombu.Queue(queue, channel=connection.default_channel, durable=False)
         bound.declare()
@@ -86,7 +86,7 @@ def received(url: str, queue: str) -> list[Any]:
 
 
 def eventually(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
-    """What *condition* returns once it is true: other threads need a moment."""
+    """Return what *condition* returns once it is true, because other threads need a moment."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, "it did not come true"

@@ -1,4 +1,4 @@
-"""A Flask application on real brokers: what a consumer gets, and what a broken connection does to whom."""
+"""A Flask application on real brokers: what a consumer gets, and what happens when a connection breaks."""
 
 from __future__ import annotations
 
@@ -75,13 +75,13 @@ def test_twenty_threads_on_four_connections(
     assert (now.lent, now.timeouts, now.refused) == (0, 0, 0)
 
 
-def test_a_stream(app: Flask, amqp_url: str, amqp_queue: str) -> None:
+def test_a_stream_publishes_from_its_context(app: Flask, amqp_url: str, amqp_queue: str) -> None:
     assert app.test_client().post("/stream?rows=5").text == "0\n1\n2\n3\n4\n"
     assert received(amqp_url, amqp_queue) == [{"id": number} for number in range(5)]
     assert (stats(app).lent, stats(app).opened) == (0, 1)
 
 
-def test_a_connection_that_broke_fails_no_request_and_is_not_lent_again(
+def test_a_broken_connection_fails_no_request_and_is_not_lent_again(
     app: Flask, amqp_url: str, amqp_queue: str
 ) -> None:
     client = app.test_client()
@@ -91,7 +91,7 @@ def test_a_connection_that_broke_fails_no_request_and_is_not_lent_again(
     assert received(amqp_url, amqp_queue) == [{"id": 1}, {"id": 2}]
 
 
-def test_without_retries_a_connection_that_broke_fails_one_request(
+def test_without_retries_a_broken_connection_fails_one_request(
     make_app: MakeApp, pools: KombuPools, amqp_url: str, amqp_queue: str
 ) -> None:
     app = make_app(URL=amqp_url, RETRY=None, CONNECTION_NAME=amqp_queue)
@@ -118,7 +118,9 @@ def test_publish_tries_again_with_another_producer_for_the_context(
     assert (stats(app).lent, stats(app).opened) == (0, 2)
 
 
-def test_redis(make_app: MakeApp, pools: KombuPools, redis_url: str, queue: str) -> None:
+def test_a_view_publishes_to_redis(
+    make_app: MakeApp, pools: KombuPools, redis_url: str, queue: str
+) -> None:
     app = make_app(URL=redis_url)
     with app.app_context():
         pools.publish({"id": 1}, queue)

@@ -33,7 +33,7 @@ PATIENCE = 60.0
 
 @pytest.fixture
 def two(make_app: MakeApp, memory_url: str) -> Flask:
-    """An app whose second broker is not there, and which nobody else belongs to."""
+    """An app of this test's own project, whose second broker does not exist."""
     unreachable = {"URL": f"amqp://me:{SECRET}@127.0.0.1:1//", "CONNECT_TIMEOUT": 1}
     return make_app(
         {
@@ -52,7 +52,7 @@ def state(two: Flask) -> AppPools:
 
 @pytest.fixture
 def listening(state: AppPools) -> AppPools:
-    """The app's pools, which commands reach from now on."""
+    """The pools of the app, which listens for commands from now on."""
     assert serve(state.control.project)
     return state
 
@@ -153,14 +153,14 @@ def test_ping_on_brokers_that_are_there(make_app: MakeApp, amqp_url: str, redis_
     assert result.stdout.count("ok in") == 2
 
 
-def test_an_app_listens_once_it_has_used_a_pool(flask: Flasks, state: AppPools) -> None:
+def test_an_app_listens_after_the_first_use_of_a_pool(flask: Flasks, state: AppPools) -> None:
     assert "no process of this project is running here" in flask("status").stdout
     state.publish({}, "queue")
     eventually(lambda: f":{os.getpid()} " in flask("status").stdout)
     assert f":{os.getpid()} " in flask("reset", "--dry-run").stdout
 
 
-def test_nobody_or_fewer_than_expected_is_an_error(flask: Flasks, state: AppPools) -> None:
+def test_fewer_processes_than_expected_is_an_error(flask: Flasks, state: AppPools) -> None:
     result = flask("reset")
     assert (result.exit_code, result.stdout) == (3, "")
     assert result.stderr.startswith("no process of this project is running here")
@@ -173,7 +173,7 @@ def test_nobody_or_fewer_than_expected_is_an_error(flask: Flasks, state: AppPool
     assert "2 processes were expected, and 1 answered" in result.stderr
 
 
-def test_apps_with_one_secret_are_steered_together(
+def test_commands_reach_all_apps_with_one_secret(
     make_app: MakeApp, flask: Flasks, two: Flask, listening: AppPools, memory_url: str
 ) -> None:
     another = {"SECRET_KEY": two.secret_key, "KOMBU_POOLS": {"other": f"{memory_url}other"}}
@@ -206,19 +206,19 @@ def test_apps_with_one_secret_are_steered_together(
         (["explode"], "No such command"),
     ],
 )
-def test_what_cannot_be_understood(flask: Flasks, args: list[str], says: str) -> None:
+def test_wrong_arguments_end_with_code_2(flask: Flasks, args: list[str], says: str) -> None:
     result = flask(*args)
     assert result.exit_code == 2
     assert says in result.stderr
     assert result.stdout == ""
 
 
-def test_colours_are_for_terminals(flask: Flasks, listening: AppPools) -> None:
+def test_colours_are_printed_only_on_a_terminal(flask: Flasks, listening: AppPools) -> None:
     assert "\x1b[" not in flask("status").output
     assert "\x1b[1m" in flask("status", color=True).output
 
 
-def test_on_a_terminal_progress_is_told_and_the_screen_redrawn(
+def test_on_a_terminal_progress_is_shown_and_the_screen_redrawn(
     flask: Flasks, listening: AppPools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flask_ext.cli.is_terminal", lambda stream: True)
@@ -240,7 +240,7 @@ def test_on_a_terminal_progress_is_told_and_the_screen_redrawn(
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name != "limit"])
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("there", [True, False])
-def test_a_secret_is_in_no_output(
+def test_the_output_shows_no_secret(
     flask: Flasks, state: AppPools, command: str, format: str, there: bool
 ) -> None:
     if there:
@@ -254,7 +254,7 @@ def test_a_secret_is_in_no_output(
 
 def test_wrong_settings_are_refused_at_once(make_app: MakeApp) -> None:
     wrong = {"KOMBU_POOLS_URL": "memory://", "SECRET_KEY": SECRET}
-    with pytest.raises(ValueError, match=r"'DIR' is no setting(.|\n)*'KEY'") as told:
+    with pytest.raises(ValueError, match=r"'DIR' is not a setting(.|\n)*'KEY'") as told:
         make_app({**wrong, "KOMBU_POOLS_CONTROL": {"DIR": "x", "KEY": "short"}})
     assert SECRET not in str(told.value)
     app = Flask("wrong")
@@ -293,7 +293,7 @@ def create_app():
         ({}, ["KOMBU_POOLS: neither this nor KOMBU_POOLS_URL is set"]),
         (
             {"KOMBU_POOLS_URL": "memory://", "KOMBU_POOLS_CONTROL": {"KEY": SECRET, "DIR": 1}},
-            ["'DIR' is no setting", "KOMBU_POOLS_CONTROL['KEY']"],
+            ["'DIR' is not a setting", "KOMBU_POOLS_CONTROL['KEY']"],
         ),
     ],
     ids=["pools", "none", "control"],
@@ -303,7 +303,7 @@ def create_app():
     [["kombu-pools", "status"], ["run", "--port", "0"], ["routes"]],
     ids=lambda one: one[0],
 )
-def test_wrong_settings_are_a_message_and_no_traceback(
+def test_wrong_settings_print_a_message_without_a_traceback(
     tmp_path: Path, config: dict[str, Any], told: list[str], command: list[str]
 ) -> None:
     (tmp_path / "wrong.py").write_text(WRONG.format(config=config), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The producer of an application context: one for each, for as long as it lasts, whatever happens in it."""
+"""The producer of an application context: one for each context, until it ends, whatever happens in it."""
 
 from __future__ import annotations
 
@@ -33,9 +33,11 @@ def opened(app: Flask) -> int:
 
 
 def break_next_publish(producer: Any) -> None:
-    """Have the next publish on the connection under *producer* fail as on a broken socket."""
+    """Let the next publish on the connection of *producer* fail as on a broken socket."""
 
     def fail(*args: Any, **kwargs: Any) -> None:
+        # What a borrower has set on a producer stays on it when it goes on with another connection.
+        del producer._publish
         raise OperationalError("the socket broke")
 
     producer._publish = fail
@@ -44,7 +46,7 @@ def break_next_publish(producer: Any) -> None:
 # -- one producer a context --------------------------------------------------------------------------------------------
 
 
-def test_it_is_lent_at_the_first_use_and_given_back_at_the_end(
+def test_a_producer_is_lent_at_the_first_use_and_released_at_the_end(
     app: Flask, pools: KombuPools
 ) -> None:
     with app.app_context():
@@ -58,7 +60,7 @@ def test_it_is_lent_at_the_first_use_and_given_back_at_the_end(
         producer.publish({}, routing_key="queue")
 
 
-def test_what_one_request_sets_on_its_producer_the_next_does_not_find(
+def test_settings_on_a_producer_do_not_reach_the_next_request(
     app: Flask, pools: KombuPools
 ) -> None:
     with app.app_context():
@@ -69,13 +71,15 @@ def test_what_one_request_sets_on_its_producer_the_next_does_not_find(
     assert opened(app) == 1
 
 
-def test_a_context_without_a_use_costs_nothing(app: Flask) -> None:
+def test_a_context_without_a_use_lends_nothing(app: Flask) -> None:
     with app.app_context():
         pass
     assert opened(app) == 0
 
 
-def test_each_request_has_its_own_and_the_connection_stays(app: Flask, pools: KombuPools) -> None:
+def test_each_request_has_its_own_lease_of_the_same_connection(
+    app: Flask, pools: KombuPools
+) -> None:
     seen = []
 
     @app.get("/")
@@ -90,7 +94,9 @@ def test_each_request_has_its_own_and_the_connection_stays(app: Flask, pools: Ko
     assert (lent(app), opened(app)) == (0, 1)
 
 
-def test_each_alias_has_its_own(make_app: MakeApp, pools: KombuPools, memory_url: str) -> None:
+def test_each_alias_has_its_own_producer_in_a_context(
+    make_app: MakeApp, pools: KombuPools, memory_url: str
+) -> None:
     aliases = {"default": {"URL": memory_url}, "audit": {"URL": f"{memory_url}b"}}
     app = make_app({"KOMBU_POOLS": aliases})
     with app.app_context():
@@ -102,7 +108,9 @@ def test_each_alias_has_its_own(make_app: MakeApp, pools: KombuPools, memory_url
 
 @pytest.mark.timing
 @pytest.mark.parametrize("timeout", [0, 0.2])
-def test_it_waits_for_acquire_timeout(make_app: MakeApp, pools: KombuPools, timeout: float) -> None:
+def test_get_producer_waits_for_acquire_timeout(
+    make_app: MakeApp, pools: KombuPools, timeout: float
+) -> None:
     app = make_app(LIMIT=1, ACQUIRE_TIMEOUT=timeout)
     with app.app_context(), pools.producers["default"].acquire():
         start = time.monotonic()
@@ -123,7 +131,7 @@ def test_acquire_timeout_none_waits_without_end(make_app: MakeApp, pools: KombuP
         back.join()
 
 
-def test_what_the_view_gives_back_itself_is_lent_anew(app: Flask, pools: KombuPools) -> None:
+def test_a_producer_that_the_view_released_is_replaced(app: Flask, pools: KombuPools) -> None:
     with app.app_context():
         with pools.producer as first:
             first.publish({}, routing_key="queue")
@@ -170,7 +178,7 @@ def test_an_http_error_keeps_the_connection(app: Flask, pools: KombuPools) -> No
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
-def test_an_error_of_the_connection_discards_it_and_an_applications_own_keeps_it(
+def test_an_error_of_the_connection_closes_it_and_other_errors_do_not(
     app: Flask, pools: KombuPools, error: Exception, connections: int
 ) -> None:
     @app.get("/")
@@ -185,7 +193,7 @@ def test_an_error_of_the_connection_discards_it_and_an_applications_own_keeps_it
 
 
 @pytest.mark.parametrize("swallow", ["view", "handler"])
-def test_a_connection_that_broke_is_discarded_whoever_handles_the_error(
+def test_a_broken_connection_is_closed_even_if_the_error_is_handled(
     make_app: MakeApp, pools: KombuPools, swallow: str
 ) -> None:
     app = make_app(RETRY=None)
@@ -210,7 +218,7 @@ def test_a_connection_that_broke_is_discarded_whoever_handles_the_error(
     assert (lent(app), opened(app)) == (0, 2)
 
 
-def test_within_the_context_a_producer_whose_connection_broke_goes_on_with_another(
+def test_a_producer_whose_connection_broke_goes_on_with_another_in_the_context(
     app: Flask, pools: KombuPools
 ) -> None:
     with app.app_context():
@@ -222,7 +230,7 @@ def test_within_the_context_a_producer_whose_connection_broke_goes_on_with_anoth
     assert lent(app) == 0
 
 
-def test_within_the_context_another_one_takes_the_place_of_a_broken_one(
+def test_a_broken_producer_is_replaced_within_the_context(
     make_app: MakeApp, pools: KombuPools
 ) -> None:
     app = make_app(RETRY=None)
@@ -270,7 +278,9 @@ def test_the_end_of_a_context_never_raises(
 # -- nested contexts ---------------------------------------------------------------------------------------------------
 
 
-def test_an_inner_context_of_the_same_app_has_its_own(app: Flask, pools: KombuPools) -> None:
+def test_an_inner_context_of_the_same_app_has_its_own_producer(
+    app: Flask, pools: KombuPools
+) -> None:
     with app.app_context():
         outer = pools.producer
         with app.app_context():
@@ -283,7 +293,9 @@ def test_an_inner_context_of_the_same_app_has_its_own(app: Flask, pools: KombuPo
     assert lent(app) == 0
 
 
-def test_an_inner_context_of_another_app_has_its_own(make_app: MakeApp, pools: KombuPools) -> None:
+def test_an_inner_context_of_another_app_has_its_own_producer(
+    make_app: MakeApp, pools: KombuPools
+) -> None:
     one, two = make_app(LIMIT=2), make_app(LIMIT=3)
     with one.app_context():
         outer = pools.producer
@@ -295,7 +307,9 @@ def test_an_inner_context_of_another_app_has_its_own(make_app: MakeApp, pools: K
         outer.publish({}, routing_key="queue")
 
 
-def test_a_request_of_another_app_within_a_request(make_app: MakeApp, pools: KombuPools) -> None:
+def test_a_request_of_another_app_within_a_request_has_its_own_producer(
+    make_app: MakeApp, pools: KombuPools
+) -> None:
     outside, inside = make_app(LIMIT=2), make_app(LIMIT=3)
 
     @inside.get("/")
@@ -315,7 +329,9 @@ def test_a_request_of_another_app_within_a_request(make_app: MakeApp, pools: Kom
     assert lent(outside) == 0
 
 
-def test_a_request_within_a_context_of_its_app(app: Flask, pools: KombuPools) -> None:
+def test_a_request_within_a_context_of_its_app_publishes_and_keeps_the_outer_producer(
+    app: Flask, pools: KombuPools
+) -> None:
     # Flask 3.1 gives such a request the context's g; later ones may not. The outer producer is good either way.
     with app.app_context():
         outer = pools.producer
@@ -340,7 +356,7 @@ def test_the_state_of_one_app_in_the_context_of_another_is_a_clear_error(
 # -- what Flask leaves open --------------------------------------------------------------------------------------------
 
 
-def test_one_private_name_in_g(app: Flask, pools: KombuPools) -> None:
+def test_g_gets_only_one_private_name(app: Flask, pools: KombuPools) -> None:
     with app.app_context():
         pools.producer
         assert list(g) == [NAME]
@@ -357,7 +373,9 @@ def test_an_app_may_have_a_g_of_its_own_kind(app: Flask, pools: KombuPools) -> N
     assert lent(app) == 0
 
 
-def test_a_test_client_that_keeps_its_contexts(app: Flask, pools: KombuPools) -> None:
+def test_a_test_client_that_keeps_its_contexts_releases_at_its_end(
+    app: Flask, pools: KombuPools
+) -> None:
     @app.get("/")
     def view() -> str:
         pools.producer.publish({}, routing_key="queue")
@@ -372,7 +390,7 @@ def test_a_test_client_that_keeps_its_contexts(app: Flask, pools: KombuPools) ->
     assert lent(app) == 0
 
 
-def test_a_command_has_a_context_too(app: Flask, pools: KombuPools) -> None:
+def test_a_command_has_a_context(app: Flask, pools: KombuPools) -> None:
     @app.cli.command("publish")
     def publish() -> None:
         pools.producer.publish({}, routing_key="queue")
@@ -383,7 +401,7 @@ def test_a_command_has_a_context_too(app: Flask, pools: KombuPools) -> None:
     assert lent(app) == 0
 
 
-def test_an_asynchronous_view(app: Flask, pools: KombuPools) -> None:
+def test_an_async_view_has_a_producer(app: Flask, pools: KombuPools) -> None:
     pytest.importorskip("asgiref")
 
     @app.get("/")
@@ -441,7 +459,7 @@ def test_a_stream_may_follow_a_view_that_published(app: Flask, pools: KombuPools
     assert (lent(app), opened(app)) == (0, 1)
 
 
-def test_a_stream_that_the_client_leaves_gives_its_producer_back(
+def test_a_stream_that_the_client_leaves_releases_its_producer(
     app: Flask, pools: KombuPools
 ) -> None:
     @stream_with_context
@@ -462,7 +480,7 @@ def test_a_stream_that_the_client_leaves_gives_its_producer_back(
     assert opened(app) == 1
 
 
-def test_a_stream_that_fails_gives_its_producer_back(app: Flask, pools: KombuPools) -> None:
+def test_a_stream_that_fails_releases_its_producer(app: Flask, pools: KombuPools) -> None:
     @stream_with_context
     def rows() -> Iterator[str]:
         pools.producer.publish({}, routing_key="queue")

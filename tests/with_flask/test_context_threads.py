@@ -1,4 +1,4 @@
-"""A context that is at work in several threads and tasks: each has a producer of its own, and none stays lent."""
+"""A context in several threads and tasks: each has its own producer, and none stays lent."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.threads
 
 
 class Held:
-    """A body that is published for as long as the test wants."""
+    """A body whose publish takes as long as the test wants."""
 
     def __init__(self) -> None:
         self.begun = threading.Event()
@@ -39,14 +39,14 @@ class Held:
 
 
 def in_a_copy(executor: ThreadPoolExecutor, work: Callable[[], Any]) -> Future[Any]:
-    """*work* in another thread, in a copy of the context variables, as asyncio.to_thread and asgiref do it."""
+    """Run *work* in another thread, with a copy of the context variables, as asyncio.to_thread and asgiref do."""
     return executor.submit(contextvars.copy_context().run, work)
 
 
 # -- whose it is -------------------------------------------------------------------------------------------------------
 
 
-def test_each_thread_of_a_context_has_its_own(app: Flask, pools: KombuPools) -> None:
+def test_each_thread_of_a_context_has_its_own_producer(app: Flask, pools: KombuPools) -> None:
     together = threading.Barrier(3)
 
     def use() -> Any:
@@ -68,7 +68,7 @@ def test_each_thread_of_a_context_has_its_own(app: Flask, pools: KombuPools) -> 
     assert opened(app) == 4
 
 
-def test_each_task_of_a_context_has_its_own(app: Flask, pools: KombuPools) -> None:
+def test_each_task_of_a_context_has_its_own_producer(app: Flask, pools: KombuPools) -> None:
     async def use() -> Any:
         first = pools.producer
         await asyncio.sleep(0)
@@ -86,7 +86,7 @@ def test_each_task_of_a_context_has_its_own(app: Flask, pools: KombuPools) -> No
     assert lent(app) == 0
 
 
-def test_what_a_task_that_has_ended_took_is_the_next_ones(
+def test_the_producer_of_an_ended_task_goes_to_the_next_one(
     make_app: MakeApp, pools: KombuPools
 ) -> None:
     app = make_app(LIMIT=1, ACQUIRE_TIMEOUT=0.1)
@@ -106,7 +106,7 @@ def test_what_a_task_that_has_ended_took_is_the_next_ones(
     assert lent(app) == 0
 
 
-def test_what_a_thread_that_has_ended_took_is_the_next_ones(
+def test_the_producer_of_an_ended_thread_goes_to_the_next_one(
     make_app: MakeApp, pools: KombuPools
 ) -> None:
     app = make_app(LIMIT=1, ACQUIRE_TIMEOUT=0.1)
@@ -119,7 +119,7 @@ def test_what_a_thread_that_has_ended_took_is_the_next_ones(
     assert lent(app) == 0
 
 
-def test_one_that_finds_nothing_free_is_told_what_the_context_holds_itself(
+def test_an_error_that_nothing_is_free_says_what_the_context_holds(
     make_app: MakeApp, pools: KombuPools
 ) -> None:
     app = make_app(LIMIT=1, ACQUIRE_TIMEOUT=0)
@@ -130,7 +130,7 @@ def test_one_that_finds_nothing_free_is_told_what_the_context_holds_itself(
             with pytest.raises(LimitExceeded) as caught:
                 in_a_copy(executor, use).result()
             (note,) = caught.value.__notes__
-            assert "this application context holds 1 of 'default' itself" in note
+            assert "this application context itself holds 1 of 'default'" in note
 
 
 # -- publishing --------------------------------------------------------------------------------------------------------
@@ -237,9 +237,7 @@ def test_a_copied_request_context_has_a_producer_of_its_own(app: Flask, pools: K
     assert lent(app) == 0
 
 
-def test_publish_within_a_publish_of_the_same_thread_has_a_producer_of_its_own(
-    app: Flask, pools: KombuPools
-) -> None:
+def test_a_publish_within_a_publish_has_its_own_producer(app: Flask, pools: KombuPools) -> None:
     class Nested:
         def __json__(self) -> str:
             pools.publish("inner", "nested")
@@ -255,7 +253,7 @@ def test_publish_within_a_publish_of_the_same_thread_has_a_producer_of_its_own(
 # -- the end of the context --------------------------------------------------------------------------------------------
 
 
-def test_a_publish_under_way_elsewhere_at_the_end_of_the_context_ends_well(
+def test_a_publish_of_another_thread_at_the_end_of_the_context_succeeds(
     make_app: MakeApp, pools: KombuPools, amqp_url: str, amqp_queue: str
 ) -> None:
     app = make_app(URL=amqp_url, CONNECTION_NAME=amqp_queue)
@@ -273,7 +271,7 @@ def test_a_publish_under_way_elsewhere_at_the_end_of_the_context_ends_well(
     assert opened(app) == 2
 
 
-def test_a_batch_open_elsewhere_at_the_end_of_the_context_is_sent(
+def test_an_open_batch_of_another_thread_at_the_end_of_the_context_is_sent(
     make_app: MakeApp, pools: KombuPools, amqp_url: str, amqp_queue: str
 ) -> None:
     app = make_app(URL=amqp_url, CONNECTION_NAME=amqp_queue)
@@ -298,7 +296,7 @@ def test_a_batch_open_elsewhere_at_the_end_of_the_context_is_sent(
     assert received(amqp_url, amqp_queue) == [1, 2]
 
 
-def test_what_a_thread_asks_for_after_the_end_of_its_context_goes_back_with_the_last_copy(
+def test_a_producer_acquired_after_the_end_of_the_context_is_released_with_the_last_copy(
     app: Flask, pools: KombuPools
 ) -> None:
     begun, go_on = threading.Event(), threading.Event()
@@ -343,7 +341,7 @@ def test_a_context_that_ends_while_a_thread_waits_for_a_producer_leaves_nothing_
     assert opened(app) == 1
 
 
-def test_an_error_of_one_thread_costs_no_other_ones_connection(
+def test_an_error_of_one_thread_does_not_close_another_threads_connection(
     app: Flask, pools: KombuPools
 ) -> None:
     with ThreadPoolExecutor(1) as executor:

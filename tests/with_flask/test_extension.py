@@ -35,7 +35,7 @@ def test_the_constructor_initialises_an_app() -> None:
         assert list(pools.producers) == ["default"]
 
 
-def test_an_app_factory_makes_any_number_of_apps(pools: KombuPools) -> None:
+def test_one_extension_serves_any_number_of_apps(pools: KombuPools) -> None:
     def create_app(name: str) -> Flask:
         app = Flask(name)
         app.config["KOMBU_POOLS"] = {name: "memory://"}
@@ -53,7 +53,7 @@ def test_nothing_of_an_app_is_kept_on_the_extension(pools: KombuPools, make_app:
     assert vars(pools) == {}
 
 
-def test_the_state_is_in_the_apps_extensions(pools: KombuPools, app: Flask) -> None:
+def test_the_pools_are_in_the_apps_extensions(pools: KombuPools, app: Flask) -> None:
     state = app.extensions["kombu_pools"]
     assert isinstance(state, AppPools)
     with app.app_context():
@@ -61,12 +61,12 @@ def test_the_state_is_in_the_apps_extensions(pools: KombuPools, app: Flask) -> N
         assert state.connections["default"] is pools.connections["default"]
 
 
-def test_nothing_is_opened(make_app: MakeApp) -> None:
+def test_init_app_opens_nothing(make_app: MakeApp) -> None:
     make_app(URL="amqp://guest:guest@127.0.0.1:1//")
 
 
 @pytest.mark.parametrize("again", [KombuPools().init_app, KombuPools])
-def test_a_second_time_is_an_error(app: Flask, again: Any) -> None:
+def test_calling_init_app_twice_is_an_error(app: Flask, again: Any) -> None:
     state = app.extensions["kombu_pools"]
     with pytest.raises(RuntimeError, match=rf"app '{app.name}' has its pools already: .* once"):
         again(app)
@@ -74,7 +74,7 @@ def test_a_second_time_is_an_error(app: Flask, again: Any) -> None:
     assert len(app.teardown_appcontext_funcs) == 1
 
 
-def test_too_late_is_flasks_error_and_changes_nothing(pools: KombuPools) -> None:
+def test_init_app_after_a_request_is_flasks_error_and_changes_nothing(pools: KombuPools) -> None:
     app = Flask("late")
     app.config["KOMBU_POOLS_URL"] = "memory://"
     app.test_client().get("/")
@@ -113,7 +113,7 @@ def test_any_number_of_brokers() -> None:
     assert state.settings["default"].limit == 3
 
 
-def test_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_can_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLASK_KOMBU_POOLS__default__URL", "memory://")
     monkeypatch.setenv("FLASK_KOMBU_POOLS__default__LIMIT", "7")
     app = Flask("environment")
@@ -122,7 +122,7 @@ def test_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert app.extensions["kombu_pools"].settings["default"].limit == 7
 
 
-def test_parts_of_a_url_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_of_a_url_can_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "HOST": "broker.example",
         "PORT": "5673",
@@ -145,25 +145,25 @@ def test_parts_of_a_url_from_the_environment(monkeypatch: pytest.MonkeyPatch) ->
         KombuPools(app)
 
 
-def test_none_is_as_if_it_were_not_set() -> None:
+def test_none_is_the_same_as_not_set() -> None:
     state = configured(KOMBU_POOLS=None, KOMBU_POOLS_URL="memory://")
     assert list(state.settings) == ["default"]
 
 
 @pytest.mark.parametrize("switch", ["DEBUG", "TESTING"])
-def test_unconfigured_there_is_a_broker_in_memory_to_debug_and_test(switch: str) -> None:
+def test_without_settings_debugging_and_testing_use_memory(switch: str) -> None:
     state = configured(**{switch: True})
     assert {alias: one.url for alias, one in state.settings.items()} == {"default": ("memory://",)}
 
 
-def test_unconfigured_in_production_is_an_error_that_names_the_keys() -> None:
+def test_without_settings_production_is_an_error_that_names_the_keys() -> None:
     with pytest.raises(SettingsError) as caught:
         configured()
     assert "KOMBU_POOLS:" in str(caught.value)
     assert "KOMBU_POOLS_URL" in str(caught.value)
 
 
-def test_both_is_an_error() -> None:
+def test_setting_both_keys_is_an_error() -> None:
     with pytest.raises(SettingsError, match="KOMBU_POOLS_URL is set as well"):
         configured(KOMBU_POOLS={"default": "memory://"}, KOMBU_POOLS_URL="memory://")
 
@@ -188,14 +188,14 @@ def test_every_problem_is_reported_at_once_and_the_app_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize("given", ["", "nosuch://host", 7, [], "localhost"])
-def test_a_wrong_url_is_told_by_the_key_it_was_given_under(given: object) -> None:
+def test_a_wrong_url_is_reported_with_its_key(given: object) -> None:
     with pytest.raises(SettingsError) as caught:
         configured(KOMBU_POOLS_URL=given)
     assert str(caught.value).startswith("KOMBU_POOLS_URL: ")
 
 
 @pytest.mark.parametrize("given", ["memory://", 7, [], ["memory://"], True])
-def test_pools_that_are_no_dict(given: object) -> None:
+def test_a_setting_that_is_not_a_dict_is_refused(given: object) -> None:
     with pytest.raises(SettingsError, match="KOMBU_POOLS: expected a dict of aliases"):
         configured(KOMBU_POOLS=given)
 
@@ -232,7 +232,7 @@ def test_outside_a_context_the_error_is_flasks(app: Flask, pools: KombuPools, us
 
 
 @pytest.mark.parametrize("use", USES.values(), ids=USES)
-def test_an_app_without_pools_is_a_clear_error(pools: KombuPools, use: Any) -> None:
+def test_an_app_without_pools_raises_a_clear_error(pools: KombuPools, use: Any) -> None:
     with (
         Flask("bare").app_context(),
         pytest.raises(RuntimeError, match=r"app 'bare' has no pools: call init_app\(app\)"),
@@ -292,7 +292,7 @@ def test_apps_that_name_the_same_broker_with_the_same_settings_share_its_pool(
 
 
 @pytest.mark.parametrize("settings", [{"LIMIT": 4}, {"IDLE_TIMEOUT": 7}, {"URL": "memory://b"}])
-def test_apps_with_other_settings_have_other_pools(
+def test_apps_with_different_settings_have_different_pools(
     make_app: MakeApp, pools: KombuPools, settings: dict[str, Any]
 ) -> None:
     with make_app(LIMIT=3).app_context():
@@ -301,7 +301,7 @@ def test_apps_with_other_settings_have_other_pools(
         assert pools.connections["default"] is not one
 
 
-def test_without_a_limit_the_global_one_holds(app: Flask, pools: KombuPools) -> None:
+def test_without_a_limit_the_global_one_applies(app: Flask, pools: KombuPools) -> None:
     with app.app_context():
         set_limit(3)
         try:
@@ -345,13 +345,15 @@ def test_publish_uses_the_producer_that_the_context_has(
         assert pools.connections["default"].lent == 1
 
 
-def test_publish_without_one_lends_one_for_the_message_alone(app: Flask, pools: KombuPools) -> None:
+def test_publish_in_a_context_without_a_producer_lends_one_for_the_message(
+    app: Flask, pools: KombuPools
+) -> None:
     with app.app_context():
         pools.publish({}, "queue")
         assert pools.connections["default"].lent == 0
 
 
-def test_the_state_publishes_without_a_context(app: Flask, make_app: MakeApp) -> None:
+def test_app_pools_publish_without_a_context(app: Flask, make_app: MakeApp) -> None:
     # A thread of the application's own, say; and in another application's context all the same.
     app.extensions["kombu_pools"].publish({}, "queue")
     with make_app(LIMIT=2).app_context():
@@ -372,7 +374,7 @@ def test_publish_tries_again_on_another_connection(app: Flask, pools: KombuPools
 
 
 def break_once(producer: Any) -> None:
-    """Have the next publish on *producer*'s connection fail as on a broken socket."""
+    """Let the next publish on the connection of *producer* fail as on a broken socket."""
 
     def fail(*args: Any, **kwargs: Any) -> None:
         raise OperationalError("the socket broke")

@@ -1,4 +1,4 @@
-"""The signals: which app gets which, from whichever thread or process, and who outlives whom."""
+"""Signals: which app gets which ones, from which thread or process, and what happens when an app is collected."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SIGNALS = (connection_opened, connection_closed, pool_exhausted, pools_reset)
 
 @pytest.fixture
 def heard(apps: list[Flask]) -> Iterator[Heard]:
-    """What this test's apps sent: the signal's name, the sender, the arguments."""
+    """What the apps of this test have sent: the signal's name, the sender, and the arguments."""
     sent: Heard = []
 
     def listen_to(signal: Any) -> Any:
@@ -58,7 +58,7 @@ def publish(app: Flask) -> None:
     app.extensions["kombu_pools"].publish({}, "queue")
 
 
-def test_a_connection_is_opened_and_closed(app: Flask, heard: Heard) -> None:
+def test_opening_and_closing_a_connection_send_signals(app: Flask, heard: Heard) -> None:
     publish(app)
     pool = app.extensions["kombu_pools"].connections["default"]
     expected = ("connection-opened", app, {"pool": pool, "using": "default"})
@@ -68,7 +68,7 @@ def test_a_connection_is_opened_and_closed(app: Flask, heard: Heard) -> None:
     assert eventually(lambda: named(heard, "connection-closed")) == [expected]
 
 
-def test_the_sender_is_the_app_and_no_proxy(app: Flask, heard: Heard) -> None:
+def test_the_sender_is_the_app_and_not_a_proxy(app: Flask, heard: Heard) -> None:
     with app.app_context():
         publish(app)
         app.extensions["kombu_pools"].reset()
@@ -90,7 +90,7 @@ def test_a_receiver_may_listen_to_one_app(make_app: MakeApp) -> None:
 
 
 @pytest.mark.parametrize("reason", ["exhausted", "timeout"])
-def test_a_pool_is_exhausted(make_app: MakeApp, heard: Heard, reason: str) -> None:
+def test_an_exhausted_pool_sends_a_signal(make_app: MakeApp, heard: Heard, reason: str) -> None:
     app = make_app(LIMIT=1)
     pool = app.extensions["kombu_pools"].connections["default"]
     with pool.acquire(), pytest.raises(LimitExceeded):
@@ -101,7 +101,7 @@ def test_a_pool_is_exhausted(make_app: MakeApp, heard: Heard, reason: str) -> No
 
 
 @pytest.mark.threads
-def test_too_many_wait_for_a_pool(make_app: MakeApp, heard: Heard) -> None:
+def test_a_full_pool_sends_a_signal(make_app: MakeApp, heard: Heard) -> None:
     app = make_app(LIMIT=1, MAX_WAITING=1)
     pool = app.extensions["kombu_pools"].connections["default"]
     with pool.acquire():
@@ -115,7 +115,7 @@ def test_too_many_wait_for_a_pool(make_app: MakeApp, heard: Heard) -> None:
     assert what["reason"] == "full"
 
 
-def test_an_app_hears_of_the_pools_that_it_names(make_app: MakeApp, heard: Heard) -> None:
+def test_an_app_gets_signals_only_about_its_own_pools(make_app: MakeApp, heard: Heard) -> None:
     sharing = make_app(LIMIT=2), make_app(LIMIT=2)
     make_app(LIMIT=3)
     publish(sharing[0])
@@ -123,7 +123,9 @@ def test_an_app_hears_of_the_pools_that_it_names(make_app: MakeApp, heard: Heard
     assert {sender for _, sender, _ in heard} == set(sharing)
 
 
-def test_once_for_each_alias_of_a_pool(make_app: MakeApp, heard: Heard, memory_url: str) -> None:
+def test_each_alias_of_a_pool_gets_its_own_signal(
+    make_app: MakeApp, heard: Heard, memory_url: str
+) -> None:
     # What belongs to the caller makes no other pool.
     aliases = {
         "default": {"URL": memory_url},
@@ -134,7 +136,7 @@ def test_once_for_each_alias_of_a_pool(make_app: MakeApp, heard: Heard, memory_u
     assert [what["using"] for _, _, what in heard] == ["default", "patient"]
 
 
-def test_what_is_closed_after_a_reset_of_everything_is_told_too(app: Flask, heard: Heard) -> None:
+def test_connections_closed_after_a_reset_send_signals(app: Flask, heard: Heard) -> None:
     state = app.extensions["kombu_pools"]
     with state.producers["default"].acquire(timeout=30):
         reset()
@@ -142,14 +144,14 @@ def test_what_is_closed_after_a_reset_of_everything_is_told_too(app: Flask, hear
     assert [sender for _, sender, _ in closed] == [app]
 
 
-def test_a_reset_is_told_to_every_app(make_app: MakeApp, heard: Heard) -> None:
+def test_a_reset_sends_a_signal_to_each_app(make_app: MakeApp, heard: Heard) -> None:
     both = [make_app(LIMIT=2), make_app(LIMIT=3)]
     reset()
     told = {sender: what for _, sender, what in named(heard, "pools-reset")}
     assert told == {app: {"reason": "api"} for app in both}
 
 
-def test_a_receiver_that_raises_breaks_nothing(
+def test_a_receiver_that_raises_has_no_other_effect(
     app: Flask, heard: Heard, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(sender: Any, **what: Any) -> None:
@@ -191,7 +193,7 @@ def test_a_muted_signal_is_silent(app: Flask, heard: Heard) -> None:
     assert named(heard, "pools-reset") == []
 
 
-def test_dead_apps_are_forgotten(make_app: MakeApp, apps: list[Flask]) -> None:
+def test_collected_apps_are_forgotten(make_app: MakeApp, apps: list[Flask]) -> None:
     for _ in range(3):
         app = make_app()
         publish(app)
@@ -217,7 +219,9 @@ def test_dead_apps_are_forgotten(make_app: MakeApp, apps: list[Flask]) -> None:
 
 
 @pytest.mark.forks
-def test_a_child_is_told(app: Flask, pools: KombuPools, heard: Heard) -> None:
+def test_a_fork_sends_a_signal_in_the_child_to_each_app(
+    app: Flask, pools: KombuPools, heard: Heard
+) -> None:
     with app.app_context():
         inherited = pools.producer
         reading, writing = os.pipe()

@@ -13,20 +13,20 @@ __all__ = ["Command"]
 
 
 class Command(BaseCommand):
-    """The command line, in Django's manner; :mod:`kombu_pools_ext.control.command_line` does the work."""
+    """The command line of :mod:`kombu_pools_ext.control.command_line` as a Django command."""
 
     help = command_line.DESCRIPTION
-    # It tells what is wrong with the settings itself, and must work where another application's are.
+    # The command reports wrong settings of its own, and must work if those of other applications are wrong.
     requires_system_checks = ()
     _is_program = False
 
     def run_from_argv(self, argv: list[str]) -> None:
-        """Run it as a program, and not by ``call_command()`` in a process with other work."""
+        """Run the command as a program, not by ``call_command()`` in a process that does other work."""
         self._is_program = True
         super().run_from_argv(argv)
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Declare command and options."""
+        """Add the command's arguments and options."""
         commands = "; ".join(f"{name}: {text}" for name, text in command_line.COMMANDS.items())
         parser.add_argument("command", choices=list(command_line.COMMANDS), help=commands)
         parser.add_argument(
@@ -45,9 +45,9 @@ class Command(BaseCommand):
             parser.add_argument(f"--{option.name}", **given)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Run it.
+        """Run the command.
 
-        :raises CommandError: with the exit code as its ``returncode``, unless that is 0.
+        :raises CommandError: if the exit code is not 0; ``returncode`` is the exit code.
         """
         complaints: list[str] = []
         code = command_line.run(
@@ -70,7 +70,7 @@ class Command(BaseCommand):
 
     def _write(self, line: str) -> None:
         self.stdout.write(line)
-        # Into a pipe it would come in blocks: somebody watches.
+        # Else a reader of a pipe would get the lines in blocks.
         self.stdout.flush()
 
     def _paint(self, kind: str, line: str) -> str:
@@ -84,7 +84,7 @@ class Command(BaseCommand):
 
 
 def _drawing(stream: OutputWrapper) -> Any:
-    """What prints on *stream* as it is; ``None`` if that is no terminal."""
+    """Return a function that prints text on *stream* unchanged; ``None`` if it is not a terminal."""
     if not command_line.is_terminal(stream):
         return None
 

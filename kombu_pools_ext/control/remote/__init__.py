@@ -1,0 +1,1 @@
+"""Commands across machines, by the broker of BROADCAST: imported only where that is set."""
