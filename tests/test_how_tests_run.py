@@ -70,8 +70,23 @@ def make(tmp_path: Path) -> Path:
 def test_ci_goes_on_after_a_step_that_failed(make: Path) -> None:
     done = ci(make=make)
     assert done.returncode == 1
-    assert done.stdout.count("made ") == len(steps_of_ci())
-    assert re.search(r"^types +FAILED \(1\) in \d+ s$", done.stdout, re.MULTILINE)
+    output, table = done.stdout.split("=== all in ")
+    assert output.count("made ") == len(steps_of_ci())
+    assert re.search(r"^types +FAILED \(1\) in \d+ s$", table, re.MULTILINE)
+
+
+def test_ci_tells_at_the_end_what_failed(make: Path) -> None:
+    make.write_text(
+        '#!/bin/sh\necho "made $*"\nseq 100\n'
+        'case $1 in test) echo "FAILED tests/test_x.py::test_y - AssertionError"; exit 1;; esac\n'
+    )
+    last = ci("style", "tests", make=make).stdout.split("=== what failed in ")[1:]
+    assert last == ["tests\nFAILED tests/test_x.py::test_y - AssertionError\n"]
+
+
+def test_ci_shows_the_end_of_a_step_that_does_not_say_what_failed(make: Path) -> None:
+    (last,) = ci("types", make=make).stdout.split("=== what failed in ")[1:]
+    assert last == "types\nmade types\n"
 
 
 def test_ci_runs_the_steps_that_are_named_and_no_others(make: Path) -> None:
