@@ -73,7 +73,8 @@ def is_uwsgi_master() -> bool:
 
 
 def _run(*args: object, **kwargs: object) -> None:
-    for callback in _callbacks:
+    # As exit handlers: what was registered last needs what was registered before.
+    for callback in reversed(_callbacks):
         callback()
 
 
