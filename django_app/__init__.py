@@ -15,6 +15,14 @@ from __future__ import annotations
 
 from .conf import connections, producers
 from .decorators import with_producer
-from .publishing import publish, publish_on_commit
+from .publishing import apublish, publish, publish_on_commit, submit
 
-__all__ = ["connections", "producers", "publish", "publish_on_commit", "with_producer"]
+__all__ = [
+    "apublish",
+    "connections",
+    "producers",
+    "publish",
+    "publish_on_commit",
+    "submit",
+    "with_producer",
+]

@@ -13,6 +13,7 @@ from asgiref.sync import iscoroutinefunction, sync_to_async
 from kombu_pools_ext import LeasedProducer
 from kombu_pools_ext.broker.guarded import guarded
 
+from .async_safety import refuse_in_event_loop
 from .conf import pools
 
 __all__ = ["decorated_in", "used_aliases", "with_producer"]
@@ -36,7 +37,8 @@ def with_producer(using: Any = "default") -> Any:
     It works for sync and async function views, and with Django's ``method_decorator`` for the methods of classes. If
     the view raises an error of the connection, the connection is closed; any other error leaves it open. For an async
     view the producer is acquired in a thread. Its methods block, so publish with
-    ``await sync_to_async(producer.publish)(…)``.
+    ``await sync_to_async(producer.publish)(…)``. An async view that only publishes does not need it: see
+    :func:`~django_app.apublish`.
 
     The view waits for the producer as long as ``ACQUIRE_TIMEOUT`` says, and holds it until it ends. In a view that
     publishes rarely, or streams its response, use :func:`~django_app.publish` instead.
@@ -45,6 +47,8 @@ def with_producer(using: Any = "default") -> Any:
     :raises UnknownAlias: when the view is called, if no pool is configured under *using*.
     :raises LimitExceeded: when the view is called, if no producer became free in time.
     :raises OperationalError: when the view is called, if the broker cannot be reached.
+    :raises SynchronousOnlyOperation: when a sync view is called in a thread whose event loop is running, unless
+        ``DJANGO_ALLOW_ASYNC_UNSAFE`` is set.
     """
     if callable(using):
         return with_producer()(using)
@@ -110,8 +114,12 @@ def _acquire(using: str) -> LeasedProducer:
 
 
 def _sync_view(view: Callable[..., Any], using: str) -> Callable[..., Any]:
+    call = f"{_name_of(view)}(), which with_producer decorates,"
+    instead = "call it in a thread, await sync_to_async(…)(…), or make it an async function"
+
     @wraps(view)
     def with_a_producer(*args: Any, **kwargs: Any) -> Any:
+        refuse_in_event_loop(call, instead)
         with _acquire(using) as producer:
             return view(*args, producer=producer, **kwargs)
 

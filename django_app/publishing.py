@@ -1,19 +1,23 @@
-"""Publish one message, now or after the transaction."""
+"""Publish one message: now, in the background, in a coroutine, or after the transaction."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from kombu.entity import Exchange, Queue
 
 from kombu_pools_ext import PublishKeywords
 from kombu_pools_ext.prepared import prepare
 
+from .async_safety import refuse_in_event_loop
 from .conf import pools
 from .lazy_text import rendered
 
-__all__ = ["publish", "publish_on_commit"]
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+__all__ = ["apublish", "publish", "publish_on_commit", "submit"]
 
 
 def publish(
@@ -36,9 +40,52 @@ def publish(
     :param kwargs: ``acquire_timeout`` in seconds, in place of ``ACQUIRE_TIMEOUT``, and those of
         :meth:`kombu.Producer.publish`, such as ``declare``, ``headers``, ``priority`` and ``expiration``.
     :raises ImproperlyConfigured: if the setting is wrong.
+    :raises SynchronousOnlyOperation: in a thread whose event loop is running, unless ``DJANGO_ALLOW_ASYNC_UNSAFE`` is
+        set; there, await :func:`apublish`.
     """
+    refuse_in_event_loop("publish()", "await apublish(…), with the same arguments")
     body, routing_key, options = _rendered(body, routing_key, using, kwargs)
     pools.publish(body, routing_key, exchange=rendered(exchange), using=using, **options)
+
+
+def submit(
+    body: Any,
+    routing_key: str | Queue | None = None,
+    *,
+    exchange: str | Exchange | None = None,
+    using: str = "default",
+    **kwargs: Unpack[PublishKeywords],
+) -> Future[None]:
+    """Publish one message in the background, as :meth:`kombu_pools_ext.Pools.submit`, which lists the errors.
+
+    The message is made now: lazy text is rendered in the current language, and the body is serialized. The transaction
+    is not waited for; :func:`publish_on_commit` does that.
+
+    The arguments are those of :func:`publish`.
+
+    :returns: a future whose result is ``None``, and whose exception is what :func:`publish` would have raised.
+    :raises ImproperlyConfigured: if the setting is wrong.
+    """
+    body, routing_key, options = _rendered(body, routing_key, using, kwargs)
+    return pools.submit(body, routing_key, exchange=rendered(exchange), using=using, **options)
+
+
+async def apublish(
+    body: Any,
+    routing_key: str | Queue | None = None,
+    *,
+    exchange: str | Exchange | None = None,
+    using: str = "default",
+    **kwargs: Unpack[PublishKeywords],
+) -> None:
+    """Publish one message in a coroutine, as :meth:`kombu_pools_ext.Pools.apublish`: it never blocks the event loop.
+
+    Lazy text is rendered in the current language. Arguments and errors are those of :func:`publish`.
+
+    :raises ImproperlyConfigured: if the setting is wrong.
+    """
+    body, routing_key, options = _rendered(body, routing_key, using, kwargs)
+    await pools.apublish(body, routing_key, exchange=rendered(exchange), using=using, **options)
 
 
 def publish_on_commit(

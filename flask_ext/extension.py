@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Mapping
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from flask import Flask, current_app, has_app_context
 from kombu.entity import Exchange, Queue
@@ -29,6 +29,9 @@ from kombu_pools_ext.settings.problems import forgets_arguments
 from . import context, signals
 from .cli import commands
 from .errors import PoolsImproperlyConfigured
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 __all__ = ["AppPools", "KombuPools"]
 
@@ -256,6 +259,42 @@ class KombuPools:
         :raises RuntimeError: outside an application context.
         """
         self._pools.publish(body, routing_key, exchange=exchange, using=using, **kwargs)
+
+    def submit(
+        self,
+        body: Any,
+        routing_key: str | Queue | None = None,
+        *,
+        exchange: str | Exchange | None = None,
+        using: str = "default",
+        **kwargs: Unpack[PublishKeywords],
+    ) -> Future[None]:
+        """Publish one message in the background, as :meth:`kombu_pools_ext.Pools.submit`, which lists the errors.
+
+        The message may be published after the end of the application context, on a producer that is lent only for it.
+        The arguments are those of :meth:`publish`.
+
+        :returns: a future whose result is ``None``, and whose exception is what :meth:`publish` would have raised.
+        :raises RuntimeError: outside an application context.
+        """
+        return self._pools.submit(body, routing_key, exchange=exchange, using=using, **kwargs)
+
+    async def apublish(
+        self,
+        body: Any,
+        routing_key: str | Queue | None = None,
+        *,
+        exchange: str | Exchange | None = None,
+        using: str = "default",
+        **kwargs: Unpack[PublishKeywords],
+    ) -> None:
+        """Publish one message in a coroutine, as :meth:`kombu_pools_ext.Pools.apublish`; for async views.
+
+        It uses a producer that is lent only for this message. Arguments and errors are those of :meth:`publish`.
+
+        :raises RuntimeError: outside an application context.
+        """
+        await self._pools.apublish(body, routing_key, exchange=exchange, using=using, **kwargs)
 
     def __repr__(self) -> str:
         if not has_app_context():

@@ -8,12 +8,13 @@ one process share a pool if they name the same broker with the same settings.
 from __future__ import annotations
 
 import os
+import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
 
 from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
@@ -36,6 +37,12 @@ from .reloading import Change, Reloaded
 from .settings import PoolSettings, SettingsError, parse_settings
 from .settings.problems import forgets_arguments, suggestion
 from .settings.sources import can_change, is_function
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from .prepared import PreparedMessage
+    from .submitting.submission import Road, Submission
 
 __all__ = ["AliasedPools", "Pools", "configure"]
 
@@ -136,6 +143,8 @@ class Pools:
         self.name = name
         self._settings: dict[str, PoolSettings] | None = None
         self._turns: dict[tuple[int, str], object] = {}
+        #: By alias, what takes the messages that are published without waiting.
+        self._roads: dict[str, Road] = {}
         if settings is not None and not isinstance(settings, Mapping):
             self._source: Callable[[], Any] = lambda: settings
             if not is_function(settings):
@@ -324,6 +333,110 @@ class Pools:
                 error.add_note(f"alias {using!r}: interrupted; message {message_id} {became}")
             raise
 
+    def submit(
+        self,
+        body: Any,
+        routing_key: str | Queue | None = None,
+        *,
+        exchange: str | Exchange | None = None,
+        using: str = "default",
+        acquire_timeout: float | None = _AS_CONFIGURED,
+        **kwargs: Unpack[MessageKeywords],
+    ) -> Future[None]:
+        """Publish one message in the background, and return a future with its outcome.
+
+        The arguments are checked and the body is serialized now, so the caller may change them afterwards. What one
+        thread submits to one exchange arrives in the order of its calls. A future that is not begun can be cancelled. A
+        failure that nobody asks for, by ``result()``, ``exception()`` or a callback, is logged once by
+        ``kombu_pools_ext``, with alias, exchange, routing key and ``message_id``.
+
+        Where no thread can be started, the message is published in this thread, and the future is finished.
+
+        The arguments are those of :meth:`publish`.
+
+        :param acquire_timeout: seconds to wait for a producer, and before that, while too many messages wait already,
+            for room; ``None`` means without end.
+        :returns: a future whose result is ``None``, and whose exception is what :meth:`publish` would have raised.
+        :raises TypeError, ValueError: for invalid arguments, as in :meth:`publish`.
+        :raises EncodeError: if *body* cannot be serialized.
+        :raises PoolFull: if there was no room in time.
+        :raises UnknownAlias: if no pool is configured under *using*.
+        """
+        if acquire_timeout is not _AS_CONFIGURED:
+            kwargs = {**kwargs, "acquire_timeout": acquire_timeout}  # type: ignore[typeddict-unknown-key]
+        caller = threading.get_ident()
+        return self._start(caller, False, body, routing_key, exchange, using, kwargs).future
+
+    async def apublish(
+        self,
+        body: Any,
+        routing_key: str | Queue | None = None,
+        *,
+        exchange: str | Exchange | None = None,
+        using: str = "default",
+        acquire_timeout: float | None = _AS_CONFIGURED,
+        **kwargs: Unpack[MessageKeywords],
+    ) -> None:
+        """Publish one message, as :meth:`publish`, without blocking the event loop; in any loop of asyncio.
+
+        A cancellation leaves nothing behind: a message that was not begun is not sent, and one that was begun is
+        published in the background. A note on the ``CancelledError`` says which, with the ``message_id``.
+
+        Arguments and errors are those of :meth:`publish`.
+
+        :param acquire_timeout: seconds, from now on, to wait for a producer; ``None`` means without end.
+        :raises EncodeError: if *body* cannot be serialized.
+        :raises RuntimeError: outside of a running event loop of asyncio.
+        """
+        from .submitting.awaiting import current_task_number, outcome_in_loop
+
+        if acquire_timeout is not _AS_CONFIGURED:
+            kwargs = {**kwargs, "acquire_timeout": acquire_timeout}  # type: ignore[typeddict-unknown-key]
+        # A task waits for each of its messages, so tasks need no order among each other. Nothing is kept here, because
+        # this frame is on the traceback of the message's error.
+        caller = current_task_number()
+        await outcome_in_loop(self._start(caller, True, body, routing_key, exchange, using, kwargs))
+
+    def _start(
+        self,
+        caller: int,
+        waits: bool,
+        body: Any,
+        routing_key: Any,
+        exchange: Any,
+        using: str,
+        kwargs: Any,
+    ) -> Submission:
+        from .prepared import prepare
+        from .submitting.submission import Submission
+
+        message = prepare(self, body, routing_key, exchange=exchange, using=using, **kwargs)
+        timeout = self.settings_of(using).acquire_timeout
+        timeout = message.arguments.pop("acquire_timeout", timeout)
+        lane = caller, message.arguments["exchange"]
+        submission = Submission(self, message, lane, timeout, caller_waits=waits)
+        self.road_of(using).start(submission)
+        return submission
+
+    def road_of(self, using: str) -> Road:
+        """Return what takes the messages that are published to *using* without waiting."""
+        road = self._roads.get(using)
+        if road is None:
+            from .submitting.leased_road import LeasedRoad
+
+            made = LeasedRoad(using, lambda: self.connections[using].limit)
+            road = self._roads.setdefault(using, made)
+        return road
+
+    def publish_prepared(self, message: PreparedMessage, acquire_timeout: float | None) -> None:
+        """Publish *message*, as :meth:`publish`."""
+        self.publish(
+            message.body,
+            using=message.using,
+            acquire_timeout=acquire_timeout,
+            **message.arguments,
+        )
+
     def _lender(self, using: str) -> Any:
         """Return what :meth:`publish` acquires a producer from. A framework may have one lent already."""
         return self.producers[using]
@@ -436,10 +549,11 @@ class Pools:
     ) -> dict[str, Drained]:
         """Close all connections of these aliases, or of all: idle ones now, lent ones when they come back.
 
-        Unlike :meth:`reset` it waits for the lent ones, and opens no new connection first. The pools stay usable:
-        callers get new connections meanwhile, unless the pools are suspended.
+        Unlike :meth:`reset` it waits for the lent ones, and opens no new connection first. Before that, it waits for
+        the outcomes of submitted messages. The pools stay usable: callers get new connections meanwhile, unless the
+        pools are suspended.
 
-        :param timeout: seconds to wait for all pools together; ``None`` means not to wait.
+        :param timeout: seconds to wait for all of this together; ``None`` means not to wait.
         :returns: by alias, how many connections were closed and how many are still lent. Aliases that share a pool
             have the same numbers.
         :raises UnknownAlias: for an alias that is not configured; nothing is closed then.
@@ -447,6 +561,10 @@ class Pools:
         """
         deadline = None if timeout is None else time.monotonic() + valid_seconds(timeout)
         pools = self.pools_of(using)
+        if deadline is not None:
+            for alias in pools:
+                if alias in self._roads:
+                    self._roads[alias].await_empty(deadline)
         begun = {pool: pool.begin_drain() for pool in dict.fromkeys(pools.values())}
         done = {pool: finish(deadline) for pool, finish in begun.items()}
         events.pools_reset.send(reason="api")

@@ -21,6 +21,7 @@ from .settings import PoolSettings, Problem, SettingsError
 
 __all__ = [
     "BatchFailed",
+    "BlockingInEventLoop",
     "BrokerBlocked",
     "BrokerUnreachable",
     "ConnectTimeout",
@@ -209,6 +210,10 @@ class UnknownAlias(PoolError, KeyError):
 
 class ControlError(KombuError):
     """The processes of a project, or this process, cannot be reached by commands. The text says why, and what to do."""
+
+
+class BlockingInEventLoop(RuntimeWarning):
+    """A call that blocks was made in a thread whose event loop is running. The text names the line, and what to do."""
 
 
 class Outcome(StrEnum):

@@ -176,7 +176,7 @@ def test_only_sessions_ask_what_kind_of_transport_there_is() -> None:
 ORDERED = (
     *("django_app", "flask_ext", "kombu_pools_ext/settings"),
     *("kombu_pools_ext/control", "kombu_pools_ext/broker"),
-    "kombu_pools_ext/engine",
+    *("kombu_pools_ext/engine", "kombu_pools_ext/submitting"),
 )
 #: Lines of a function.
 LONGEST_FUNCTION = 60

@@ -23,6 +23,7 @@ from .base_pool import BasePool
 from .connection import OpenConnection
 from .credentials import Credentials
 from .driver import ConnectionDriver, KombuErrors
+from .event_loops import loops, warn_of_blocking
 from .failed_openings import NotConnected
 from .lazy_attribute import LazyAttribute
 from .leased_connection import LeasedConnection
@@ -195,6 +196,8 @@ class ConnectionPool(BasePool, KombuConnectionPool):  # type: ignore[misc, unuse
         :raises TypeError, ValueError: if *timeout* is not a valid number of seconds, or if *block* is one, as in
             ``acquire(5)``.
         """
+        if loops.running() is not None:
+            warn_of_blocking("acquire()")
         share = None
         if self.pending:
             me = threading.get_ident()

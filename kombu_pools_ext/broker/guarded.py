@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from ..errors import LeaseError
 from .batch import DEFAULT_SIZE, Batch
+from .event_loops import loops, warn_of_blocking
 from .leased_producer import LeasedProducer
 
 __all__ = ["Guarded", "guarded"]
@@ -110,6 +111,8 @@ class Guarded(LeasedProducer):
     _guard: _Guard
 
     def publish(self, body: Any, *args: Any, **kwargs: Any) -> Any:
+        if loops.running() is not None:
+            warn_of_blocking("publish()")
         guard = self._guard
         guard.enter()
         before, guard.publishing = guard.publishing, True

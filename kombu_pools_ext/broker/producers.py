@@ -20,6 +20,7 @@ from ..settings import RetryPolicy
 from . import hooks
 from .base_pool import BasePool
 from .connection import CONFIRM_TIMEOUT
+from .event_loops import loops, warn_of_blocking
 from .lazy_attribute import LazyAttribute
 from .leased_connection import LeasedConnection
 from .leased_producer import LeasedProducer, view_types
@@ -188,6 +189,8 @@ class ProducerPool(BasePool, KombuProducerPool):  # type: ignore[misc, unused-ig
         :raises TypeError, ValueError: if *timeout* is not a valid number of seconds, or if *block* is one, as in
             ``acquire(5)``.
         """
+        if loops.running() is not None:
+            warn_of_blocking("acquire()")
         if self._closed:
             raise PoolClosed(f"pool {self.name!r}: acquire on closed pool")
         if block not in FLAGS:

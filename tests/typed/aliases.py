@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
+from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Unpack, assert_type
@@ -88,6 +89,8 @@ def of_pools(pools: Pools) -> None:
         ),
         None,
     )
+    assert_type(pools.submit({"id": 1}, "orders", using="audit", priority=5), Future[None])
+    takes_awaitable(pools.apublish({"id": 1}, Queue("orders"), acquire_timeout=None, priority=5))
     assert_type(pools.reset(["default"], timeout=0.5, force=True), dict[str, Drained])
     assert_type(pools.suspend(["default"], mode="fail"), None)
     assert_type(pools.resume(), None)
@@ -95,6 +98,10 @@ def of_pools(pools: Pools) -> None:
     assert_type(pools.drain(0.5), dict[str, Drained])
     assert_type(pools.reload(timeout=0.5, force=True), Reloaded)
     assert_type(pools.pools_of(["default"]), dict[str, ConnectionPool])
+
+
+def takes_awaitable(outcome: Awaitable[None]) -> None:
+    """What an async view awaits."""
 
 
 class Publisher:
@@ -105,6 +112,12 @@ class Publisher:
 
     def publish_order(self, number: int, **keywords: Unpack[PublishKeywords]) -> None:
         self.pools.publish({"order": number}, "orders", **keywords)
+
+    def submit_order(self, number: int, **keywords: Unpack[PublishKeywords]) -> Future[None]:
+        return self.pools.submit({"order": number}, "orders", **keywords)
+
+    async def apublish_order(self, number: int, **keywords: Unpack[PublishKeywords]) -> None:
+        await self.pools.apublish({"order": number}, "orders", **keywords)
 
     def publish_anything(self, body: object, **keywords: Any) -> None:
         self.pools.publish(body, "orders", **keywords)

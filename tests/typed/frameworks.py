@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+from concurrent.futures import Future
 from typing import Any, assert_type
 
 from blinker import NamedSignal
@@ -9,7 +11,7 @@ from flask import Flask
 
 import django_app
 import flask_ext
-from django_app import publish, publish_on_commit, with_producer
+from django_app import apublish, publish, publish_on_commit, submit, with_producer
 from django_app.conf import DjangoPools
 from django_app.conf import control as django_control
 from django_app.conf import pools as django_pools
@@ -36,6 +38,10 @@ from kombu_pools_ext.control.process_info import Process
 from kombu_pools_ext.errors import Problem
 
 
+def takes_awaitable(outcome: Awaitable[None]) -> None:
+    """What an async view awaits."""
+
+
 def django() -> None:
     assert_type(django_app.connections, AliasedPools[ConnectionPool])
     assert_type(django_app.producers, AliasedPools[ProducerPool])
@@ -43,6 +49,8 @@ def django() -> None:
     assert_type(django_app.producers["default"].acquire(), LeasedProducer)
     assert_type(publish({"id": 1}, "orders", using="audit", priority=5), None)
     assert_type(publish_on_commit({"id": 1}, "orders", db="default", robust=True), None)
+    assert_type(submit({"id": 1}, "orders", using="audit", priority=5), Future[None])
+    takes_awaitable(apublish({"id": 1}, "orders", using="audit", priority=5))
     assert_type(django_pools, DjangoPools)
     assert_type(django_control(), Control)
 
@@ -72,6 +80,8 @@ def flask(app: Flask) -> None:
     assert_type(pools.producers, AliasedPools[ProducerPool])
     assert_type(pools.producers["default"].acquire(), LeasedProducer)
     assert_type(pools.publish({"id": 1}, "orders", using="audit", priority=5), None)
+    assert_type(pools.submit({"id": 1}, "orders", using="audit", priority=5), Future[None])
+    takes_awaitable(pools.apublish({"id": 1}, "orders", using="audit", priority=5))
     assert_type(flask_ext.connection_closed, NamedSignal)
 
 

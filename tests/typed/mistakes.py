@@ -35,6 +35,8 @@ def of_aliases(pools: Pools, control: Control) -> None:
     pools.publish({"id": 1}, "orders", expiraton=0.5)  # wrong
     pools.publish({"id": 1}, "orders", expiration="1000")  # wrong
     pools.publish({"id": 1}, "orders", expiration=1)
+    pools.submit({"id": 1}, "orders", expiraton=0.5)  # wrong
+    pools.submit({"id": 1}, "orders", expiration=0.5)
     pools.suspend(mode="later")  # wrong
     pools.reset(["default"], timout=5)  # wrong
     pools.reset(["default"], timeout=5)
@@ -46,8 +48,17 @@ def of_frameworks() -> None:
     django_app.publish({"id": 1}, "orders", acquire_timeout=0.5)
     django_app.publish_on_commit({"id": 1}, "orders", message_identifier="1")  # wrong
     django_app.publish_on_commit({"id": 1}, "orders", message_id="1")
+    django_app.submit({"id": 1}, "orders", priorty=5)  # wrong
+    flask_ext.KombuPools().submit({"id": 1}, "orders", priorty=5)  # wrong
     flask_ext.KombuPools().publish({"id": 1}, "orders", priorty=5)  # wrong
     flask_ext.KombuPools().publish({"id": 1}, "orders", priority=5)
+
+
+async def of_coroutines(pools: Pools) -> None:
+    await pools.apublish({"id": 1}, "orders", expiraton=0.5)  # wrong
+    await pools.apublish({"id": 1}, "orders", expiration=0.5)
+    await django_app.apublish({"id": 1}, "orders", priorty=5)  # wrong
+    await flask_ext.KombuPools().apublish({"id": 1}, "orders", priorty=5)  # wrong
 
 
 def of_wrong_types() -> None:

@@ -170,7 +170,7 @@ def test_waiting_for_a_producer_does_not_block_other_coroutines(
         return "ran"
 
     async def both() -> str:
-        holder = producers["default"].acquire()
+        holder = await asyncio.to_thread(producers["default"].acquire)
         waiting = asyncio.ensure_future(view(None))
         await one_waits()
         assert not waiting.done()
@@ -191,7 +191,7 @@ def test_a_view_that_is_cancelled_while_it_waits_leaves_nothing_lent(
         raise AssertionError("it was cancelled")
 
     async def cancelled() -> None:
-        holder = producers["default"].acquire()
+        holder = await asyncio.to_thread(producers["default"].acquire)
         waiting = asyncio.ensure_future(view(None))
         await one_waits()
         waiting.cancel()
@@ -218,7 +218,7 @@ def test_the_error_of_a_cancelled_wait_is_retrieved(
         raise AssertionError("it was cancelled")
 
     async def cancelled() -> None:
-        with producers["default"].acquire():
+        with await asyncio.to_thread(producers["default"].acquire):
             waiting = asyncio.ensure_future(view(None))
             await one_waits()
             waiting.cancel()

@@ -10,11 +10,16 @@ from django.utils.decorators import method_decorator
 from django.views import View
 from kombu import Producer, Queue
 
-from django_app import publish, publish_on_commit, with_producer
+from django_app import apublish, publish, publish_on_commit, with_producer
 
 
 def publishes(request: HttpRequest, queue: str) -> HttpResponse:
     publish({"from": "publish"}, queue, declare=[Queue(queue, auto_delete=True)])
+    return HttpResponse("published")
+
+
+async def awaits(request: HttpRequest, queue: str) -> HttpResponse:
+    await apublish({"from": "apublish"}, queue, declare=[Queue(queue, auto_delete=True)])
     return HttpResponse("published")
 
 
@@ -60,6 +65,7 @@ nested = [path("<str:queue>/", decorated)]
 
 urlpatterns = [
     path("publishes/<str:queue>/", publishes),
+    path("awaits/<str:queue>/", awaits),
     path("commits/<str:queue>/", commits),
     path("decorated/", include(nested)),
     path("async/<str:queue>/", decorated_async),

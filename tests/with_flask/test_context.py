@@ -401,6 +401,7 @@ def test_a_command_has_a_context(app: Flask, pools: KombuPools) -> None:
     assert lent(app) == 0
 
 
+@pytest.mark.filterwarnings("ignore::kombu_pools_ext.errors.BlockingInEventLoop")
 def test_an_async_view_has_a_producer(app: Flask, pools: KombuPools) -> None:
     pytest.importorskip("asgiref")
 

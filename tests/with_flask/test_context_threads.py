@@ -68,6 +68,7 @@ def test_each_thread_of_a_context_has_its_own_producer(app: Flask, pools: KombuP
     assert opened(app) == 4
 
 
+@pytest.mark.filterwarnings("ignore::kombu_pools_ext.errors.BlockingInEventLoop")
 def test_each_task_of_a_context_has_its_own_producer(app: Flask, pools: KombuPools) -> None:
     async def use() -> Any:
         first = pools.producer
@@ -86,6 +87,7 @@ def test_each_task_of_a_context_has_its_own_producer(app: Flask, pools: KombuPoo
     assert lent(app) == 0
 
 
+@pytest.mark.filterwarnings("ignore::kombu_pools_ext.errors.BlockingInEventLoop")
 def test_the_producer_of_an_ended_task_goes_to_the_next_one(
     make_app: MakeApp, pools: KombuPools
 ) -> None:
@@ -197,7 +199,7 @@ def test_an_async_view_publishes_in_threads_beside_a_hook(
             *(publish(f"sensitive {n}", queue) for n in range(4)),
             *(apart(f"apart {n}", queue) for n in range(4)),
         )
-        pools.publish("view", queue)
+        await pools.apublish("view", queue)
         return "published"
 
     with kombu.Connection(url) as connection:

@@ -1,0 +1,332 @@
+"""Submitted messages over leases: a few threads publish them, each on a producer that is lent for one message."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Hashable
+from functools import partial
+
+from ..broker.event_loops import blocking_is_meant, event_loop
+from ..engine import exit_hooks, fork
+from ..engine.bounded_lock import BoundedLock
+from ..engine.threads import spawn_thread
+from ..engine.waiters import Watcher
+from ..engine.weakrefs import WeakPlaces
+from ..errors import PoolClosed, PoolFull, PoolReentered, PublishUnknown
+from .submission import Submission
+from .unobserved import failures
+from .worker import Worker
+
+__all__ = ["GRACE", "MOST_THREADS", "MOST_WAITING", "LeasedRoad"]
+
+#: Threads of one alias at most; ``LIMIT`` may be lower.
+MOST_THREADS = 16
+#: Messages of one alias that wait to be begun, at most.
+MOST_WAITING = 1000
+#: Callers that wait for room are woken when so many wait: one at a time, they would change threads for each message.
+FEW_WAITING = 3 * MOST_WAITING // 4
+#: Seconds between two looks of a caller for room, should it become free slowly.
+LOOK_FOR_ROOM = 0.1
+#: Seconds after which a thread without work ends.
+IDLE = 5.0
+#: Seconds that what was submitted has at the end of the process: those of ``CONFIRM_TIMEOUT``.
+GRACE = 10.0
+#: Seconds between two looks of those who wait for the end of all.
+LOOK_AGAIN = 1.0
+#: Holds leases, so its name is none of those of our other threads.
+THREAD = "publish-of-kombu-pools"
+
+
+class LeasedRoad:
+    """Publishes the submitted messages of one alias, those of each lane one after the other.
+
+    A lane has messages of one thread (or task) to one exchange, so one thread at a time works on it, and takes the next
+    message when the broker has answered the one before. Lanes take turns. Different lanes are published side by side,
+    because each message alone waits for a round trip.
+
+    :param using: the alias, for errors.
+    :param limit: returns the ``LIMIT`` of its pool; ``None`` is unlimited.
+    """
+
+    def __init__(self, using: str, limit: Callable[[], int | None]) -> None:
+        self._using = using
+        self._limit = limit
+        self.after_fork_in_child()
+        fork.register(self)
+
+    def after_fork_in_child(self) -> None:
+        """Begin afresh: what the parent was given, the parent publishes."""
+        self.renew_lock()
+        #: By lane, the messages that wait; a lane is here as long as a thread works on it, or is to do so.
+        self._lanes: dict[Hashable, deque[Submission]] = {}
+        #: The lanes that have messages, and that no thread works on.
+        self._ready: deque[Hashable] = deque()
+        #: By lane, what is being published.
+        self._begun: dict[Hashable, Submission] = {}
+        #: The messages that take room.
+        self._counted: set[Submission] = set()
+        #: Those who wait for room, in their order.
+        self._callers: dict[Watcher, None] = {}
+        #: The threads, and those of them that have nothing to do.
+        self._workers: WeakPlaces[Worker] = WeakPlaces()
+        self._idle: list[Worker] = []
+        #: Those who wait for the end of all.
+        self._watchers: WeakPlaces[Watcher] = WeakPlaces()
+        self._ending = False
+
+    def renew_lock(self) -> None:
+        """Have a lock that nobody holds."""
+        self._lock = BoundedLock(self._is_busy)
+
+    def _is_busy(self) -> Exception:
+        return PoolReentered(
+            f"alias {self._using!r}: submit called by a signal handler or finalizer that interrupted another one; set "
+            "a flag there, and submit outside of it"
+        )
+
+    # -- what callers do ---------------------------------------------------------------------------------
+
+    def start(self, submission: Submission) -> None:
+        """Take *submission*; see :meth:`.Road.start`.
+
+        Where no thread can be started, or the process ends, it is published in this thread.
+        """
+        fork.child_begins()
+        # Here, because the process may end before a thread has opened anything.
+        exit_hooks.prepare()
+        most_threads = min(self._limit() or MOST_THREADS, MOST_THREADS)
+        failures.log_dropped()
+        if self._lock.owned():
+            raise self._is_busy()
+        if submission.caller_waits or threading.current_thread().name == THREAD:
+            # A callback in a thread of this road must not wait for the room that this thread makes.
+            with self._lock:
+                worker = self._put(submission, most_threads)
+        else:
+            worker = self._put_when_there_is_room(submission, most_threads)
+        if worker is None or (
+            not self._ending and spawn_thread(partial(self._work, worker), THREAD)
+        ):
+            return
+        with self._lock.patient:
+            self._workers.drop(worker)
+            others = len(self._workers)
+        if self._ending or not others:
+            with blocking_is_meant():
+                self._work_here(submission)
+
+    def _put(self, submission: Submission, most_threads: int) -> Worker | None:
+        """Queue *submission* up; return a worker to start. To be called under the lock."""
+        lane = self._lanes.get(submission.lane)
+        if lane is None:
+            self._lanes[submission.lane] = deque((submission,))
+            self._ready.append(submission.lane)
+        else:
+            lane.append(submission)
+        if not submission.caller_waits:
+            self._counted.add(submission)
+        if not self._ready:
+            return None
+        if self._idle:
+            self._idle.pop().ring()
+        elif self._ending or len(self._workers) < most_threads:
+            worker = Worker()
+            self._workers.keep(worker)
+            return worker
+        return None
+
+    def _put_when_there_is_room(self, submission: Submission, most_threads: int) -> Worker | None:
+        me, patience = Watcher(), submission.seconds_left()
+        if patience is None:
+            patience = threading.TIMEOUT_MAX
+        with self._lock:
+            if not self._callers and self._has_room():
+                return self._put(submission, most_threads)
+            # In a coroutine there is nobody who could make room while this thread waits for it.
+            if patience <= 0 or event_loop() is not None:
+                raise self._is_full(0)
+            self._callers[me] = None
+        deadline = time.monotonic() + patience
+        try:
+            while (left := deadline - time.monotonic()) > 0:
+                me.wait(min(left, LOOK_FOR_ROOM))
+                with self._lock:
+                    # Nobody overtakes who came before.
+                    if next(iter(self._callers)) is me and self._has_room():
+                        del self._callers[me]
+                        return self._put(submission, most_threads)
+            raise self._is_full(patience)
+        finally:
+            with self._lock.patient:
+                self._callers.pop(me, None)
+                # Whoever gives up, or finds room, passes the bell on.
+                self._ring_for_room()
+
+    def _has_room(self) -> bool:
+        if len(self._counted) < MOST_WAITING:
+            return True
+        self._counted = {one for one in self._counted if not one.future.cancelled()}
+        return len(self._counted) < MOST_WAITING
+
+    def _ring_for_room(self) -> None:
+        if self._callers and len(self._counted) < MOST_WAITING:
+            next(iter(self._callers)).ring()
+
+    def _is_full(self, waited: float) -> Exception:
+        within = f", and none was begun within {waited:.3g} s" if waited else ""
+        return PoolFull(
+            f"alias {self._using!r}: {MOST_WAITING} submitted messages wait to be published{within}; wait for the "
+            "futures of earlier ones before submitting more, raise LIMIT, by which more are published at once, or in "
+            "coroutines await apublish()"
+        )
+
+    def await_empty(self, deadline: float) -> bool:
+        """Wait until all that was started has an outcome; see :meth:`.Road.await_empty`."""
+        me = Watcher()
+        with self._lock.patient:
+            self._watchers.keep(me)
+        try:
+            while self._lanes:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                me.wait(min(left, LOOK_AGAIN))
+            return True
+        finally:
+            with self._lock.patient:
+                self._watchers.drop(me)
+
+    # -- what threads do ---------------------------------------------------------------------------------
+
+    def _work(self, worker: Worker) -> None:
+        """Publish what there is, until there is nothing for a while: the body of a thread."""
+        try:
+            while (submission := self._await_next(worker)) is not None:
+                lane = submission.lane
+                try:
+                    submission.publish()
+                finally:
+                    del submission
+                    self._leave(lane)
+                    failures.log_dropped()
+        finally:
+            self._end_of(worker)
+
+    def _end_of(self, worker: Worker) -> None:
+        """Note that a thread ends, or was killed: what it was rung for, another one does."""
+        with self._lock.patient:
+            self._workers.drop(worker)
+            if worker in self._idle:
+                self._idle.remove(worker)
+            if self._ready and self._idle:
+                self._idle.pop().ring()
+
+    def _work_here(self, submission: Submission) -> None:
+        """Publish what there is in the caller's thread, until *submission* has its outcome."""
+        while not submission.future.done():
+            with self._lock.patient:
+                one = self._take()
+            if one is None:
+                # Another caller publishes it.
+                return
+            try:
+                one.publish()
+            finally:
+                self._leave(one.lane)
+
+    def _await_next(self, worker: Worker) -> Submission | None:
+        deadline = time.monotonic() + IDLE
+        while True:
+            with self._lock.patient:
+                found = self._take()
+                if found is not None:
+                    return found
+                # Closes the race with a message that comes just now: its caller finds either this thread, or none.
+                if self._ending or time.monotonic() >= deadline:
+                    self._workers.drop(worker)
+                    if worker in self._idle:
+                        self._idle.remove(worker)
+                    return None
+                if worker not in self._idle:
+                    self._idle.append(worker)
+            worker.wait(IDLE)
+
+    def _take(self) -> Submission | None:
+        """The first message of the next lane. To be called under the lock."""
+        if not self._ready:
+            return None
+        name = self._ready.popleft()
+        submission = self._begun[name] = self._lanes[name].popleft()
+        self._counted.discard(submission)
+        if len(self._counted) <= FEW_WAITING:
+            self._ring_for_room()
+        return submission
+
+    def _leave(self, name: Hashable) -> None:
+        """Note that the message of a lane has its outcome."""
+        with self._lock.patient:
+            del self._begun[name]
+            if self._lanes[name]:
+                self._ready.append(name)
+            else:
+                del self._lanes[name]
+            if not self._lanes:
+                for watcher in self._watchers.alive():
+                    watcher.ring()
+
+    # -- the end of the process ------------------------------------------------------------------------------
+
+    def end(self, deadline: float) -> None:
+        """Publish what there is until *deadline*, and fail the rest. From now on callers publish by themselves."""
+        with self._lock.patient:
+            self._ending = True
+            for worker in self._idle:
+                worker.ring()
+        try:
+            self.await_empty(deadline)
+        finally:
+            with self._lock.patient:
+                waiting = [one for lane in self._lanes.values() for one in lane]
+                begun = list(self._begun.values())
+                for lane in self._lanes.values():
+                    lane.clear()
+                self._ready.clear()
+                self._counted.clear()
+            for one in waiting:
+                if one.begin():
+                    one.fail(self._was_not_sent(one))
+            for one in begun:
+                one.fail(self._has_no_answer(one))
+
+    def _was_not_sent(self, submission: Submission) -> Exception:
+        return PoolClosed(
+            f"alias {self._using!r}: message {submission.message_id} was not sent; it is not in the broker: the "
+            f"process ended, and did not come to it within {GRACE:g} s; wait for the futures before the end, or call "
+            "drain()"
+        )
+
+    def _has_no_answer(self, submission: Submission) -> Exception:
+        error = PublishUnknown(
+            f"message {submission.message_id} may be in the broker, or not: the process ended, and its publish had no "
+            f"outcome within {GRACE:g} s; wait for the futures before the end, or call drain()",
+            submission.message_id,
+        )
+        error.pool = self._using
+        return error
+
+
+def finish() -> None:
+    """At the end of the process: what was submitted gets a grace, and what failed unnoticed is logged."""
+    # What a forked child inherited is not its own.
+    fork.child_begins()
+    deadline = time.monotonic() + GRACE
+    try:
+        for road in fork.live_pools(LeasedRoad):
+            road.end(deadline)
+    finally:
+        failures.log_all()
+
+
+exit_hooks.at_exit(finish)

@@ -1,0 +1,100 @@
+"""The future of a submitted message, which knows whether anybody has asked for its outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from typing import Any
+
+from .unobserved import Failure, failures
+
+__all__ = ["PublishFuture"]
+
+
+class PublishFuture(Future[None]):
+    """The outcome of one submitted message: ``None``, or the error that ``publish`` would have raised.
+
+    A failure is logged if nobody asks for it by :meth:`result`, :meth:`exception` or a callback.
+
+    :param message_id: of the message.
+    :param where: its destination and the line that submitted it, for the log.
+    """
+
+    def __init__(self, message_id: str, where: str) -> None:
+        super().__init__()
+        #: The message's ``message_id``, by which consumers recognise duplicates.
+        self.message_id = message_id
+        self._where = where
+        # What a log handler submits while it handles a failure is not reported in turn.
+        self._observed = failures.is_logging
+        self._failure: Failure | None = None
+
+    def succeed(self) -> None:
+        """End with success, unless it has ended."""
+        try:
+            self.set_result(None)
+        except InvalidStateError:
+            # The end of the process has come first.
+            pass
+
+    def fail(self, error: BaseException) -> None:
+        """End with *error*, unless it has ended. The error is logged if nobody asks for it."""
+        if not self._observed:
+            # A note says whether it was sent.
+            notes = [one for one in getattr(error, "__notes__", ()) if self.message_id in one]
+            told = "; ".join([f"{type(error).__name__}: {error}".rstrip(": "), *notes])
+            self._failure = Failure(
+                f"a submitted message was not published, or may not have been: message {self.message_id} "
+                f"({self._where}): {told}"
+            )
+            failures.keep(self._failure)
+        try:
+            self.set_exception(error)
+        except InvalidStateError:
+            self._note_observed()
+        if self._observed:
+            # Closes the race with somebody who asked while the failure was noted.
+            self._note_observed()
+
+    def _note_observed(self) -> None:
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            failures.forget(failure)
+
+    def result(self, timeout: float | None = None) -> None:
+        """Wait for the outcome, and raise the error of a message that was not published, or may not have been.
+
+        :param timeout: seconds; ``None`` means without end.
+        :raises TimeoutError: if there is no outcome by then; the message may still be published.
+        :raises concurrent.futures.CancelledError: if it was cancelled.
+        :raises Exception: what ``publish`` would have raised.
+        """
+        try:
+            return super().result(timeout)
+        finally:
+            self._note_asked()
+            # The traceback of the error has this frame, and would keep the future as long as the error.
+            del self
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for the outcome, and return the error; ``None`` for a message that was published."""
+        try:
+            return super().exception(timeout)
+        finally:
+            self._note_asked()
+
+    def add_done_callback(self, fn: Callable[[Future[None]], object]) -> None:
+        """Have ``fn(future)`` called once there is an outcome: in the thread that publishes, so it should not wait."""
+        self._observed = True
+        self._note_observed()
+        super().add_done_callback(fn)
+
+    def _note_asked(self) -> None:
+        if self.done():
+            self._observed = True
+            self._note_observed()
+
+    def __del__(self) -> None:
+        failure: Any = self.__dict__.get("_failure")
+        if failure is not None:
+            failures.drop(failure)
