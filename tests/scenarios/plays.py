@@ -54,6 +54,7 @@ def restarted(stage: Stage, node: Any) -> None:
 
 
 def killed(stage: Stage, node: Any) -> None:
+    node.write_log()
     stage.strikes()
     node.kill()
     stage.outage()
