@@ -13,7 +13,7 @@ from ..engine import exit_hooks, fork
 from ..engine.bounded_lock import BoundedLock
 from ..engine.threads import spawn_thread
 from ..engine.waiters import Watcher
-from ..engine.weakrefs import WeakPlaces
+from ..engine.weakrefs import Holding, WeakPlaces
 from ..errors import PoolClosed, PoolFull, PoolReentered, PublishUnknown
 from .submission import Submission
 from .unobserved import failures
@@ -68,7 +68,7 @@ class LeasedRoad:
         #: The messages that take room.
         self._counted: set[Submission] = set()
         #: Those who wait for room, in their order.
-        self._callers: dict[Watcher, None] = {}
+        self._callers: Holding[Watcher, None] = Holding()
         #: The threads, and those of them that have nothing to do.
         self._workers: WeakPlaces[Worker] = WeakPlaces()
         self._idle: list[Worker] = []
@@ -141,26 +141,36 @@ class LeasedRoad:
         me, patience = Watcher(), submission.seconds_left()
         if patience is None:
             patience = threading.TIMEOUT_MAX
+        worker: Worker | None = None
         with self._lock:
-            if not self._callers and self._has_room():
-                return self._put(submission, most_threads)
-            # In a coroutine there is nobody who could make room while this thread waits for it.
-            if patience <= 0 or event_loop() is not None:
+            has_room = not self._callers and self._has_room()
+            if has_room:
+                # Returned below: what interrupts a "return" of a call here would leave the lock held.
+                worker = self._put(submission, most_threads)
+            elif patience <= 0 or event_loop() is not None:
+                # In a coroutine there is nobody who could make room while this thread waits for it.
                 raise self._is_full(0)
-            self._callers[me] = None
+            else:
+                # Weakly: one that is interrupted at any step does not stand in the way of the others.
+                self._callers.keep(me, None)
+        if has_room:
+            return worker
         deadline = time.monotonic() + patience
         try:
             while (left := deadline - time.monotonic()) > 0:
                 me.wait(min(left, LOOK_FOR_ROOM))
                 with self._lock:
                     # Nobody overtakes who came before.
-                    if next(iter(self._callers)) is me and self._has_room():
-                        del self._callers[me]
-                        return self._put(submission, most_threads)
+                    has_room = self._callers.alive()[0] is me and self._has_room()
+                    if has_room:
+                        self._callers.drop(me)
+                        worker = self._put(submission, most_threads)
+                if has_room:
+                    return worker
             raise self._is_full(patience)
         finally:
             with self._lock.patient:
-                self._callers.pop(me, None)
+                self._callers.drop(me)
                 # Whoever gives up, or finds room, passes the bell on.
                 self._ring_for_room()
 
@@ -172,7 +182,8 @@ class LeasedRoad:
 
     def _ring_for_room(self) -> None:
         if self._callers and len(self._counted) < MOST_WAITING:
-            next(iter(self._callers)).ring()
+            for first in self._callers.alive()[:1]:
+                first.ring()
 
     def _is_full(self, waited: float) -> Exception:
         within = f", and none was begun within {waited:.3g} s" if waited else ""
@@ -189,6 +200,7 @@ class LeasedRoad:
             self._watchers.keep(me)
         try:
             while self._lanes:
+                self._start_a_worker_if_none_is_left()
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return False
@@ -197,6 +209,16 @@ class LeasedRoad:
         finally:
             with self._lock.patient:
                 self._watchers.drop(me)
+
+    def _start_a_worker_if_none_is_left(self) -> None:
+        """Go on with messages whose caller was interrupted before it had started a worker."""
+        with self._lock.patient:
+            if not self._ready or len(self._workers):
+                return
+            worker = Worker()
+            self._workers.keep(worker)
+        if not spawn_thread(partial(self._work, worker), THREAD):
+            self._work_here(None)
 
     # -- what threads do ---------------------------------------------------------------------------------
 
@@ -223,9 +245,9 @@ class LeasedRoad:
             if self._ready and self._idle:
                 self._idle.pop().ring()
 
-    def _work_here(self, submission: Submission) -> None:
-        """Publish what there is in the caller's thread, until *submission* has its outcome."""
-        while not submission.future.done():
+    def _work_here(self, submission: Submission | None) -> None:
+        """Publish what there is in the caller's thread, until *submission* has its outcome, or nothing is left."""
+        while submission is None or not submission.future.done():
             with self._lock.patient:
                 one = self._take()
             if one is None:
