@@ -248,8 +248,12 @@ class PrivateRabbitMQ(Server):
         plain = ("name", "state", "channels")
         rows: list[dict[str, Any]] = self.evaluate(
             f"[#{{{''.join(f'{one} => proplists:get_value({one}, Row), ' for one in plain)}"
-            "client_properties => rabbit_misc:amqp_table(proplists:get_value(client_properties, Row))}"
-            f" || Row <- rabbit_networking:connection_info_all([client_properties, {', '.join(plain)}])]"
+            # One that is being opened has said nothing yet.
+            "client_properties => case proplists:get_value(client_properties, Row) of "
+            "Said when is_list(Said) -> rabbit_misc:amqp_table(Said); _ -> #{} end}"
+            f" || Row <- rabbit_networking:connection_info_all([client_properties, {', '.join(plain)}]), "
+            # Else it has ended meanwhile.
+            "is_binary(proplists:get_value(name, Row))]"
         )
         return rows
 
