@@ -16,7 +16,7 @@ export PYTHONDONTWRITEBYTECODE :=
 WHEEL := .venv/wheel/.built
 TEST := .venv/test/bin/python
 COVERED := $(TEST) -P -m coverage run -m pytest
-GREENLET_TESTS ?= $(wildcard tests/engine tests/broker)
+GREENLET_TESTS ?= $(wildcard tests/engine tests/broker tests/publisher)
 
 # kombu's functions are hardly annotated, and Django is not there with its stubs.
 WITH_KOMBUS_TYPES := --allow-untyped-calls --allow-untyped-decorators --no-warn-unused-ignores

@@ -33,6 +33,7 @@ from .broker.validate import valid_seconds
 from .engine.stats import Drained
 from .engine.weakrefs import snapshot
 from .errors import ConnectionsKept
+from .publisher import road_of
 from .reloading import Change, Reloaded
 from .settings import PoolSettings, SettingsError, parse_settings
 from .settings.problems import forgets_arguments, suggestion
@@ -143,8 +144,8 @@ class Pools:
         self.name = name
         self._settings: dict[str, PoolSettings] | None = None
         self._turns: dict[tuple[int, str], object] = {}
-        #: By alias, what takes the messages that are published without waiting.
-        self._roads: dict[str, Road] = {}
+        #: What takes the messages that are published without waiting: by alias, and whether over a shared connection.
+        self._roads: dict[tuple[str, bool], Road] = {}
         if settings is not None and not isinstance(settings, Mapping):
             self._source: Callable[[], Any] = lambda: settings
             if not is_function(settings):
@@ -319,14 +320,21 @@ class Pools:
         message_id = options.get("message_id")
         if message_id is None:
             message_id = options["message_id"] = new_message_id()
+        lender = self._lender(using)
+        # What a framework has lent already is there: another lease might not be.
+        road = road_of(lender) if isinstance(lender, ProducerPool) else None
+        if road is not None:
+            message = road.prepare(body, routing_key, exchange, options, acquire_timeout)
+            if message is not None and road.publish(message):
+                return
         became = "was not sent; it is not in the broker"
         try:
-            with self._lender(using).acquire(
-                block=acquire_timeout is None, timeout=acquire_timeout
-            ) as producer:
+            with lender.acquire(block=acquire_timeout is None, timeout=acquire_timeout) as producer:
                 became = ""
                 producer.publish(body, routing_key=routing_key, exchange=exchange, **options)
                 became = "was published before that"
+            if road is not None:
+                road.note_declared(options.get("declare"))
         except BaseException as error:
             # The errors of the publish itself say what became of the message; others do not.
             if became and not (isinstance(error, Exception) and raised_by_carrier(error)):
@@ -420,12 +428,18 @@ class Pools:
 
     def road_of(self, using: str) -> Road:
         """Return what takes the messages that are published to *using* without waiting."""
-        road = self._roads.get(using)
+        # Both, because a reload may change it. What is under way on the former one goes on there.
+        way = using, self.settings_of(using).is_shared
+        road = self._roads.get(way)
         if road is None:
             from .submitting.leased_road import LeasedRoad
 
-            made = LeasedRoad(using, lambda: self.connections[using].limit)
-            road = self._roads.setdefault(using, made)
+            made: Road = LeasedRoad(using, lambda: self.connections[using].limit)
+            if way[1]:
+                from .submitting.shared_submissions import SharedSubmissions
+
+                made = SharedSubmissions(using, lambda: road_of(self.producers[using]), made)
+            road = self._roads.setdefault(way, made)
         return road
 
     def publish_prepared(self, message: PreparedMessage, acquire_timeout: float | None) -> None:
@@ -562,9 +576,9 @@ class Pools:
         deadline = None if timeout is None else time.monotonic() + valid_seconds(timeout)
         pools = self.pools_of(using)
         if deadline is not None:
-            for alias in pools:
-                if alias in self._roads:
-                    self._roads[alias].await_empty(deadline)
+            for (alias, _), road in list(self._roads.items()):
+                if alias in pools:
+                    road.await_empty(deadline)
         begun = {pool: pool.begin_drain() for pool in dict.fromkeys(pools.values())}
         done = {pool: finish(deadline) for pool, finish in begun.items()}
         events.pools_reset.send(reason="api")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any, Unpack
-from weakref import WeakKeyDictionary
 
 from kombu.abstract import Object
 from kombu.entity import Exchange, Queue
@@ -15,15 +13,13 @@ from .broker.amqp.json_encoder import serialized
 from .broker.arguments import checked
 from .broker.message_id import new_message_id
 from .broker.publish_keywords import PublishKeywords
+from .broker.unbound_producer import unbound_producer
 from .engine.lease import Borrower, outside
 
 if TYPE_CHECKING:
     from .aliases import Pools
 
 __all__ = ["PreparedMessage", "prepare"]
-
-#: By producer pool, a producer without a channel, which has the pool's serializer and compression.
-_producers: MutableMapping[Any, Any] = WeakKeyDictionary()
 
 
 class PreparedMessage:
@@ -82,7 +78,7 @@ def prepare(
     :raises EncodeError: if *body* cannot be serialized.
     """
     settings = pools.settings_of(using)
-    producer = _producer_of(pools.producers[using])
+    producer = unbound_producer(pools.producers[using])
     routing_key, exchange, options = checked(routing_key, exchange, kwargs, body)
     arguments: dict[str, Any] = {name: _kept(value) for name, value in options.items()}
     headers = arguments["headers"] = arguments.get("headers") or {}
@@ -114,14 +110,6 @@ def prepare(
         # kombu's other transports decode text as UTF-8, whatever the encoding says.
         encoding = "utf-8"
     return PreparedMessage(using, _octets(content, encoding), arguments, _caller())
-
-
-def _producer_of(pool: Any) -> Any:
-    """Return a producer without a channel that has the serializer and compression of *pool*."""
-    producer = _producers.get(pool)
-    if producer is None:
-        producer = _producers[pool] = pool.Producer(None)
-    return producer
 
 
 def _kept(value: Any) -> Any:

@@ -127,7 +127,10 @@ class Cell:
 NEWEST, LTS, LOWEST = "newest", "lts", "lowest"
 INSTALLED, FIRST, LAST = "installed", "the lowest that was fetched", "the newest that was fetched"
 #: What Python 3.13, a broker or a Django can break that neither 3.12 nor 3.14 shows.
-BETWEEN = ("tests/engine", "tests/broker", "tests/integration", "tests/with_django")
+BETWEEN = (
+    *("tests/engine", "tests/broker", "tests/publisher"),
+    *("tests/integration", "tests/with_django"),
+)
 #: What no cell runs: how we measure, lay out and build, and what the tests themselves are made with.
 OF_NO_VERSION = (
     "tests/benchmarks",

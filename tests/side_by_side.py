@@ -38,6 +38,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "documentation": ("tests/test_docs.py", "tests/test_readme.py"),
     "broker, p and q": ("tests/broker/test_[pq]*",),
     "Django and Flask": ("tests/with_*",),
+    "publisher": ("tests/publisher/*",),
     "broker, i to k": ("tests/broker/*",),
     "integration of control": ("tests/integration/*",),
     "the rest": ("tests/*",),

@@ -51,7 +51,7 @@ def test_the_same_tests_pass_on_greenlets(library: str) -> None:
 
 def test_the_whole_suite_is_run_by_make_and_by_the_checks() -> None:
     makefile = (TESTS.parent / "Makefile").read_text()
-    assert "$(wildcard tests/engine tests/broker)" in makefile
+    assert "$(wildcard tests/engine tests/broker tests/publisher)" in makefile
     assert "side_by_side.py greenlets $(GREENLET_TESTS)" in makefile
     assert side_by_side.LIBRARIES == ("gevent", "eventlet")
     checks = TESTS.parent / ".ci" / "run"

@@ -176,7 +176,7 @@ def test_only_sessions_ask_what_kind_of_transport_there_is() -> None:
 ORDERED = (
     *("django_app", "flask_ext", "kombu_pools_ext/settings"),
     *("kombu_pools_ext/control", "kombu_pools_ext/broker"),
-    *("kombu_pools_ext/engine", "kombu_pools_ext/submitting"),
+    *("kombu_pools_ext/engine", "kombu_pools_ext/submitting", "kombu_pools_ext/publisher"),
 )
 #: Lines of a function.
 LONGEST_FUNCTION = 60
@@ -186,7 +186,7 @@ LIBRARIES_OWN = {
     *("_sock", "_transport", "_AbstractTransport", "_callbacks", "_confirm_selected", "_pending"),
     *("_serialize_properties", "_close", "_delivery_details", "_prepare", "_publish"),
     *("_default_content_encoding", "_default_content_type", "_default_encode", "_encoders"),
-    *("_reraise_errors", "_aliases"),
+    *("_reraise_errors", "_aliases", "_used_channel_ids"),
     # Of kombu's connections, producers and virtual transports.
     *("_info", "_connection", "_default_channel", "_channel", "_initial_params"),
     *("_failover_strategy", "_connection_factory", "_avail_channels", "_consumers", "_qos"),

@@ -19,7 +19,7 @@ MEMORY = "memory://"
 
 #: Written beside the copied examples, to use them. A Django project has a database, which on_commit asks.
 DJANGO = """
-import django, os
+import asyncio, django, os
 import settings
 settings.DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
 os.environ["DJANGO_SETTINGS_MODULE"] = "settings"
@@ -27,12 +27,14 @@ django.setup()
 from django.core.management import call_command
 from django.test import RequestFactory
 import views
-assert views.create_order(RequestFactory().post("/orders/")).content == b"ordered"
+request = RequestFactory().post("/orders/")
+assert views.create_order(request).content == b"ordered"
+assert asyncio.run(views.create_order_async(request)).content == b"ordered"
 call_command("kombu_pools", "ping")
 import kombu
 with kombu.Connection("memory://") as connection:
-    for queue in ("orders", "invoices"):
-        assert connection.SimpleQueue(queue).get(timeout=5).payload == {"id": 1}
+    with connection.SimpleQueue("orders") as queue:
+        assert [queue.get(timeout=5).payload for _ in range(2)] == [{"id": 1}, {"id": 2}]
 """
 FLASK = """
 from app import app
@@ -56,8 +58,7 @@ def url(request: pytest.FixtureRequest) -> str:
         return MEMORY
     node: PrivateRabbitMQ = request.getfixturevalue("private_rabbitmq")
     with kombu.Connection(node.url) as connection:
-        for queue in ("orders", "invoices"):
-            kombu.Queue(queue)(connection.default_channel).delete()
+        kombu.Queue("orders")(connection.default_channel).delete()
     return node.url
 
 

@@ -205,6 +205,7 @@ class Producers(_BrokerGroup[ProducerPool]):
             # Without confirms nobody hears of a message that comes back.
             mandatory=settings.has_confirms and settings.mandatory,
             confirm_timeout=settings.confirm_timeout,
+            in_flight=settings.in_flight if settings.is_shared else None,
         )
 
     def key(self, resource: Any) -> Any:
@@ -218,6 +219,7 @@ class Producers(_BrokerGroup[ProducerPool]):
             resource.retry,
             resource.mandatory,
             resource.confirm_timeout,
+            resource.in_flight if resource.is_shared else None,
         )
         return PoolKey((key, *own), key.text)
 

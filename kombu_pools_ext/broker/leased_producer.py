@@ -115,6 +115,11 @@ class LeasedProducer(Producer):
 
     close = release
 
+    def discard(self) -> None:
+        """Give the producer back, and have its connection closed: what was done on it has no known end."""
+        self._broken = True
+        self._pool.end_lease(self, None)
+
     def __enter__(self) -> Self:
         return self
 

@@ -33,6 +33,8 @@ class PlainSession:
     sends_together = False
     bounds_batches = True
     knows_its_sockets = False
+    can_be_shared = False
+    shared = None
     deadline: float | None = None
     may_have_left = True  # nobody has seen whether it has
     is_torn = False

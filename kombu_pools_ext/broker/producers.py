@@ -69,10 +69,15 @@ class ProducerPool(BasePool, KombuProducerPool):  # type: ignore[misc, unused-ig
         retry: RetryPolicy | None = None,
         mandatory: bool | str = False,
         confirm_timeout: float | None = None,
+        in_flight: int | None = None,
     ) -> None:
         # Not kombu's __init__: it registers a fork hook that shuts the parent's sockets down.
         BasePool.__init__(self, preload, close_after_fork)
         self.connections = connections
+        #: How many messages may be without an outcome on a connection that all threads share; ``None`` if they do not.
+        self.in_flight = in_flight
+        #: What they publish on then; made by ``publisher/`` with the first message.
+        self.shared_road: Any = None
         self.Producer = Producer or self.Producer
         # Whether nobody overrode prepare(), which is then needed for new producers only.
         self._plain = type(self).prepare is ProducerPool.prepare
@@ -175,6 +180,24 @@ class ProducerPool(BasePool, KombuProducerPool):  # type: ignore[misc, unused-ig
         """Producers out at the moment."""
         bounded = self._bounded()
         return 0 if bounded is None else self._source.lent(self.engine, bounded)
+
+    @property
+    def blocked(self) -> str | None:
+        """Why the broker takes no messages; ``None`` if it does, as far as is known."""
+        share = self._share
+        return None if share is None else share.blocked
+
+    def why_not_lent(self, seconds: float) -> Exception:
+        """Return the error of a caller that has waited for so long, and got nothing. Nothing is opened."""
+        engine = self.engine
+        if engine.closed:
+            reason = "closed"
+        elif engine.state.suspended:
+            reason = "suspended"
+        else:
+            reason = "timeout" if self.blocked is None else "blocked"
+        error: Exception = engine.refuse(reason, seconds)
+        return error
 
     # -- acquire and release ----------------------------------------------------------------------------
 

@@ -24,6 +24,8 @@ class RedisSession(PlainSession):
 
     sends_together = True
     knows_its_sockets = True
+    can_be_shared = False
+    shared = None
 
     def __init__(self, connection: Any) -> None:
         super().__init__(connection)

@@ -155,6 +155,14 @@ class Session(Protocol):
         ...
 
     @property
+    def can_be_shared(self) -> bool:
+        """Whether several threads can publish on it at the same time."""
+        ...
+
+    #: What they publish on then.
+    shared: Any
+
+    @property
     def may_have_left(self) -> bool:
         """Whether any byte of the last publish was written, or may have been."""
         ...

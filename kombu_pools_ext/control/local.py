@@ -26,6 +26,7 @@ from ..engine.stats import Drained, PoolNumbers
 from ..errors import ConnectionsKept
 from ..masking import MASK
 from ..settings import PoolSettings, Problem, SettingsError
+from ..settings.parser import LEASED, SHARED
 from .log import logger
 from .roundtrip import RoundTrip
 
@@ -71,6 +72,11 @@ class Row:
 @dataclass(frozen=True)
 class StatusRow(PoolNumbers, Row):
     """A pool's present numbers and its totals, as in :class:`~kombu_pools_ext.PoolStats`."""
+
+    #: ``"shared"`` if all threads publish over one connection, else ``"leased"``.
+    publish_over: str = LEASED
+    #: How many messages on that connection have no outcome yet.
+    in_flight: int = 0
 
 
 @dataclass(frozen=True)
@@ -157,9 +163,18 @@ def status(pools: Pools, using: Sequence[str] | None = None) -> list[StatusRow]:
     :raises SettingsError: if the settings are wrong, or a transport's driver is not installed.
     """
     return [
-        StatusRow(*_origin(pools, alias), **_numbers(pool))
+        StatusRow(*_origin(pools, alias), **{**_numbers(pool), **_road(pools, alias)})
         for alias, pool in _pools_of(pools, using).items()
     ]
+
+
+def _road(pools: Pools, alias: str) -> dict[str, Any]:
+    """Return how messages are published, as far as that has turned out."""
+    road = pools.producers[alias].shared_road if pools.settings[alias].is_shared else None
+    if road is None:
+        return {"publish_over": SHARED if pools.settings[alias].is_shared else LEASED}
+    publisher = road.publisher
+    return {"publish_over": LEASED if publisher.unfit else SHARED, "in_flight": publisher.live}
 
 
 def _numbers(pool: ConnectionPool) -> dict[str, Any]:

@@ -33,6 +33,8 @@ from .urls import family_of, implementation_of, transport_of
 __all__ = [
     "CHECKS",
     "DEFAULT_EXCHANGE",
+    "LEASED",
+    "SHARED",
     "RetryPolicy",
     "UseGlobalLimit",
     "check_values",
@@ -49,6 +51,10 @@ LONGEST_HEARTBEAT = 65535
 
 #: The value of ``MANDATORY`` that concerns only messages to the default exchange.
 DEFAULT_EXCHANGE: Final = "default_exchange"
+
+#: The values of ``PUBLISH_OVER``.
+SHARED: Final = "shared"
+LEASED: Final = "leased"
 
 
 class UseGlobalLimit(Enum):
@@ -133,6 +139,20 @@ def _mandatory(value: Any, report: Report) -> bool | str:
         hint = text_hint(value, expected) or did_you_mean(value, [DEFAULT_EXCHANGE])
         refuse(report, value, expected, hint)
     return value  # type: ignore[no-any-return]  # one of these, or not used
+
+
+def _publish_over(value: Any, report: Report) -> str:
+    if value not in (SHARED, LEASED):
+        expected = f"{SHARED!r} or {LEASED!r}"
+        refuse(report, value, expected, did_you_mean(value, [SHARED, LEASED]))
+    return value  # type: ignore[no-any-return]  # one of these, or not used
+
+
+def _in_flight(value: Any, report: Report) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        refuse(report, value, "a whole number from 1")
+        return 1
+    return int(value)
 
 
 def _url(value: Any, report: Report) -> tuple[str, ...]:
@@ -322,6 +342,8 @@ CHECKS: Mapping[str, Check] = {
     "confirm_timeout": _seconds("a number of seconds above 0"),
     "retry": _retry,
     "mandatory": _mandatory,
+    "publish_over": _publish_over,
+    "in_flight": _in_flight,
     "leak_after": _seconds("a number of seconds above 0, or None (off)", none=True),
     "ssl": _ssl,
     "serializer": _serializer,

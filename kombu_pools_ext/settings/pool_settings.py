@@ -19,6 +19,8 @@ from .nested import Identity, copy_options, freeze
 from .parser import (
     CHECKS,
     DEFAULT_EXCHANGE,
+    LEASED,
+    SHARED,
     RetryPolicy,
     UseGlobalLimit,
     check_values,
@@ -88,6 +90,11 @@ class PoolSettings:
     #: Whether a message that no queue takes is an error; ``"default_exchange"`` means only those whose routing key
     #: names a queue.
     mandatory: bool | str = DEFAULT_EXCHANGE
+    #: What ``publish`` goes over on AMQP with confirms: ``"shared"`` is one connection for all threads, ``"leased"`` a
+    #: lease for each message. Elsewhere it is always a lease.
+    publish_over: str = LEASED
+    #: How many messages may be without an outcome at once on the shared connection; further callers wait.
+    in_flight: int = 1000
     #: A lease held for longer is reported, with its borrower's stack; ``None`` turns this off.
     leak_after: float | None = None
     #: Whether to use TLS, or the transport's TLS options.
@@ -234,11 +241,17 @@ class PoolSettings:
         return broker_urls.missing_driver(self.transport)
 
     @property
+    def is_shared(self) -> bool:
+        """Whether all threads publish over one connection, if nothing speaks against it once that is open."""
+        return self.publish_over == SHARED and self.is_amqp and self.has_confirms
+
+    @property
     def identity(self) -> tuple[object, ...]:
         """A hashable key that is equal for settings that can share a pool. Computed once.
 
         It does not contain settings that do not concern the connections (``acquire_timeout``, ``retry``,
-        ``mandatory``, ``serializer`` and ``compression``), nor those that have no effect on the transport.
+        ``mandatory``, ``serializer``, ``compression``, ``publish_over`` and ``in_flight``), nor those that have no
+        effect on the transport.
         """
         return self._identity
 

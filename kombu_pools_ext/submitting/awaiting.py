@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from concurrent.futures import Future
 
 from ..errors import PoolTimeout
+from .loop_alarm import alarms
 from .submission import Submission
 
 __all__ = ["current_task_number", "outcome_in_loop"]
@@ -30,16 +29,8 @@ async def outcome_in_loop(submission: Submission) -> None:
     future, timeout = submission.future, submission.seconds_left()
     waiter: asyncio.Future[None] = loop.create_future()
 
-    def wake() -> None:
-        if not waiter.done():
-            waiter.set_result(None)
-
-    def on_outcome(_: Future[None]) -> None:
-        # A loop that was closed has nobody who waits.
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(wake)
-
-    future.add_done_callback(on_outcome)
+    alarm = alarms.of(loop)
+    future.add_done_callback(lambda _: alarm.wake(waiter))
     # A message that waits can still be taken back; one that was begun has bounds of its own.
     timer = None if timeout is None else loop.call_later(timeout, future.cancel)
     try:

@@ -11,10 +11,11 @@ from functools import partial
 from ..broker.event_loops import blocking_is_meant, event_loop
 from ..engine import exit_hooks, fork
 from ..engine.bounded_lock import BoundedLock
-from ..engine.threads import spawn_thread
+from ..engine.threads import interpreter_ends, spawn_thread
 from ..engine.waiters import Watcher
 from ..engine.weakrefs import Holding, WeakPlaces
 from ..errors import PoolClosed, PoolFull, PoolReentered, PublishUnknown
+from .callback_threads import THREAD, reads_for_all, runs_callbacks
 from .submission import Submission
 from .unobserved import failures
 from .worker import Worker
@@ -35,8 +36,6 @@ IDLE = 5.0
 GRACE = 10.0
 #: Seconds between two looks of those who wait for the end of all.
 LOOK_AGAIN = 1.0
-#: Holds leases, so its name is none of those of our other threads.
-THREAD = "publish-of-kombu-pools"
 
 
 class LeasedRoad:
@@ -100,8 +99,8 @@ class LeasedRoad:
         failures.log_dropped()
         if self._lock.owned():
             raise self._is_busy()
-        if submission.caller_waits or threading.current_thread().name == THREAD:
-            # A callback in a thread of this road must not wait for the room that this thread makes.
+        if submission.caller_waits or submission.has_room or runs_callbacks():
+            # A callback must not wait for the room that its thread makes.
             with self._lock:
                 worker = self._put(submission, most_threads)
         else:
@@ -113,6 +112,9 @@ class LeasedRoad:
         with self._lock.patient:
             self._workers.drop(worker)
             others = len(self._workers)
+        if interpreter_ends() and reads_for_all():
+            # The connection that it holds may be the only one. Who waits for the end of all publishes this.
+            return
         if self._ending or not others:
             with blocking_is_meant():
                 self._work_here(submission)
@@ -125,7 +127,7 @@ class LeasedRoad:
             self._ready.append(submission.lane)
         else:
             lane.append(submission)
-        if not submission.caller_waits:
+        if not submission.caller_waits and not submission.has_room:
             self._counted.add(submission)
         if not self._ready:
             return None
@@ -317,8 +319,11 @@ class LeasedRoad:
                 self._ready.clear()
                 self._counted.clear()
             for one in waiting:
-                if one.begin():
+                if one.refuse():
                     one.fail(self._was_not_sent(one))
+                else:
+                    # Begun on another road, which has handed it over.
+                    one.fail(self._has_no_answer(one))
             for one in begun:
                 one.fail(self._has_no_answer(one))
 

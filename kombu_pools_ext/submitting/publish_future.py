@@ -28,9 +28,38 @@ class PublishFuture(Future[None]):
         # What a log handler submits while it handles a failure is not reported in turn.
         self._observed = failures.is_logging
         self._failure: Failure | None = None
+        # Whether it was refused; and whether those who wait know that it was cancelled.
+        self._refused = self._is_known = False
+
+    def begin(self) -> bool:
+        """Note that the message is going to be written; ``False`` if it was refused or cancelled, or has ended.
+
+        It may be called again.
+        """
+        # One step with cancel(), with the outcome, and with refuse().
+        with self._condition:
+            if self._refused or self._is_known or (self.done() and not self.cancelled()):
+                return False
+            if self.running():
+                return True
+            self._is_known = self.cancelled()
+            return self.set_running_or_notify_cancel()
+
+    def refuse(self) -> bool:
+        """Have :meth:`begin` return ``False`` from now on, unless it was ``True``; return whether that is so."""
+        with self._condition:
+            if self.running():
+                return False
+            if self.cancelled():
+                # Tells those who wait.
+                self.begin()
+            self._refused = True
+            return True
 
     def succeed(self) -> None:
-        """End with success, unless it has ended."""
+        """End with success, unless it has ended, or was refused: it is about to get an error then."""
+        if self._refused:
+            return
         try:
             self.set_result(None)
         except InvalidStateError:

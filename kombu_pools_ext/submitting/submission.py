@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Protocol
 
@@ -53,8 +53,17 @@ class Submission:
     """
 
     __slots__ = (
-        *("_context", "_deadline", "_message", "_pools", "acquire_timeout"),
-        *("caller_waits", "future", "lane", "message_id", "using"),
+        *("_context", "_deadline", "_ended", "_message", "_pools", "acquire_timeout"),
+        *(
+            "caller_waits",
+            "future",
+            "has_room",
+            "lane",
+            "message_id",
+            "needs_lease",
+            "number",
+            "using",
+        ),
     )
 
     def __init__(
@@ -74,8 +83,16 @@ class Submission:
             self._deadline = time.monotonic() + acquire_timeout
         # As asyncio.to_thread and asgiref do it: a tracer's span, or Flask's context, is that of the caller.
         self._context: Context | None = copy_context()
+        # Called once it has its outcome.
+        self._ended: Callable[[], object] | None = None
         self.lane = lane
         self.caller_waits = caller_waits
+        #: Whether a road has room for it already, and hands it to another one.
+        self.has_room = False
+        #: Whether it turned out to need a lease.
+        self.needs_lease = False
+        #: Its place among those that were started.
+        self.number = 0
         #: The alias.
         self.using = message.using
         self.message_id = message.message_id
@@ -89,11 +106,18 @@ class Submission:
         return self._message
 
     def begin(self) -> bool:
-        """Note that the message is going to be written; ``False`` if it was cancelled."""
-        begun = self.future.set_running_or_notify_cancel()
+        """Note that the message is going to be written; ``False`` if it was cancelled, or has its outcome.
+
+        The second time, for a message that changes its road, it is ``True``.
+        """
+        begun = self.future.begin()
         if not begun:
             self.forget()
         return begun
+
+    def refuse(self) -> bool:
+        """Have :meth:`begin` return ``False`` from now on; return whether it was not begun yet."""
+        return self.future.refuse()
 
     def succeed(self) -> None:
         """End it: the message was published."""
@@ -108,6 +132,20 @@ class Submission:
     def forget(self) -> None:
         """Let go of body and context: nobody needs them any more."""
         self._message = self._context = None
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            ended()
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether it has its outcome, or was cancelled."""
+        return self._message is None
+
+    def when_ended(self, callback: Callable[[], object]) -> None:
+        """Have *callback* called when it has its outcome, or is found cancelled."""
+        self._ended = callback
+        if self._message is None:
+            self.forget()
 
     def publish(self) -> None:
         """Publish it over a lease, in this thread, unless it was cancelled. The future has the outcome."""

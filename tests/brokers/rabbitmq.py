@@ -286,6 +286,18 @@ class PrivateRabbitMQ(Server):
         finally:
             self.no_alarm()
 
+    @contextmanager
+    def suspended_queue(self, name: str) -> Iterator[None]:
+        """Within the block, a queue takes nothing and answers nothing; the connections are as they were."""
+        find = (
+            f'{{ok, Queue}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, {binary(name)}))'
+        )
+        self.evaluate(f"{find}, sys:suspend(amqqueue:get_pid(Queue))")
+        try:
+            yield
+        finally:
+            self.evaluate(f"{find}, sys:resume(amqqueue:get_pid(Queue))")
+
     def alarm(self) -> None:
         """Short of memory from now on."""
         self.evaluate("vm_memory_monitor:set_vm_memory_high_watermark(0.0000001)")

@@ -61,6 +61,9 @@ class _Events(defaultdict[str, Any]):
 class ChannelBase(amqp.Channel):
     """Mixed into a channel class of py-amqp: notes what is left on it."""
 
+    #: Whether it stays open when the lease ends, in which it was opened.
+    is_kept = False
+
     def __init__(self, connection: Any, *args: Any, **kwargs: Any) -> None:
         self._note_nothing()
         super().__init__(connection, *args, **kwargs)

@@ -90,7 +90,7 @@ class DeliveryTracker:
 
         :param heard: whether the application has heard of it.
         """
-        for one in self.pending.values():
+        for one in list(self.pending.values()):
             if (
                 one.message_id == message_id
                 and one.mandatory
@@ -127,7 +127,8 @@ class DeliveryTracker:
 
     def _settle(self, delivery: Delivery, outcome: Outcome) -> None:
         if delivery.mandatory and outcome is not _UNKNOWN:
-            self.returnable -= delivery.size
+            if delivery.size:
+                self.returnable -= delivery.size
             if delivery.returned and outcome is _ACKED:
                 outcome = _RETURNED
         delivery.outcome = outcome
@@ -138,7 +139,8 @@ class DeliveryTracker:
 
 def _up_to(tag: int, pending: dict[int, Delivery]) -> list[int]:
     numbers = []
-    for number in pending:
+    # A copy, in one step: another thread may number messages meanwhile.
+    for number in list(pending):
         if number > tag:
             break
         numbers.append(number)

@@ -29,7 +29,7 @@ def end(session: Owner, left: Left) -> str | None:
     default = item._default_channel
     ending = []
     for number, channel in tuple(established.channels.items()):
-        if number == 0 or channel is session.first_channel:
+        if number == 0 or channel is session.first_channel or channel.is_kept:
             continue
         left.consumers += len(channel.callbacks)
         left.unacked += len(channel.unacked)

@@ -22,10 +22,9 @@ from amqp.exceptions import (
     ChannelError,
     ConnectionError,
     RecoverableConnectionError,
-    error_for_code,
 )
 
-from ...errors import Outcome, PublishError, PublishNacked, PublishReturned, PublishUnknown
+from ...errors import Outcome, PublishError, PublishReturned
 from ..message_id import new_message_id
 from ..own_errors import raised_by_carrier
 from .channel import Channel
@@ -34,10 +33,18 @@ from .connection import Connection
 from .deliveries import Delivery, DeliveryTracker
 from .frames import ANSWER, encode, take_answers
 from .json_encoder import octets_of, serialized
+from .outcomes import error_of, is_for_a_publish, unknown
 from .owner import Owner
 from .transport import TCPTransport, TLSTransport
 
-__all__ = ["AT_ONCE", "KOMBUS", "MOST_PENDING", "ChannelPublisher", "has_fast_path"]
+__all__ = [
+    "AT_ONCE",
+    "KOMBUS",
+    "MOST_PENDING",
+    "ChannelPublisher",
+    "carries_fast_path",
+    "has_fast_path",
+]
 
 #: Returned for a message that kombu has to publish. Nothing has been done for it then.
 KOMBUS = object()
@@ -60,9 +67,6 @@ _CHUNK = 65536
 #: What py-amqp takes for "nothing there yet".
 _LATER = (errno.EAGAIN, errno.EINTR, errno.ENOENT)
 _monotonic = time.monotonic
-#: Reply codes of a broker that ends the connection for a message which it cannot take as it is. An internal error (541)
-#: or a node that shuts down (320) may have had it before.
-_CANNOT_TAKE = frozenset({501, 502, 503, 504, 505, 530, 540})
 _ACKED, _NACKED, _RETURNED, _UNKNOWN = Outcome
 
 
@@ -416,7 +420,7 @@ class ChannelPublisher(DeliveryTracker):
             return
         self._wait_for(delivery)
         if delivery.outcome is not _ACKED:
-            self._raise(delivery)
+            raise error_of(delivery)
 
     def nack(self, tag: int, multiple: bool) -> None:
         self.refused = True
@@ -469,43 +473,16 @@ class ChannelPublisher(DeliveryTracker):
                 raise
             if delivery.outcome is None:
                 self.interrupt()
-            raise self._unknown(delivery, error) from error
+            raise unknown(delivery, error) from error
         except BaseException as error:
             self.interrupt()
             if (
                 isinstance(error, OSError | ConnectionError)
                 and raised_by_carrier(error)
-                and not (alone and _is_for_a_publish(error))
+                and not (alone and is_for_a_publish(error))
             ):
-                raise self._unknown(delivery, error) from error
+                raise unknown(delivery, error) from error
             raise
-
-    def _raise(self, delivery: Delivery) -> None:
-        message_id = delivery.message_id
-        if delivery.outcome is _NACKED:
-            raise PublishNacked(
-                f"message {message_id} was refused: at least one of its queues does not have it, because it is full, "
-                "say; others may have it",
-                message_id,
-            )
-        if delivery.returned is not None and delivery.outcome is _RETURNED:
-            code, text, heard = delivery.returned
-            returned = PublishReturned(
-                message_id, code, text, delivery.exchange, delivery.routing_key
-            )
-            returned.heard = heard
-            # py-amqp has classes of its own for some codes: NoConsumers for 313.
-            raise returned.like(error_for_code(code, text, spec.Basic.Return, ChannelError))
-        # Another thread read this connection, and met the end of the channel.
-        raise self._unknown(delivery, RecoverableConnectionError("the channel was closed"))
-
-    @staticmethod
-    def _unknown(delivery: Delivery, error: BaseException) -> PublishUnknown:
-        return PublishUnknown(
-            f"message {delivery.message_id} may be in the broker, or not: it was sent, and no confirm came "
-            f"({type(error).__name__}: {error}); a consumer knows a copy by its message_id",
-            delivery.message_id,
-        ).like(error)
 
     def drain(self, left: int = 0, returnable: int = 0) -> None:
         """Read until at most *left* messages, and *returnable* bytes that may come back, are without an answer.
@@ -561,20 +538,15 @@ class ChannelPublisher(DeliveryTracker):
         )
 
 
-def _is_for_a_publish(error: Any) -> bool:
-    """Whether the broker has ended the connection for a message that it has not taken."""
-    return (
-        isinstance(error, ConnectionError)
-        and error.method_sig == spec.Basic.Publish
-        and error.reply_code in _CANNOT_TAKE
-    )
-
-
 def has_fast_path(established: Any, channel: Any) -> bool:
     """Whether there is a fast path on *channel*, and it is known that it does the same as kombu's ``publish``."""
+    return type(channel) is Channel and carries_fast_path(established)
+
+
+def carries_fast_path(established: Any) -> bool:
+    """Whether there is a fast path on channels of *established* that are of the pool's class."""
     return (
-        type(channel) is Channel
-        and type(established) is Connection
+        type(established) is Connection
         and type(established._transport) in (TCPTransport, TLSTransport)
         and fits()
     )

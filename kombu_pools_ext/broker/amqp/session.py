@@ -25,7 +25,7 @@ from .compat import fits
 from .gathered_batch import GatheredBatch
 from .opening import open_connection
 from .pipelined_batch import PipelinedBatch
-from .publisher import KOMBUS, ChannelPublisher, has_fast_path
+from .publisher import KOMBUS, ChannelPublisher, carries_fast_path, has_fast_path
 from .transport import Transport
 
 __all__ = ["AmqpSession"]
@@ -65,6 +65,7 @@ class AmqpSession:
         "deadline",
         "first_channel",
         "publisher",
+        "shared",
         "spoken",
         "wire",
     )
@@ -93,6 +94,8 @@ class AmqpSession:
         self.confirms: ChannelPublisher | None = None
         #: Who publishes by the fast path, on the channel that was published on last: the same, if that is counted.
         self.publisher: ChannelPublisher | None = None
+        #: What all threads publish on, where they share the connection.
+        self.shared: Any = None
         self._announced = False
 
     def within(self, deadline: float | None) -> contextlib.AbstractContextManager[None]:
@@ -116,6 +119,7 @@ class AmqpSession:
         wire: Transport = established._transport
         wire.session = self
         self.wire = wire
+        self.shared = None
         self.spoken = False
         # In the place of those that its options may name: nobody else's code runs in a thread of the pool.
         established.on_blocked = established.on_unblocked = None
@@ -386,6 +390,10 @@ class AmqpSession:
         if self.connection.established.confirm_publish:
             return PipelinedBatch(sender, max_size)
         return GatheredBatch(sender, max_size) if sender.publishes_as_kombu and fits() else None
+
+    @property
+    def can_be_shared(self) -> bool:
+        return self.wire is not None and carries_fast_path(self.connection.established)
 
     @property
     def may_have_left(self) -> bool:

@@ -145,6 +145,8 @@ class Transport(pyamqp._AbstractTransport):
     session: Bounded
     #: Bytes that wait for the next write, which sends them first. Nothing is read before that.
     gathered: int
+    #: Whether what is gathered begins in the middle of a frame: nothing else may be written before it.
+    unfinished: bool
     #: When the last heartbeat was sent, in seconds of ``time.monotonic``.
     beaten: float
     #: When something had come since the last look, and how many frames had come by then.
@@ -162,7 +164,7 @@ class Transport(pyamqp._AbstractTransport):
     def adopted(self) -> None:
         """Begin as one of the pool's; another class has made it."""
         self.opening = None
-        self.torn = self.interrupted = False
+        self.torn = self.interrupted = self.unfinished = False
         self.gathered = 0
         # Whether the peer's last word was read, and whether close() was called.
         self._deaf = self._ended = False
@@ -250,6 +252,9 @@ class Transport(pyamqp._AbstractTransport):
             count = len(self._gathered)
             self._gathered.clear()
             self.gathered = 0
+            if self.unfinished:
+                # The end of a frame, which the peer waits for.
+                self._tear()
             return count
 
     def _with_gathered(self, data: Any) -> Any:
@@ -257,7 +262,43 @@ class Transport(pyamqp._AbstractTransport):
         data = b"".join((*self._gathered, data))
         self._gathered.clear()
         self.gathered = 0
+        self.unfinished = False
         return data
+
+    def write_at_once(self, data: bytes) -> bool:
+        """Write of *data*, whole frames, what the socket takes now, and gather the rest, which begins within a frame.
+
+        Another thread may read meanwhile. It waits for nobody but another thread that writes.
+
+        :returns: whether all of it was written, and what was gathered before.
+        :raises OSError: if the connection ended; it is torn then.
+        """
+        with self._lock:
+            if self.torn:
+                raise self._torn_before()
+            self.session.spoken = True
+            try:
+                if self.gathered:
+                    data = self._with_gathered(data)
+                sent = self._send_some(data)
+                if sent < len(data):
+                    rest = data[sent:]
+                    self.unfinished = True
+                    self._gathered.append(rest)
+                    self.gathered = len(rest)
+            except BaseException as error:
+                self._tear()
+                self._blame(error)
+                raise
+            return not self.unfinished
+
+    def _send_some(self, data: Any) -> int:
+        """Send what the socket takes now, and return how many bytes that were."""
+        raise NotImplementedError
+
+    def wait_for_room(self, seconds: float) -> None:
+        """Wait until the socket takes more, or for *seconds*. Another thread may read meanwhile."""
+        _await(self._sock, readable=False, writable=True, seconds=seconds)
 
     def beat(self) -> bool:
         """Send a heartbeat, from any thread, without waiting; whether it was sent.
@@ -268,7 +309,7 @@ class Transport(pyamqp._AbstractTransport):
         if not self._lock.acquire(blocking=False):
             return False
         try:
-            if self._ended or self.torn or not self._has_room():
+            if self._ended or self.torn or self.unfinished or not self._has_room():
                 return False
             # Not by py-amqp's frame writer, which packs all frames into one buffer.
             if self._send(HEARTBEAT) != len(HEARTBEAT):
@@ -443,6 +484,9 @@ class TCPTransport(Transport, pyamqp.TCPTransport):
     def send_all(self, data: Any) -> None:
         self._sendall(data)
 
+    def _send_some(self, data: Any) -> int:
+        return self._send_at_once(data)
+
     def _note_socket(self) -> None:
         self._recv, self._send, self._sendall = self.sock.recv, self.sock.send, self.sock.sendall
 
@@ -502,7 +546,9 @@ class TCPTransport(Transport, pyamqp.TCPTransport):
                     except BlockingIOError as error:
                         if _is_anothers(error):
                             raise
-                        # It has not come yet.
+                        # It has not come yet. Not settimeout(), which would be in force for who writes meanwhile, too.
+                        self._wait_until(deadline, writable=False, what="read")
+                        return self._recv(size, _AT_ONCE)
             elif patience <= left:
                 return self._recv(size)
             sock.settimeout(left)
@@ -585,6 +631,27 @@ class TLSTransport(Transport, pyamqp.SSLTransport):
 
     def send_all(self, data: Any) -> None:
         pyamqp.SSLTransport._write(self, data)
+
+    def _send_some(self, data: Any) -> int:
+        sock, view = self._sock, memoryview(data)
+        patience = sock.gettimeout()
+        try:
+            sock.setblocking(False)
+            # Nothing: gevent's, where it would wait.
+            while view and (sent := self._send(view)):
+                view = view[sent:]
+        except _WANTS as want:
+            forget_errors()
+            if not raised_by_carrier(want):
+                raise
+        except ValueError as error:
+            if not _is_closed_meanwhile(error):
+                raise
+            raise OSError(errno.EBADF, str(error)) from error
+        finally:
+            if patience != 0:
+                sock.settimeout(patience)
+        return len(data) - len(view)
 
     def _note_socket(self) -> None:
         # gevent's send() of TLS returns 0 where it would wait.

@@ -1,0 +1,95 @@
+"""Acks and nacks, taken straight out of what the broker has sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from struct import Struct, pack
+from typing import Any
+
+from amqp import spec
+
+from .deliveries import DeliveryTracker
+from .frames import ANSWER
+
+__all__ = ["AnswerReader"]
+
+_answer = Struct(">QBB").unpack_from
+#: Bytes of an answer before its number: kind, channel, size, class and method.
+_HEAD = 11
+#: Bytes that are read at once: the answers to 3,000 messages.
+_CHUNK = 65536
+
+
+class AnswerReader:
+    """Reads a connection, and tells the tracker of each channel of its answers.
+
+    :param established: that of py-amqp.
+    :param wire: its transport.
+    """
+
+    __slots__ = ("_by_head", "_established", "_wire")
+
+    def __init__(self, established: Any, wire: Any) -> None:
+        self._established = established
+        self._wire = wire
+        self._by_head: dict[bytes, Callable[[int, bool], None]] = {}
+
+    def add(self, channel: int, tracker: DeliveryTracker) -> None:
+        """Pass the answers on *channel* to *tracker*."""
+        ack, nack = _heads(channel)
+        self._by_head[ack] = tracker.ack
+        self._by_head[nack] = tracker.nack
+
+    def remove(self, channel: int) -> None:
+        """Pass the answers on *channel* to nobody."""
+        for head in _heads(channel):
+            self._by_head.pop(head, None)
+
+    def read(self) -> bool:
+        """Pass on the answers that have come, or that come next, up to the first other frame.
+
+        :returns: whether there was one; else py-amqp has to read a frame.
+        :raises OSError: if the connection ended, or nothing came by the session's deadline.
+        """
+        wire, established = self._wire, self._established
+        data = wire._read_buffer
+        if not data:
+            data = wire.receive(min(_CHUNK, established.frame_max))
+            if not data:
+                wire.connected = False
+                raise OSError("Server unexpectedly closed connection")
+        taken = self.take(data)
+        wire._read_buffer = data[taken:]
+        established.bytes_recv += taken // ANSWER
+        return taken > 0
+
+    @property
+    def has_a_part(self) -> bool:
+        """Whether the beginning of a frame has come, and not its end."""
+        return bool(self._wire._read_buffer)
+
+    def take(self, data: bytes) -> int:
+        """Pass on the answers that *data* begins with, and return how many bytes they have.
+
+        :param data: what the broker has sent, from the beginning of a frame on.
+        """
+        by_head = self._by_head
+        at, last = 0, len(data) - ANSWER
+        while at <= last:
+            told = by_head.get(data[at : at + _HEAD])
+            if told is None:
+                break
+            tag, bits, end = _answer(data, at + _HEAD)
+            if end != 0xCE:
+                break
+            told(tag, bool(bits & 1))
+            at += ANSWER
+        return at
+
+
+def _heads(channel: int) -> tuple[bytes, bytes]:
+    """Return what an ack and a nack on *channel* begin with."""
+    ack, nack = (
+        pack(">BHIHH", 1, channel, 13, *method) for method in (spec.Basic.Ack, spec.Basic.Nack)
+    )
+    return ack, nack

@@ -1,0 +1,56 @@
+"""The errors of messages that were not sent, or of which nothing is known; each names the pool."""
+
+from __future__ import annotations
+
+from ..broker.amqp.outcomes import error_of, unknown
+from ..errors import PublishError
+from .lender import Lender
+from .outgoing import Outgoing
+
+__all__ = ["Verdicts"]
+
+
+class Verdicts:
+    """Makes the errors of one pool's messages."""
+
+    __slots__ = ("_pool",)
+
+    def __init__(self, pool: Lender) -> None:
+        self._pool = pool
+
+    def unknown(self, message: Outgoing, cause: BaseException) -> PublishError:
+        """Return what to raise for *message*, which was sent and got no answer because of *cause*."""
+        return self._named(unknown(message, cause), cause)
+
+    def as_told(self, message: Outgoing) -> PublishError:
+        """Return what to raise for *message*, which the broker has answered."""
+        error = error_of(message)
+        error.pool = self._pool.name
+        return error
+
+    def late(self, message: Outgoing) -> PublishError:
+        """Return what to raise for *message*, whose confirm did not come in time."""
+        return self.unknown(message, TimeoutError("the confirm did not come in time"))
+
+    def not_sent(self, message: Outgoing, waited: float, *, is_lent: bool) -> Exception:
+        """Return what to raise for *message*, which was not sent within *waited* seconds.
+
+        :param is_lent: whether there was a connection, and the broker took messages.
+        """
+        message_id, name = message.message_id, self._pool.name
+        if not is_lent:
+            error = self._pool.why_not_lent(waited)
+            error.add_note(f"pool {name!r}: message {message_id} was not sent")
+            return error
+        return self._named(
+            PublishError(
+                f"pool {name!r}: message {message_id} was not sent within {waited:.3g} s: others were before it; "
+                "raise the time-out, or publish less at a time",
+                message_id,
+            ),
+            TimeoutError("not sent in time"),
+        )
+
+    def _named(self, error: PublishError, cause: BaseException) -> PublishError:
+        error.pool, error.__cause__ = self._pool.name, cause
+        return error

@@ -1,0 +1,72 @@
+"""Waking the coroutines of an event loop from other threads, many at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import weakref
+from collections import deque
+from typing import Any
+
+__all__ = ["LoopAlarm", "alarms"]
+
+
+class LoopAlarm:
+    """Wakes those who wait in one event loop.
+
+    To wake a loop from another thread takes a system call. What comes until the loop has woken needs no further one.
+    """
+
+    __slots__ = ("_loop", "_ringing", "_woken")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        # Weakly: the alarms are found by their loop, and must not keep it.
+        self._loop = weakref.ref(loop)
+        self._woken: deque[asyncio.Future[None]] = deque()
+        self._ringing = False
+
+    def wake(self, waiter: asyncio.Future[None]) -> None:
+        """Set the result of *waiter*, a future of the loop; from any thread."""
+        try:
+            self._woken.append(waiter)
+            if self._ringing:
+                return
+            self._ringing = True
+            self._ring()
+        except BaseException:
+            # Interrupted, perhaps before it has rung: once too often rather than never.
+            self._ringing = False
+            self._ring()
+            raise
+
+    def _ring(self) -> None:
+        loop = self._loop()
+        if loop is not None:
+            # A loop that was closed has nobody who waits.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._answer)
+
+    def _answer(self) -> None:
+        # In this order: what comes after the first step rings again, what came before is found by the second.
+        self._ringing = False
+        while self._woken:
+            waiter = self._woken.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+class _Alarms:
+    """The alarm of each event loop."""
+
+    def __init__(self) -> None:
+        self._by_loop: weakref.WeakKeyDictionary[Any, LoopAlarm] = weakref.WeakKeyDictionary()
+
+    def of(self, loop: asyncio.AbstractEventLoop) -> LoopAlarm:
+        """Return the alarm of *loop*; only in the thread in which it runs."""
+        alarm = self._by_loop.get(loop)
+        if alarm is None:
+            alarm = self._by_loop[loop] = LoopAlarm(loop)
+        return alarm
+
+
+alarms = _Alarms()
