@@ -258,7 +258,9 @@ class Publisher:
             self._in_flight.add(message)
             self._unattended[message] = None
             self._queue.append(message)
-            self._write(me, may_wait=False)
+            if not nested:
+                # Else it may have interrupted who writes or reads; the reading thread is woken below.
+                self._write(me, may_wait=False)
         except BaseException as error:
             # The caller gets the error, and is not told a second time.
             message.settled = None

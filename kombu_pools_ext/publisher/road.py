@@ -35,13 +35,6 @@ class SharedRoad:
         self._declared: set[int] = set()
         self._declared_on = 0
 
-    @property
-    def is_open(self) -> bool:
-        """Whether a message can take it now; otherwise it is published over a lease."""
-        publisher = self.publisher
-        # A signal handler that interrupts a publish in its own thread would wait for itself.
-        return not publisher.unfit and not publisher.interrupts_itself
-
     def prepare(
         self,
         body: Any,
@@ -49,12 +42,18 @@ class SharedRoad:
         exchange: Any,
         options: dict[str, Any],
         acquire_timeout: float | None,
+        *,
+        waits: bool = True,
     ) -> Outgoing | None:
         """Return the message, serialized; ``None`` if it has to be published over a lease.
 
-        The parameters, and what is raised, are those of :func:`.encoding.outgoing`.
+        The other parameters, and what is raised, are those of :func:`.encoding.outgoing`.
+
+        :param waits: whether the calling thread waits for the outcome. If a signal handler has interrupted a publish
+            of this thread, it would wait for itself.
         """
-        if not self.is_open or uwsgi_is_yet_to_fork():
+        publisher = self.publisher
+        if publisher.unfit or (waits and publisher.interrupts_itself) or uwsgi_is_yet_to_fork():
             return None
         message = outgoing(
             self._pool,

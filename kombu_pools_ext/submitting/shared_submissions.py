@@ -128,6 +128,7 @@ class SharedSubmissions:
             arguments.pop("exchange"),
             arguments,
             submission.seconds_left(),
+            waits=False,
         )
 
     def _count(self, submission: Submission, message: Outgoing | None) -> None:

@@ -2,10 +2,4 @@
 
 from __future__ import annotations
 
-from . import (  # noqa: F401
-    lease_cases,
-    publish_cases,
-    scale_cases,
-    shared_cases,
-    thread_cases,
-)
+from . import lease_cases, publish_cases, scale_cases, thread_cases  # noqa: F401

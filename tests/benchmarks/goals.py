@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from .case import OURS
 from .lease_cases import FLOOR, KOMBU, PSYCOPG, SQLALCHEMY
 from .measure import Ratio, median, number, ratio
-from .peers import AIO_PIKA, AMQPSTORM, PIKA
+from .peers import AMQPSTORM, PIKA
 from .publish_cases import HELD, OURS_UNCONFIRMED
-from .shared_cases import OVER_LEASES
 from .thread_cases import WAITING
 
 __all__ = ["GOALS", "Check", "Goal", "Results", "Verdict"]
@@ -192,24 +191,6 @@ GOALS: tuple[Goal, ...] = (
                 turned=True,
                 least=1,
             ),
-        ),
-    ),
-    Goal(
-        "one thread publishing over the shared connection",
-        "our own lease for each message",
-        (faster("shared.threads.1", OVER_LEASES, 1),),
-    ),
-    Goal(
-        "32 and 128 threads publishing over one connection",
-        "kombu.pools, 8 connections",
-        (faster("shared.threads.32", KOMBU, 3), faster("shared.threads.128", KOMBU, 3)),
-    ),
-    Goal(
-        "50 and 1,000 coroutines publishing over one connection",
-        "aio-pika, one connection",
-        (
-            faster("shared.coroutines.50", AIO_PIKA, 2.5),
-            faster("shared.coroutines.1000", AIO_PIKA, 2.5),
         ),
     ),
     Goal(

@@ -91,6 +91,8 @@ def test_a_status_row_has_all_that_the_stats_of_a_pool_have() -> None:
         "alias",
         "broker",
         *[name for name in stats if name != "name"],
+        "publish_over",
+        "in_flight",
     ]
     assert {name: shown[name] for name in stats if name not in ("name", "seconds_waited")} == {
         name: stats[name] for name in stats if name not in ("name", "seconds_waited")
@@ -204,6 +206,14 @@ def test_ping_of_a_transport_without_a_round_trip_connects() -> None:
         connection.collect()
         with pytest.raises(OperationalError, match="the connection is lost"):
             connection.item.pooled_session.ping()
+
+
+def test_a_status_row_says_what_messages_are_published_over() -> None:
+    url = "amqp://localhost//"
+    pools = Pools(leased={"url": url}, shared={"url": url, "publish_over": "shared"}, mem=memory())
+    rows = {row.alias: row for row in local.status(pools)}
+    over = {alias: (row.publish_over, row.in_flight) for alias, row in rows.items()}
+    assert over == {"leased": ("leased", 0), "shared": ("shared", 0), "mem": ("leased", 0)}
 
 
 def test_ping_makes_a_round_trip_to_rabbitmq(amqp_url: str) -> None:

@@ -195,11 +195,11 @@ def test_one_that_comes_while_those_before_it_turn_out_to_need_leases(
         eventually(futures[0].done)
         eventually(lambda: [len(behind) for behind in lanes._behind.values()] == [1])
 
-    def prepared(*arguments: Any) -> Any:
+    def prepared(*arguments: Any, **keywords: Any) -> Any:
         monkeypatch.setattr(shared_road, "prepare", prepare)
-        made = prepare(*arguments) if first == "prepared" else None
+        made = prepare(*arguments, **keywords) if first == "prepared" else None
         meanwhile()
-        return made or prepare(*arguments)
+        return made or prepare(*arguments, **keywords)
 
     monkeypatch.setattr(shared_road, "prepare", prepared)
     futures.append(pools.submit(3, box.name))

@@ -547,7 +547,10 @@ class TCPTransport(Transport, pyamqp.TCPTransport):
                         if _is_anothers(error):
                             raise
                         # It has not come yet. Not settimeout(), which would be in force for who writes meanwhile, too.
-                        self._wait_until(deadline, writable=False, what="read")
+                        seconds = max(0.0, deadline - _monotonic())
+                        if not _await(sock, readable=True, writable=False, seconds=seconds)[0]:
+                            # As the socket says it.
+                            raise TimeoutError("timed out") from None
                         return self._recv(size, _AT_ONCE)
             elif patience <= left:
                 return self._recv(size)
