@@ -214,6 +214,7 @@ class Publisher:
             if message.written and message.error is error:
                 # There was no other connection.
                 message.correct(self._verdicts.unknown(message, error))
+            self._drop_what_is_done()
             return not message.written
         became = "may be in the broker, or not" if message.written else "was not sent"
         error.add_note(
