@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from amqp.exceptions import NotAllowed
 
 from kombu_pools_ext.engine.mailbox import Mailbox
@@ -59,7 +58,7 @@ class Stage:
             self.publisher.tell()
             if pause is None:
                 return [one.error for one in self.told]
-        pytest.fail("some message never gets its outcome")
+        raise AssertionError("some message never gets its outcome")
 
 
 def test_what_cannot_be_shared_is_given_back_unsent() -> None:
@@ -110,6 +109,60 @@ def test_a_silent_connection_is_asked_for_a_sign() -> None:
     stage.submit(1)
     assert stage.play() == [None]
     assert Silent.asked == 1
+
+
+def test_what_the_socket_has_no_room_for_is_written_by_who_leads() -> None:
+    class Full(Connection):
+        flushed = 0
+
+        def write(self, data: bytes) -> bool:
+            self.is_unfinished = super().write(data)
+            return False
+
+        def flush(self, until: float) -> None:
+            Full.flushed += 1
+            self.is_unfinished = False
+
+        def read(self, until: float, *, owes: bool) -> None:
+            (line,) = self.lines.values()
+            self._accept(line, 1)
+
+    stage = Stage(Full)
+    stage.submit(1)
+    stage.submit(2)
+    assert stage.play() == [None, None]
+    assert Full.flushed == 1
+
+
+def test_a_pool_that_fails_at_the_end_of_a_lease_costs_no_message_its_outcome() -> None:
+    class Failing(Connection):
+        def read(self, until: float, *, owes: bool) -> None:
+            (line,) = self.lines.values()
+            self._accept(line, 1)
+
+        def give_back(self) -> None:
+            raise RuntimeError("the pool has failed")
+
+    stage = Stage(Failing)
+    stage.submit(1)
+    assert stage.play() == [None]
+    assert stage.publisher._connection is None
+
+
+def test_a_callback_that_fails_is_logged() -> None:
+    stage = Stage(lambda broker: None)
+    stage.told = _Refusing()
+    stage.submit(1)
+    me: Mailbox[Any] = Mailbox()
+    while stage.publisher.read_for_all(me) is not None:
+        stage.publisher.tell()
+    stage.publisher.tell()
+    assert stage.publisher.live == 0
+
+
+class _Refusing(list[Outgoing]):
+    def append(self, message: Outgoing) -> None:
+        raise ValueError("the callback fails")
 
 
 def test_a_role_is_one_participants() -> None:
