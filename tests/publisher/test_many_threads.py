@@ -152,3 +152,14 @@ def test_headers_larger_than_a_frame_cost_only_their_caller_an_error(
     assert isinstance(error, ValueError)
     assert len(box.bodies(70)) == 70
     assert pools.connections["default"].stats().closed == {}
+
+
+def test_each_keyword_has_its_effect_over_the_shared_connection_or_a_lease(
+    amqp_url: str, shared: MakePools, inbox: MakeInbox
+) -> None:
+    pools, box = shared(amqp_url), inbox(amqp_url)
+    pools.publish("compressed", box.name, compression="gzip")
+    pools.publish("expires", box.name, expiration=60, priority=3, headers={"a": 1})
+    # Nobody reads it, and it does not come back: a reply is never mandatory.
+    pools.publish("reply", "amq.rabbitmq.reply-to.nobody")
+    assert box.bodies(2) == ["compressed", "expires"]
