@@ -22,7 +22,7 @@ from .redis_answers import is_answer, refusal
 from .session import Session
 from .soundness import is_from_wire, is_interruption
 
-__all__ = ["LONGEST_TRY", "Message", "carry_on", "seconds_for_one_try"]
+__all__ = ["LONGEST_TRY", "Message", "carry_on", "says_it_is_gone", "seconds_for_one_try"]
 
 #: Seconds for one try, at most, whatever the caller says: sockets take no more than 24 days.
 LONGEST_TRY = 86400.0
@@ -368,8 +368,11 @@ def _helps_to_try_again(plan: _Plan, error: BaseException, connection: Any) -> b
 
 def _lacks_what_was_declared(error: BaseException, kwargs: dict[str, Any]) -> bool:
     """Whether the broker has no queue or exchange for a message that came with its declarations."""
-    if not kwargs.get("declare"):
-        return False
+    return bool(kwargs.get("declare")) and says_it_is_gone(error)
+
+
+def says_it_is_gone(error: BaseException) -> bool:
+    """Whether the broker has no queue or exchange for a message, and does not have the message either."""
     if isinstance(error, PublishReturned):
         return True
     return isinstance(error, NotFound) and getattr(error, "method_sig", None) == spec.Basic.Publish

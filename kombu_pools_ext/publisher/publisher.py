@@ -24,7 +24,7 @@ from ..broker.amqp.outcomes import is_for_a_publish
 from ..broker.own_errors import raised_by_carrier
 from ..engine import fork
 from ..engine.mailbox import Mailbox
-from ..engine.threads import OWN_THREADS, spawn_thread
+from ..engine.threads import spawn_thread
 from ..errors import Outcome
 from ..settings import RetryPolicy
 from .channel_numbers import ChannelNumbers
@@ -111,9 +111,7 @@ class Publisher:
         self._unattended: dict[Outgoing, None] = {}
         #: Threads that are in here: a signal handler or finalizer that interrupts one publishes over a lease.
         self._inside: set[int] = set()
-        self._reader = Reader(
-            self.read_for_all, f"{OWN_THREADS}reader", self._spawn, inside=self._inside
-        )
+        self._reader = Reader(self.read_for_all, self._spawn, inside=self._inside)
         #: Seconds of the next stop.
         self._stop = FIRST_STOP
         #: How many connections were lost since a message was confirmed, for the pauses between two.
@@ -542,10 +540,13 @@ class Publisher:
             count += len(line.pending)
         return count
 
-    def _take_back(self, line: ExchangeLine, error: BaseException, *, alone: bool) -> None:
+    def _take_back(
+        self, line: ExchangeLine, error: BaseException, *, alone: bool, counts: bool = True
+    ) -> None:
         """Have the messages of *line* without an answer sent again, or settle them, because of *error*.
 
         :param alone: whether *error* is the broker's answer to the only message there was.
+        :param counts: whether it was one of the tries that a message has.
         """
         again = []
         for message in line.unanswered:
@@ -559,7 +560,7 @@ class Publisher:
             elif message.tries == 0:
                 message.settle(self._verdicts.unknown(message, error))
             else:
-                if message.tries is not None:
+                if counts and message.tries is not None:
                     message.tries -= 1
                 message.begin_again()
                 again.append(message)
@@ -725,19 +726,15 @@ class Publisher:
         connection.answer_closing(line)
         if error is None:
             return
-        waiting = list(line.pending.values())
-        alone = len(waiting) == 1 and getattr(error, "method_sig", None) == spec.Basic.Publish
+        alone = len(line.pending) == 1 and getattr(error, "method_sig", None) == spec.Basic.Publish
         line.careful = True
         if alone:
             self._take_back(line, error, alone=True)
             if not line.backlog:
                 line.careful = False
         else:
-            tries = [(one, one.tries) for one in waiting if isinstance(one, Outgoing)]
-            self._take_back(line, error, alone=False)
-            for one, before in tries:
-                # It was not the connection that broke.
-                one.tries = before
+            # It was not the connection that broke.
+            self._take_back(line, error, alone=False, counts=False)
         if line.backlog:
             self._ready[line] = None
 

@@ -27,7 +27,6 @@ class Reader:
 
     :param work: does what is due; it is given the thread's mailbox, and returns seconds until the next time, or
         ``None`` if there is nothing to do.
-    :param name: that of the thread.
     :param spawn: starts it; returns ``False`` where no thread can be started.
     :param inside: has the thread's number while it runs.
     """
@@ -35,13 +34,11 @@ class Reader:
     def __init__(
         self,
         work: Callable[[Mailbox[Any]], float | None],
-        name: str,
         spawn: Callable[[Callable[[], None], str], bool] = spawn_thread,
         *,
         inside: set[int] | None = None,
     ) -> None:
         self._work = work
-        self._name = name
         self._spawn = spawn
         self._inside: set[int] = set() if inside is None else inside
         self._box: Mailbox[Any] = Mailbox()
@@ -56,7 +53,7 @@ class Reader:
             return True
         started = False
         try:
-            started = self._spawn(partial(self._run, me), self._name)
+            started = self._spawn(partial(self._run, me), NAME)
         finally:
             if not started:
                 self._running.pop("thread", None)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from amqp import spec
 from amqp.exceptions import NotFound
 
 from ..broker.event_loops import loops, warn_of_blocking
 from ..broker.producers import ProducerPool
+from ..broker.retrying import says_it_is_gone
 from ..engine.threads import uwsgi_is_yet_to_fork
 from ..errors import PublishReturned
 from .encoding import outgoing
@@ -97,7 +97,7 @@ class SharedRoad:
 
         It is declared again with the next message then.
         """
-        if not message.declare or message.resent or not _is_for_the_message(error):
+        if not message.declare or message.resent or not says_it_is_gone(error):
             return False
         self._declared.difference_update(hash(entity) for entity in message.declare)
         return True
@@ -111,14 +111,6 @@ class SharedRoad:
             if len(self._declared) >= MOST_DECLARED:
                 self._declared.clear()
             self._declared.update([hash(entity) for entity in entities])
-
-
-def _is_for_the_message(error: BaseException) -> bool:
-    if isinstance(error, PublishReturned):
-        return True
-    return isinstance(error, NotFound) and (
-        getattr(error, "method_sig", None) == spec.Basic.Publish
-    )
 
 
 def road_of(pool: ProducerPool) -> SharedRoad | None:

@@ -14,8 +14,9 @@ from ..engine.bounded_lock import BoundedLock
 from ..engine.threads import interpreter_ends, spawn_thread
 from ..engine.waiters import Watcher
 from ..engine.weakrefs import Holding, WeakPlaces
-from ..errors import PoolClosed, PoolFull, PoolReentered, PublishUnknown
+from ..errors import PoolFull
 from .callback_threads import THREAD, reads_for_all, runs_callbacks
+from .refusals import has_no_answer, is_busy, was_not_sent
 from .submission import Submission
 from .unobserved import failures
 from .worker import Worker
@@ -77,13 +78,7 @@ class LeasedRoad:
 
     def renew_lock(self) -> None:
         """Have a lock that nobody holds."""
-        self._lock = BoundedLock(self._is_busy)
-
-    def _is_busy(self) -> Exception:
-        return PoolReentered(
-            f"alias {self._using!r}: submit called by a signal handler or finalizer that interrupted another one; set "
-            "a flag there, and submit outside of it"
-        )
+        self._lock = BoundedLock(partial(is_busy, self._using))
 
     # -- what callers do ---------------------------------------------------------------------------------
 
@@ -98,7 +93,7 @@ class LeasedRoad:
         most_threads = min(self._limit() or MOST_THREADS, MOST_THREADS)
         failures.log_dropped()
         if self._lock.owned():
-            raise self._is_busy()
+            raise is_busy(self._using)
         if submission.caller_waits or submission.has_room or runs_callbacks():
             # A callback must not wait for the room that its thread makes.
             with self._lock:
@@ -320,28 +315,12 @@ class LeasedRoad:
                 self._counted.clear()
             for one in waiting:
                 if one.refuse():
-                    one.fail(self._was_not_sent(one))
+                    one.fail(was_not_sent(self._using, one.message_id, GRACE))
                 else:
                     # Begun on another road, which has handed it over.
-                    one.fail(self._has_no_answer(one))
+                    one.fail(has_no_answer(self._using, one.message_id, GRACE))
             for one in begun:
-                one.fail(self._has_no_answer(one))
-
-    def _was_not_sent(self, submission: Submission) -> Exception:
-        return PoolClosed(
-            f"alias {self._using!r}: message {submission.message_id} was not sent; it is not in the broker: the "
-            f"process ended, and did not come to it within {GRACE:g} s; wait for the futures before the end, or call "
-            "drain()"
-        )
-
-    def _has_no_answer(self, submission: Submission) -> Exception:
-        error = PublishUnknown(
-            f"message {submission.message_id} may be in the broker, or not: the process ended, and its publish had no "
-            f"outcome within {GRACE:g} s; wait for the futures before the end, or call drain()",
-            submission.message_id,
-        )
-        error.pool = self._using
-        return error
+                one.fail(has_no_answer(self._using, one.message_id, GRACE))
 
 
 def finish() -> None:

@@ -13,10 +13,11 @@ from ..broker.event_loops import event_loop
 from ..engine import exit_hooks, fork
 from ..engine.bounded_lock import BoundedLock
 from ..engine.waiters import Watcher
-from ..errors import PoolClosed, PoolFull, PoolReentered, PublishUnknown
+from ..errors import PoolFull
 from ..publisher import CannotBeShared, Outgoing, SharedRoad
 from .callback_threads import runs_callbacks
 from .leased_road import GRACE, MOST_WAITING
+from .refusals import has_no_answer, is_busy, was_not_sent
 from .submission import Road, Submission
 from .unobserved import failures
 
@@ -58,13 +59,7 @@ class SharedSubmissions:
 
     def renew_lock(self) -> None:
         """Have a lock that nobody holds."""
-        self._lock = BoundedLock(self._is_busy)
-
-    def _is_busy(self) -> Exception:
-        return PoolReentered(
-            f"alias {self._using!r}: submit called by a signal handler or finalizer that interrupted another one; set "
-            "a flag there, and submit outside of it"
-        )
+        self._lock = BoundedLock(partial(is_busy, self._using))
 
     # -- what callers do ---------------------------------------------------------------------------------
 
@@ -74,7 +69,7 @@ class SharedSubmissions:
         exit_hooks.prepare()
         failures.log_dropped()
         if self._lock.owned():
-            raise self._is_busy()
+            raise is_busy(self._using)
         if not submission.caller_waits and not runs_callbacks():
             self._wait_for_room(submission)
         submission.has_room = True
@@ -290,23 +285,8 @@ class SharedSubmissions:
         # All at first: what one leaves behind would be sent otherwise.
         refused = {one: one.refuse() for one in [*self._flying, *behind]}
         for submission, was_waiting in refused.items():
-            submission.fail(self._ended(submission, begun=not was_waiting))
-
-    def _ended(self, submission: Submission, *, begun: bool) -> Exception:
-        message_id = submission.message_id
-        advice = "wait for the futures before the end, or call drain()"
-        if not begun:
-            return PoolClosed(
-                f"alias {self._using!r}: message {message_id} was not sent; it is not in the broker: the process "
-                f"ended, and did not come to it within {GRACE:g} s; {advice}"
-            )
-        error = PublishUnknown(
-            f"message {message_id} may be in the broker, or not: the process ended, and its publish had no outcome "
-            f"within {GRACE:g} s; {advice}",
-            message_id,
-        )
-        error.pool = self._using
-        return error
+            error = was_not_sent if was_waiting else has_no_answer
+            submission.fail(error(self._using, submission.message_id, GRACE))
 
 
 def _number(submission: Submission) -> int:

@@ -12,6 +12,7 @@ import pytest
 import kombu_pools_ext.broker
 import kombu_pools_ext.publisher
 from kombu_pools_ext import Pools
+from kombu_pools_ext.publisher.reader import NAME
 from tests.broker.common import PATIENCE, eventually, within
 from tests.broker.conftest import Inbox
 from tests.engine.steps import Killed, Steps
@@ -48,7 +49,7 @@ def settled(pools: Pools) -> None:
     eventually(lambda: not publisher.live, SOON)
     eventually(lambda: pools.connections["default"].stats().lent == 0, SOON)
     # The reading thread is always inside.
-    readers = {one.ident for one in threading.enumerate() if one.name == publisher._reader._name}
+    readers = {one.ident for one in threading.enumerate() if one.name == NAME}
     assert publisher._inside <= readers
     assert not publisher._roles._holders
     assert not publisher._waiting

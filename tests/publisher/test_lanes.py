@@ -16,7 +16,7 @@ import pytest
 from kombu_pools_ext import Pools
 from kombu_pools_ext.engine.mailbox import Mailbox
 from kombu_pools_ext.errors import PoolClosed, UnknownAlias
-from kombu_pools_ext.publisher.reader import NAME, Reader
+from kombu_pools_ext.publisher.reader import Reader
 from kombu_pools_ext.submitting.leased_road import LeasedRoad
 from kombu_pools_ext.submitting.loop_alarm import LoopAlarm
 from kombu_pools_ext.submitting.publish_future import PublishFuture
@@ -279,7 +279,7 @@ def test_a_reading_thread_that_is_killed_is_followed_by_another_one() -> None:
             raise SystemExit
         return None
 
-    reader = Reader(work, NAME, inside=inside)
+    reader = Reader(work, inside=inside)
     reader.wake()
     assert called.wait(PATIENCE)
     assert seen[:2] == [True, True]
@@ -297,7 +297,7 @@ def test_a_thread_that_has_ended_is_not_inside(monkeypatch: pytest.MonkeyPatch) 
     def work(box: Mailbox[Any]) -> None:
         seen.append(set(inside))
 
-    reader = Reader(work, NAME, inside=inside)
+    reader = Reader(work, inside=inside)
     reader.wake()
     eventually(lambda: bool(seen) and not inside)
     assert len(seen[0]) == 1

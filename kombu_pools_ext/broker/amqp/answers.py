@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from struct import Struct, pack
 from typing import Any
 
-from amqp import spec
-
 from .deliveries import DeliveryTracker
-from .frames import ANSWER
+from .frames import ANSWER, HEAD, answer_heads, unpack_answer
 
 __all__ = ["AnswerReader"]
 
-_answer = Struct(">QBB").unpack_from
-#: Bytes of an answer before its number: kind, channel, size, class and method.
-_HEAD = 11
 #: Bytes that are read at once: the answers to 3,000 messages.
 _CHUNK = 65536
 
@@ -36,13 +30,13 @@ class AnswerReader:
 
     def add(self, channel: int, tracker: DeliveryTracker) -> None:
         """Pass the answers on *channel* to *tracker*."""
-        ack, nack = _heads(channel)
+        ack, nack = answer_heads(channel)
         self._by_head[ack] = tracker.ack
         self._by_head[nack] = tracker.nack
 
     def remove(self, channel: int) -> None:
         """Pass the answers on *channel* to nobody."""
-        for head in _heads(channel):
+        for head in answer_heads(channel):
             self._by_head.pop(head, None)
 
     def read(self) -> bool:
@@ -76,20 +70,12 @@ class AnswerReader:
         by_head = self._by_head
         at, last = 0, len(data) - ANSWER
         while at <= last:
-            told = by_head.get(data[at : at + _HEAD])
+            told = by_head.get(data[at : at + HEAD])
             if told is None:
                 break
-            tag, bits, end = _answer(data, at + _HEAD)
+            tag, bits, end = unpack_answer(data, at + HEAD)
             if end != 0xCE:
                 break
             told(tag, bool(bits & 1))
             at += ANSWER
         return at
-
-
-def _heads(channel: int) -> tuple[bytes, bytes]:
-    """Return what an ack and a nack on *channel* begin with."""
-    ack, nack = (
-        pack(">BHIHH", 1, channel, 13, *method) for method in (spec.Basic.Ack, spec.Basic.Nack)
-    )
-    return ack, nack

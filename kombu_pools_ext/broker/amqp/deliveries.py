@@ -90,6 +90,7 @@ class DeliveryTracker:
 
         :param heard: whether the application has heard of it.
         """
+        # A copy, in one step: on a shared connection another thread may number messages meanwhile.
         for one in list(self.pending.values()):
             if (
                 one.message_id == message_id
@@ -127,8 +128,7 @@ class DeliveryTracker:
 
     def _settle(self, delivery: Delivery, outcome: Outcome) -> None:
         if delivery.mandatory and outcome is not _UNKNOWN:
-            if delivery.size:
-                self.returnable -= delivery.size
+            self.returnable -= delivery.size
             if delivery.returned and outcome is _ACKED:
                 outcome = _RETURNED
         delivery.outcome = outcome
@@ -139,8 +139,7 @@ class DeliveryTracker:
 
 def _up_to(tag: int, pending: dict[int, Delivery]) -> list[int]:
     numbers = []
-    # A copy, in one step: another thread may number messages meanwhile.
-    for number in list(pending):
+    for number in pending:
         if number > tag:
             break
         numbers.append(number)

@@ -20,11 +20,14 @@ from .deliveries import DeliveryTracker
 
 __all__ = [
     "ANSWER",
+    "HEAD",
     "LONGEST",
+    "answer_heads",
     "check_properties",
     "encode",
     "encode_publish",
     "take_answers",
+    "unpack_answer",
 ]
 
 #: Bytes of a message that are put together for one write. What is longer goes py-amqp's way, a frame at a time: one
@@ -56,8 +59,9 @@ _sizes = Struct(">IHHQ").pack
 _size = Struct(">I").pack
 #: Of an answer: kind, channel, size, class and method; then its number and bits, and the end.
 _answer_head = Struct(">BHIHH").pack
-_answer = Struct(">QBB").unpack_from
-_HEAD = 11
+unpack_answer = Struct(">QBB").unpack_from
+#: Bytes of an answer before its number.
+HEAD = 11
 
 #: What :meth:`kombu.Producer.publish` lets through to the broker, in AMQP's order, with the encoding and the flag.
 _BEFORE = (("content_type", "s", 0x8000), ("content_encoding", "s", 0x4000))
@@ -334,13 +338,13 @@ def take_answers(data: bytes, channel: int, tracker: DeliveryTracker) -> int:
 
     :param data: what the broker said, from the beginning of a frame on.
     """
-    ack, nack = _heads(channel)
+    ack, nack = answer_heads(channel)
     at, last = 0, len(data) - ANSWER
     while at <= last:
-        head = data[at : at + _HEAD]
+        head = data[at : at + HEAD]
         if head != ack and head != nack:
             break
-        tag, bits, end = _answer(data, at + _HEAD)
+        tag, bits, end = unpack_answer(data, at + HEAD)
         if end != 0xCE:
             break
         answer = tracker.ack if head == ack else tracker.nack
@@ -350,6 +354,6 @@ def take_answers(data: bytes, channel: int, tracker: DeliveryTracker) -> int:
 
 
 @lru_cache(maxsize=_MOST_KEPT)
-def _heads(channel: int) -> tuple[bytes, bytes]:
+def answer_heads(channel: int) -> tuple[bytes, bytes]:
     """What an ack and a nack for *channel* begin with."""
     return _answer_head(1, channel, 13, *Basic.Ack), _answer_head(1, channel, 13, *Basic.Nack)
