@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from kombu.exceptions import OperationalError
 
-from ..engine.log_handlers import busy
+from ..engine.log_handlers import while_busy
 from ..engine.threads import spawn_thread
 from ..settings import PoolSettings
 from ..settings.credentials import EXAMPLE, module_and_name
@@ -61,8 +61,7 @@ class _Question:
     def run(self) -> None:
         try:
             # A log handler may publish what the function logs, and would wait for this very connection.
-            with busy():
-                self._answer = self._ask()
+            self._answer = while_busy(self._ask)
         except BaseException as error:
             self._error = error
         finally:

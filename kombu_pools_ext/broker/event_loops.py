@@ -71,8 +71,8 @@ def blocking_is_meant() -> Iterator[None]:
     """Within, this thread blocks on purpose, and nobody is warned."""
     me = threading.get_ident()
     mine = me not in _on_purpose
-    _on_purpose.add(me)
     try:
+        _on_purpose.add(me)
         yield
     finally:
         if mine:

@@ -13,15 +13,16 @@ import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import TypeVar
 
 from . import fork
 from .threads import OWN_THREADS, spawn_thread
 
-__all__ = ["busy", "busy_opening", "may_wait", "spare", "wanted_by_ours"]
+__all__ = ["spare", "wanted_by_ours", "while_busy", "while_opening"]
+
+R = TypeVar("R")
 
 #: Holds leases, so its name is none of those of our other threads.
 THREAD = "log-of-kombu-pools"
@@ -45,8 +46,6 @@ class _State:
         )
         #: Held by the thread that handles them.
         self.turn = threading.Lock()
-        #: Threads that must not wait for any pool, and pairs of a thread and the pool that it opens a connection of.
-        self.busy: set[Any] = set()
 
 
 _state = _State()
@@ -73,17 +72,21 @@ def _begin() -> None:
         _state.turn.release()
 
 
+def _handle_all() -> None:
+    """Handle the records that were kept, each by its handler."""
+    while _state.later:
+        reference, record = _state.later.popleft()
+        handler = reference()
+        if handler is not None:
+            handler.handle(record)
+
+
 def _handle_later() -> None:
-    """Handle the records that were kept, each by its handler: the body of a thread."""
+    """Handle the records that were kept: the body of a thread."""
     state = _state
     try:
         # Its messages take an idle connection: opening another one would log records of its own, without end.
-        with busy():
-            while state.later:
-                reference, record = state.later.popleft()
-                handler = reference()
-                if handler is not None:
-                    handler.handle(record)
+        while_busy(_handle_all)
     finally:
         state.turn.release()
     if state.later:
@@ -91,32 +94,29 @@ def _handle_later() -> None:
         _begin()
 
 
-def _handlers(frame: FrameType | None) -> Iterator[logging.Handler]:
-    """The handlers at work in *frame*, and in those that have called it."""
-    while frame is not None:
-        if frame.f_code is _HANDLE:
-            yield frame.f_locals["self"]
-        frame = frame.f_back
+def spare(pool: object) -> list[logging.Handler] | None:
+    """Called before this thread waits for *pool*: keep records of threads of ours away from the handlers it is in.
 
-
-def spare() -> list[logging.Handler] | None:
-    """Called before this thread waits: keep records of threads of ours away from the handlers that it is in.
-
-    :returns: the handlers for which that is new; ``None`` if one of them is at work on a record that arose while it
-        handled another one: then the wait might have no end, and what is done for it records of its own.
+    :returns: the handlers for which that is new; ``None`` if this thread must not wait: it is :func:`while_busy`, or
+        :func:`while_opening` a connection of *pool*; or one of its handlers is at work on a record that arose while it
+        handled another one, so that the wait might have no end, and what is done for it records of its own.
     """
-    frame: FrameType | None = sys._getframe(1)
-    # Most callers are in none, and come by here whenever they wait.
-    while frame is not None and frame.f_code is not _HANDLE:
-        frame = frame.f_back
     new: list[logging.Handler] = []
-    if frame is None:
-        return new
     seen: list[logging.Handler] = []
-    for handler in _handlers(frame):
-        if handler in seen:
+    # What a thread is at stands on its stack, and nowhere else: so nothing is left behind if an exception, or the kill
+    # of a greenlet, comes at the wrong moment.
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if code is _HANDLE:
+            handler: logging.Handler = frame.f_locals["self"]
+            if handler in seen:
+                return None
+            seen.append(handler)
+        elif code is _WHILE_BUSY or (code is _WHILE_OPENING and frame.f_locals["pool"] is pool):
             return None
-        seen.append(handler)
+        frame = frame.f_back
+    for handler in seen:
         if not any(isinstance(one, _Later) for one in handler.filters):
             handler.addFilter(_Later(handler))
             new.append(handler)
@@ -136,37 +136,17 @@ def wanted_by_ours(handlers: list[logging.Handler]) -> bool:
     return False
 
 
-@contextmanager
-def busy() -> Iterator[None]:
-    """Within, acquiring in this thread does not wait for any pool."""
-    me = threading.get_ident()
-    _state.busy.add(me)
-    try:
-        yield
-    finally:
-        _state.busy.discard(me)
+def while_busy(work: Callable[[], R]) -> R:
+    """Return ``work()``. Within, this thread does not wait for any pool."""
+    return work()
 
 
-@contextmanager
-def busy_opening(pool: Any) -> Iterator[None]:
-    """Within, this thread opens a connection of *pool*: what it logs must not have it open another one."""
-    key = threading.get_ident(), id(pool)
-    mine = key not in _state.busy
-    _state.busy.add(key)
-    try:
-        yield
-    finally:
-        if mine:
-            _state.busy.discard(key)
+def while_opening(pool: object, work: Callable[[], R]) -> R:
+    """Return ``work()``, which opens a connection of *pool*: what it logs must not have this thread open another."""
+    return work()
 
 
-def may_wait(pool: Any) -> bool:
-    """Whether this thread may wait for *pool*."""
-    busy = _state.busy
-    if not busy:
-        return True
-    me = threading.get_ident()
-    return me not in busy and (me, id(pool)) not in busy
-
+_WHILE_BUSY = while_busy.__code__
+_WHILE_OPENING = while_opening.__code__
 
 fork.on_fork(_state.begin)

@@ -6,7 +6,7 @@ from typing import Any, Generic, TypeVar
 
 from .carrier import Carrier
 from .decision import Decision
-from .log_handlers import busy_opening
+from .log_handlers import while_opening
 from .openings import Opening
 
 __all__ = ["THREAD", "Opener"]
@@ -81,11 +81,11 @@ class Opener(Generic[T]):
         pool = self._pool
         pool.reports.tell("wanted")
         try:
-            with busy_opening(pool):
-                if deadline is None:
-                    item = pool.driver.open()
-                else:
-                    item = pool.driver.open_within(max(0.0, deadline - pool.clock()))
+            if deadline is None:
+                item = while_opening(pool, pool.driver.open)
+            else:
+                within = max(0.0, deadline - pool.clock())
+                item = while_opening(pool, lambda: pool.driver.open_within(within))
         except Exception as error:
             return self._failed(opening, error)
         except BaseException:

@@ -6,7 +6,7 @@ import threading
 import time
 from typing import Generic, TypeVar
 
-from .log_handlers import busy_opening
+from .log_handlers import while_opening
 from .pool import Pool
 
 __all__ = ["Trial"]
@@ -42,8 +42,8 @@ class Trial(Generic[T]):
     def _run(self) -> None:
         pool = self._pool
         try:
-            with busy_opening(pool):
-                item = pool.driver.open_within(max(0.0, self._deadline - time.monotonic()))
+            within = max(0.0, self._deadline - time.monotonic())
+            item = while_opening(pool, lambda: pool.driver.open_within(within))
         except BaseException as error:
             self._error = error
         else:

@@ -40,15 +40,15 @@ class WaitGuard:
         """
         if not in_a_crowd:
             # Before a thread is started that may have something to log.
-            handlers = log_handlers.spare()
+            handlers = log_handlers.spare(pool)
             if handlers is None:
                 return False
             self._handlers = handlers
-        return log_handlers.may_wait(pool)
+        return True
 
-    def may_go_on(self) -> bool:
-        """Whether nobody waits for this thread meanwhile."""
-        new = log_handlers.spare()
+    def may_go_on(self, pool: object) -> bool:
+        """Whether it may still wait for *pool*, and nobody waits for this thread meanwhile."""
+        new = log_handlers.spare(pool)
         return new is not None and not log_handlers.wanted_by_ours([*self._handlers, *new])
 
 
@@ -136,6 +136,6 @@ class Wait(Generic[T]):
                     return
             waiter.wait(nap)
             if not waiter.ended:
-                if not self._guard.may_go_on():
+                if not self._guard.may_go_on(pool):
                     raise pool.refusals.waits_for_itself()
                 pool.look_again(deadline, waiter)

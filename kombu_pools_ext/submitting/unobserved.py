@@ -83,8 +83,8 @@ class UnobservedFailures:
     def _as_logging(self) -> Iterator[None]:
         me = threading.get_ident()
         mine = me not in self._logging
-        self._logging.add(me)
         try:
+            self._logging.add(me)
             yield
         finally:
             if mine:

@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 
 from kombu_pools_ext.engine import Pool, Share
-from kombu_pools_ext.engine.errors import PoolError
+from kombu_pools_ext.engine.errors import PoolError, PoolReentered
 from kombu_pools_ext.engine.waiters import Waiter
 from tests.engine.fakes import (
     PATIENCE,
     Driver,
     Item,
+    Rig,
     in_thread,
     recover,
     rig,
@@ -268,6 +269,15 @@ def test_a_release_that_was_killed_and_is_tried_again_ends_no_other_lease() -> N
     assert at > 2
 
 
+def assert_nothing_is_opened(tested: Rig, when: str) -> None:
+    """Fail if this thread is still taken for one that opens a connection of the pool, and so must not wait for it."""
+    leases = tested.take(1)
+    with pytest.raises(PoolError) as refused:
+        tested.pool.acquire()
+    assert not isinstance(refused.value, PoolReentered), when
+    tested.pool.release(leases[0])
+
+
 @pytest.mark.parametrize("refused", [False, True], ids=["opened", "refused"])
 def test_whoever_waits_is_told_or_still_waits_when_an_opener_is_killed_at_any_step(
     refused: bool,
@@ -294,6 +304,7 @@ def test_whoever_waits_is_told_or_still_waits_when_an_opener_is_killed_at_any_st
             assert waiter.ended, f"killed at step {at}"
             if waiter.lease is not None:
                 tested.pool.release(waiter.lease)
+        assert_nothing_is_opened(tested, f"killed at step {at}")
         if not steps.happened:
             break
     assert at > 10

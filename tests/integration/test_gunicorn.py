@@ -21,6 +21,7 @@ from typing import Any
 import kombu
 import pytest
 
+from tests.broker.common import eventually
 from tests.brokers import PrivateRabbitMQ
 
 EXAMPLES = Path(__file__).parent.parent.parent / "docs" / "examples"
@@ -98,6 +99,8 @@ def gunicorn(app: str, url: str, folder: Path) -> Iterator[tuple[int, int]]:
             start_new_session=True,
         )
     try:
+        # A worker says so after the fork, and so after it has let go of its parent's connection.
+        eventually(lambda: (folder / "gunicorn.log").read_text().count("Booting worker") == WORKERS)
         yield port, process.pid
     finally:
         process.terminate()
