@@ -7,7 +7,6 @@ given back when all messages have their outcome.
 
 from __future__ import annotations
 
-import copy
 import logging
 import threading
 import time
@@ -344,11 +343,11 @@ class Publisher:
         :param final: whether it concerns also messages that have time left.
         """
         for message in list(self._unattended):
-            if final or message.until <= self._clock():
-                # One for each: whoever raises it adds to its traceback.
-                own = copy.copy(error)
-                own.__cause__ = error.__cause__
-                self._abandon(message, own)
+            if final:
+                self._abandon(message, self._verdicts.copy_of(error))
+            elif message.until <= self._clock():
+                waited = self._clock() - message.began
+                self._abandon(message, self._verdicts.not_sent(message, waited, is_lent=False))
 
     # -- leading ------------------------------------------------------------------------------------------
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 from ..broker.amqp.outcomes import error_of, unknown
 from ..errors import PublishError
 from .lender import Lender
@@ -31,6 +33,12 @@ class Verdicts:
     def late(self, message: Outgoing) -> PublishError:
         """Return what to raise for *message*, whose confirm did not come in time."""
         return self.unknown(message, TimeoutError("the confirm did not come in time"))
+
+    def copy_of(self, error: Exception) -> Exception:
+        """Return a copy of *error* for one of several messages: whoever raises it adds to its traceback."""
+        own = copy.copy(error)
+        own.__cause__ = error.__cause__
+        return own
 
     def not_sent(self, message: Outgoing, waited: float, *, is_lent: bool) -> Exception:
         """Return what to raise for *message*, which was not sent within *waited* seconds.

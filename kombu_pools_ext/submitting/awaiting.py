@@ -10,6 +10,9 @@ from .submission import Submission
 
 __all__ = ["current_task_number", "outcome_in_loop"]
 
+#: Seconds that a road has to end a message whose time is up.
+LATER = 1.0
+
 
 def current_task_number() -> int:
     """Return a number of the current task: what it publishes stays in order.
@@ -32,7 +35,7 @@ async def outcome_in_loop(submission: Submission) -> None:
     alarm = alarms.of(loop)
     future.add_done_callback(lambda _: alarm.wake(waiter))
     # A message that waits can still be taken back; one that was begun has bounds of its own.
-    timer = None if timeout is None else loop.call_later(timeout, future.cancel)
+    timer = None if timeout is None else loop.call_later(timeout, _time_is_up, submission, loop)
     try:
         await waiter
     except BaseException as error:
@@ -53,6 +56,14 @@ async def outcome_in_loop(submission: Submission) -> None:
     finally:
         # Else there would be a cycle: the error holds its traceback, the traceback this frame, the frame the error.
         del future, submission
+
+
+def _time_is_up(submission: Submission, loop: asyncio.AbstractEventLoop) -> None:
+    """Take the message back, if its road does not do so itself in a moment: the road knows why it was not sent."""
+    if submission.is_timed:
+        loop.call_later(LATER, submission.future.cancel)
+    else:
+        submission.future.cancel()
 
 
 def _became(submission: Submission) -> str:

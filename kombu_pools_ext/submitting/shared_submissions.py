@@ -144,6 +144,7 @@ class SharedSubmissions:
 
     def _fly(self, road: SharedRoad, submission: Submission, message: Outgoing) -> None:
         message.begin = submission.begin
+        submission.is_timed = True
         try:
             road.publisher.submit(message, partial(self._landed, road, submission))
         except BaseException as error:
@@ -208,6 +209,7 @@ class SharedSubmissions:
             elif isinstance(error, CannotBeShared) or road.was_not_declared(message, error):
                 # A lease declares what is gone, and publishes it once more.
                 submission.needs_lease = True
+                submission.is_timed = False
                 with self._lock.patient:
                     self._queue_up(submission)
             else:

@@ -61,6 +61,7 @@ class Submission:
             "lane",
             "message_id",
             "needs_lease",
+            "is_timed",
             "number",
             "using",
         ),
@@ -91,6 +92,8 @@ class Submission:
         self.has_room = False
         #: Whether it turned out to need a lease.
         self.needs_lease = False
+        #: Whether its road ends it when its time is up, with an error that says why.
+        self.is_timed = False
         #: Its place among those that were started.
         self.number = 0
         #: The alias.

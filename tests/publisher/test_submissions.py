@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -15,9 +16,16 @@ import kombu
 import pytest
 from amqp.exceptions import NotFound
 
-from kombu_pools_ext.errors import PublishNacked, PublishReturned
-from tests.broker.common import PATIENCE
+from kombu_pools_ext.errors import (
+    BrokerBlocked,
+    ConnectTimeout,
+    PublishNacked,
+    PublishReturned,
+    PublishUnknown,
+)
+from tests.broker.common import PATIENCE, eventually
 from tests.broker.conftest import Inbox
+from tests.brokers import PrivateRabbitMQ
 from tests.publisher.conftest import Fanned, MakePools
 
 MakeInbox = Callable[[str], Inbox]
@@ -164,6 +172,46 @@ def test_hundreds_of_coroutines_in_two_loops_beside_threads(
         mine = [step for kind, loop, n, step in bodies if (kind, loop, n) == ("loop", 1, number)]
         assert mine == [0, 1, 2, 3]
     assert pools.connections["default"].stats().opened == 1
+
+
+# -- time-outs ---------------------------------------------------------------------------------------------------------
+
+
+def test_coroutines_in_an_outage_are_told_of_it_and_for_how_long_they_waited(
+    shared: MakePools, nowhere: int
+) -> None:
+    pools = shared(f"amqp://127.0.0.1:{nowhere}//")
+
+    async def publish() -> list[Any]:
+        # Longer than the reading thread waits for a connection at a time.
+        calls = [pools.apublish("body", "q", acquire_timeout=1.5) for _ in range(20)]
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    for error in asyncio.run(publish()):
+        assert type(error) is ConnectTimeout
+        assert re.search(r"no connection was ready within 1\.[45]", str(error))
+        assert "was not sent" in notes(error)
+
+
+@pytest.mark.slow
+def test_coroutines_are_told_that_the_broker_is_blocked(
+    private_rabbitmq: PrivateRabbitMQ, shared: MakePools, inbox: MakeInbox
+) -> None:
+    url = private_rabbitmq.url
+    box, pools = inbox(url), shared(url, CONFIRM_TIMEOUT=4.0)
+    pools.publish("warm", box.name)
+
+    async def publish() -> list[Any]:
+        calls = [pools.apublish(n, box.name, acquire_timeout=1.0) for n in range(20)]
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    with private_rabbitmq.memory_alarm():
+        # The first one hears of it.
+        first = pools.submit("first", box.name)
+        eventually(lambda: pools.producers["default"].blocked)
+        errors = asyncio.run(publish())
+        assert [type(one) for one in errors] == [BrokerBlocked] * 20
+        assert isinstance(first.exception(PATIENCE), PublishUnknown)
 
 
 # -- cancellation ------------------------------------------------------------------------------------------------------
