@@ -7,6 +7,7 @@ one process share a pool if they name the same broker with the same settings.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import time
@@ -14,7 +15,7 @@ import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, cast
 
 from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from .prepared import PreparedMessage
+    from .submitting.awaited_future import AwaitedFuture
     from .submitting.submission import Road, Submission
 
 __all__ = ["AliasedPools", "Pools", "configure"]
@@ -373,7 +375,8 @@ class Pools:
         if acquire_timeout is not _AS_CONFIGURED:
             kwargs = {**kwargs, "acquire_timeout": acquire_timeout}  # type: ignore[typeddict-unknown-key]
         caller = threading.get_ident()
-        return self._start(caller, False, body, routing_key, exchange, using, kwargs).future
+        submission = self._start(caller, None, body, routing_key, exchange, using, kwargs)
+        return cast("Future[None]", submission.future)
 
     async def apublish(
         self,
@@ -396,34 +399,40 @@ class Pools:
         :raises EncodeError: if *body* cannot be serialized.
         :raises RuntimeError: outside of a running event loop of asyncio.
         """
-        from .submitting.awaiting import current_task_number, outcome_in_loop
+        from .submitting.awaiting import awaited_future, outcome_in_loop
 
         if acquire_timeout is not _AS_CONFIGURED:
             kwargs = {**kwargs, "acquire_timeout": acquire_timeout}  # type: ignore[typeddict-unknown-key]
         # A task waits for each of its messages, so tasks need no order among each other. Nothing is kept here, because
         # this frame is on the traceback of the message's error.
-        caller = current_task_number()
-        await outcome_in_loop(self._start(caller, True, body, routing_key, exchange, using, kwargs))
+        task, future = id(asyncio.current_task()), awaited_future()
+        await outcome_in_loop(
+            self._start(task, future, body, routing_key, exchange, using, kwargs), future
+        )
 
     def _start(
         self,
         caller: int,
-        waits: bool,
+        awaited: AwaitedFuture | None,
         body: Any,
         routing_key: Any,
         exchange: Any,
         using: str,
         kwargs: Any,
     ) -> Submission:
-        from .prepared import prepare
+        from .submitting.draft import Draft
         from .submitting.submission import Submission
 
-        message = prepare(self, body, routing_key, exchange=exchange, using=using, **kwargs)
-        timeout = self.settings_of(using).acquire_timeout
-        timeout = message.arguments.pop("acquire_timeout", timeout)
-        lane = caller, message.arguments["exchange"]
-        submission = Submission(self, message, lane, timeout, caller_waits=waits)
-        self.road_of(using).start(submission)
+        road = self.road_of(using)
+        key, to, options = checked(routing_key, exchange, kwargs, body)
+        timeout = options.pop("acquire_timeout", _AS_CONFIGURED)
+        if timeout is _AS_CONFIGURED:
+            timeout = self.settings_of(using).acquire_timeout
+        draft = Draft(self, using, body, key, to, options, awaited=awaited is not None)
+        lane = caller, draft.destination.exchange
+        submission = Submission(self, draft, using, lane, timeout, awaited)
+        submission.road = road
+        road.start(submission)
         return submission
 
     def road_of(self, using: str) -> Road:

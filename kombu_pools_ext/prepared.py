@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 from kombu.abstract import Object
 from kombu.entity import Exchange, Queue
@@ -19,7 +19,22 @@ from .engine.lease import Borrower, outside
 if TYPE_CHECKING:
     from .aliases import Pools
 
-__all__ = ["PreparedMessage", "prepare"]
+__all__ = ["Destination", "PreparedMessage", "calling_line", "kept", "prepare", "prepare_checked"]
+
+_UNCHANGEABLE = frozenset({str, bool, int, float, bytes, type(None)})
+
+
+class Destination(NamedTuple):
+    """Where a message goes, and the line of the application that it is from; a text for errors and logs."""
+
+    using: str
+    exchange: str
+    routing_key: str
+    line: Borrower | None
+
+    def __str__(self) -> str:
+        line = self.line or "an unknown line"
+        return f"alias {self.using!r}, exchange {self.exchange!r}, routing key {self.routing_key!r}, from {line}"
 
 
 class PreparedMessage:
@@ -52,8 +67,7 @@ class PreparedMessage:
     def where(self) -> str:
         """Its destination and the line that prepared it, for errors and logs."""
         exchange, key = self.arguments["exchange"], self.arguments["routing_key"]
-        line = self.line or "an unknown line"
-        return f"alias {self.using!r}, exchange {exchange!r}, routing key {key!r}, from {line}"
+        return str(Destination(self.using, exchange, key, self.line))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.message_id}: {self.where}>"
@@ -77,10 +91,26 @@ def prepare(
     :raises TypeError, ValueError: for invalid arguments, as in :meth:`.Pools.publish`.
     :raises EncodeError: if *body* cannot be serialized.
     """
+    pools.settings_of(using)
+    key, to, options = checked(routing_key, exchange, kwargs, body)
+    return prepare_checked(pools, using, body, key, to, kept(options), calling_line())
+
+
+def prepare_checked(
+    pools: Pools,
+    using: str,
+    body: Any,
+    routing_key: str,
+    exchange: str | Exchange | None,
+    arguments: dict[str, Any],
+    line: Borrower | None,
+) -> PreparedMessage:
+    """Serialize a message whose arguments were checked, and kept; they become those of the prepared message.
+
+    :raises EncodeError: if *body* cannot be serialized.
+    """
     settings = pools.settings_of(using)
     producer = unbound_producer(pools.producers[using])
-    routing_key, exchange, options = checked(routing_key, exchange, kwargs, body)
-    arguments: dict[str, Any] = {name: _kept(value) for name, value in options.items()}
     headers = arguments["headers"] = arguments.get("headers") or {}
     # Only the name is kept, because an Exchange can be changed later.
     name, delivery_mode = producer._delivery_details(
@@ -109,7 +139,15 @@ def prepare(
     if isinstance(content, str) and encoding != "utf-8" and not settings.is_amqp:
         # kombu's other transports decode text as UTF-8, whatever the encoding says.
         encoding = "utf-8"
-    return PreparedMessage(using, _octets(content, encoding), arguments, _caller())
+    return PreparedMessage(using, _octets(content, encoding), arguments, line)
+
+
+def kept(options: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy of *options*, which nothing changes that the caller does later."""
+    return {
+        name: value if type(value) in _UNCHANGEABLE else _kept(value)
+        for name, value in options.items()
+    }
 
 
 def _kept(value: Any) -> Any:
@@ -126,9 +164,9 @@ def _kept(value: Any) -> Any:
         return set(map(_kept, value))
     if isinstance(value, Object):
         # Not copy(), because the copy of a kombu entity shares exchange and arguments, and ignores subclasses.
-        kept = object.__new__(type(value))
-        kept.__dict__.update((name, _kept(one)) for name, one in vars(value).items())
-        return kept
+        copy = object.__new__(type(value))
+        copy.__dict__.update((name, _kept(one)) for name, one in vars(value).items())
+        return copy
     return value
 
 
@@ -149,6 +187,7 @@ def _octets(content: Any, encoding: str | None) -> bytes:
     )
 
 
-def _caller() -> Borrower | None:
+def calling_line() -> Borrower | None:
+    """Return the line of the application that has called us; ``None`` if nobody but us is on the stack."""
     frame = outside(sys._getframe(1))
     return None if frame is None else Borrower(frame.f_code, frame.f_lasti)

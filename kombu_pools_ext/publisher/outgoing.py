@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ..broker.amqp.deliveries import Delivery
+from ..broker.amqp.frames import encode
+from .content import Content
 
 __all__ = ["Outgoing"]
 
@@ -13,8 +15,7 @@ __all__ = ["Outgoing"]
 class Outgoing(Delivery):
     """A serialized message, and what has become of it. It gets one outcome.
 
-    :param encode: makes its frames, for a channel's number and the size of a frame that were agreed on.
-    :param size: bytes of its body.
+    :param content: its body and properties.
     :param until: when it must have been written, in seconds of ``time.monotonic``.
     :param seconds: how long it may wait for its outcome from then on.
     :param began: when its caller began, in seconds of ``time.monotonic``.
@@ -23,13 +24,13 @@ class Outgoing(Delivery):
     """
 
     __slots__ = (
-        "_encode",
         "_encoded_for",
         "_fate",
         "_frames",
         "began",
         "begin",
         "bytes",
+        "content",
         "declare",
         "declared_on",
         "nacks",
@@ -48,8 +49,7 @@ class Outgoing(Delivery):
         routing_key: str,
         mandatory: bool,
         *,
-        encode: Callable[[int, int], bytes],
-        size: int,
+        content: Content,
         until: float,
         seconds: float,
         began: float = 0.0,
@@ -58,10 +58,11 @@ class Outgoing(Delivery):
     ) -> None:
         # The tracker's own count of what may come back is one thread's.
         super().__init__(message_id, exchange, routing_key, mandatory, 0)
-        self._encode = encode
         self._encoded_for = (0, 0)
         self._frames = b""
-        self.bytes = size
+        self.content = content
+        #: Those of its body.
+        self.bytes = len(content.octets)
         self.until = until
         self.seconds = seconds
         self.began = began
@@ -97,13 +98,20 @@ class Outgoing(Delivery):
         self._fate["is"] = (None,)
 
     def frames(self, channel: int, frame_max: int) -> bytes:
-        """Return its frames for the channel with this number.
+        """Return its frames for the channel with this number; nothing if the shared connection has none for it.
 
-        :raises ValueError: if its headers have no room in a frame of *frame_max* bytes.
+        :param frame_max: bytes of a frame, as agreed on with the broker.
+        :raises ValueError: if its headers have no room in a frame.
         """
         wanted = (channel, frame_max)
         if self._encoded_for != wanted:
-            self._frames = self._encode(channel, frame_max)
+            octets, content_type, encoding, priority, delivery_mode, headers, other = self.content
+            frames = encode(
+                *(channel, frame_max, self.exchange, self.routing_key, self.mandatory, False),
+                *(octets, self.message_id, content_type, encoding, priority, delivery_mode),
+                *(headers, other),
+            )
+            self._frames = frames or b""
             self._encoded_for = wanted
         return self._frames
 

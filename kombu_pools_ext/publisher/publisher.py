@@ -13,13 +13,11 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from amqp import spec
-from amqp.exceptions import NotAllowed
 
-from ..broker.amqp.outcomes import is_for_a_publish
+from ..broker.amqp.outcomes import is_for_a_channel, is_for_a_publish
 from ..broker.own_errors import raised_by_carrier
 from ..engine import fork
 from ..engine.mailbox import Mailbox
@@ -36,6 +34,7 @@ from .reader import Reader
 from .refused import Refused
 from .roles import LEAD, WRITE, Roles
 from .shared_connection import SharedConnection
+from .unattended import Unattended
 from .verdicts import Verdicts
 
 __all__ = ["LONGEST_USE", "Publisher"]
@@ -106,11 +105,11 @@ class Publisher:
         #: Threads that wait for their outcome, in the order in which they came.
         self._waiting: dict[Mailbox[Any], Outgoing] = {}
         self._connection: SharedConnection | None = None
-        #: Messages that no thread waits for, and those among them that have their outcome and were not told yet.
-        self._unattended: dict[Outgoing, None] = {}
         #: Threads that are in here: a signal handler or finalizer that interrupts one publishes over a lease.
         self._inside: set[int] = set()
         self._reader = Reader(self.read_for_all, self._spawn, inside=self._inside)
+        #: Messages that no thread waits for, and those among them that have their outcome and were not told yet.
+        self._unattended = Unattended(self._in_flight, self._reader)
         #: Seconds of the next stop.
         self._stop = FIRST_STOP
         #: How many connections were lost since a message was confirmed, for the pauses between two.
@@ -180,8 +179,7 @@ class Publisher:
     def _leave(self, message: Outgoing, me: Mailbox[Any], thread: int) -> None:
         """End the part of a caller. Each step may be done twice."""
         self._waiting.pop(me, None)
-        self._roles.give_back(WRITE, me)
-        self._roles.give_back(LEAD, me)
+        self._roles.give_all_back(me)
         self._in_flight.forget(message)
         self._end_use(me)
         self._pass_on()
@@ -234,10 +232,14 @@ class Publisher:
 
     # -- a caller that does not wait ----------------------------------------------------------------------
 
-    def submit(self, message: Outgoing, told: Callable[[Outgoing], object]) -> None:
+    def submit(
+        self, message: Outgoing, told: Callable[[Outgoing], object], *, at_once: bool = True
+    ) -> None:
         """Publish *message*, and return at once.
 
-        :param told: called in a thread of the publisher when *message* has its outcome. It must not block.
+        :param told: called when *message* has its outcome: in a thread of the publisher; or, after success and unless
+            it is to be written *at_once*, by whoever learns of it, and perhaps twice. It must not block.
+        :param at_once: otherwise the caller calls :meth:`write` soon: for many messages together that is one write.
         :raises RuntimeError: if no thread can be started, or must not be; nothing was sent then.
         """
         if not fork.mark[0]:
@@ -246,44 +248,33 @@ class Publisher:
             raise RuntimeError(
                 f"pool {self._pool.name!r}: no thread can be started here, so only publish() works"
             )
-        me: Mailbox[Any] = Mailbox()
-        message.settled = partial(self._told, told)
-        thread = threading.get_ident()
-        # It is there in the reading thread, in which outcomes are told.
-        nested = thread in self._inside
         try:
-            self._inside.add(thread)
-            self._in_flight.add(message)
-            self._unattended[message] = None
+            self._unattended.add(message, told, by_anybody=not at_once)
             self._queue.append(message)
-            if not nested:
-                # Else it may have interrupted who writes or reads; the reading thread is woken below.
-                self._write(me, may_wait=False)
+            if at_once:
+                self.write()
         except BaseException as error:
             # The caller gets the error, and is not told a second time.
             message.settled = None
             self._abandon(message, error)
-            self._unattended.pop(message, None)
-            self._in_flight.forget(message)
+            self._unattended.forget(message)
             raise
+
+    def write(self) -> None:
+        """Write what was submitted, unless another thread does, and have the reading thread wait for the answers."""
+        me: Mailbox[Any] = Mailbox()
+        thread = threading.get_ident()
+        # It is there in the reading thread, in which outcomes are told; or this has interrupted who writes or reads.
+        nested = thread in self._inside
+        try:
+            self._inside.add(thread)
+            if not nested:
+                self._write(me, may_wait=False)
         finally:
             self._roles.give_back(WRITE, me)
             self._reader.wake()
             if not nested:
                 self._inside.discard(thread)
-
-    def _told(self, told: Callable[[Outgoing], object], message: Outgoing) -> None:
-        """Called by who settles *message*; it is told in the reading thread, not in another caller's."""
-        self._in_flight.forget(message)
-        self._reader.call(partial(self._tell, told, message))
-        self._unattended.pop(message, None)
-        self._reader.wake()
-
-    def _tell(self, told: Callable[[Outgoing], object], message: Outgoing) -> None:
-        """Call *told*; only in the reading thread, so once."""
-        if message.settled is not None:
-            message.settled = None
-            told(message)
 
     def read_for_all(self, me: Mailbox[Any]) -> float | None:
         """Do what is due for those messages that no thread waits for; called by the reading thread.
@@ -325,12 +316,12 @@ class Publisher:
     def _expire_unattended(self) -> float:
         """Settle what nobody waits for and whose time is up; return when it is up for the next."""
         now, until = self._clock(), float("inf")
-        for message in list(self._unattended):
+        for message in self._unattended.all():
             if message.done:
                 # Who settled it was interrupted before it was told.
                 if message.settled is not None:
                     message.settled(message)
-                self._unattended.pop(message, None)
+                self._unattended.drop(message)
             elif message.until <= now:
                 self._expire(message)
             else:
@@ -342,7 +333,7 @@ class Publisher:
 
         :param final: whether it concerns also messages that have time left.
         """
-        for message in list(self._unattended):
+        for message in self._unattended.all():
             if final:
                 self._abandon(message, self._verdicts.copy_of(error))
             elif message.until <= self._clock():
@@ -518,7 +509,7 @@ class Publisher:
             self._give_back(connection)
         finally:
             self._roles.give_back(WRITE, me)
-        if isinstance(error, NotAllowed) and _is_about_a_channel(error):
+        if is_for_a_channel(error):
             logger.warning(
                 "pool %r: the broker allows no further channel (%s), so messages are published over a lease each",
                 self._pool.name,
@@ -575,14 +566,11 @@ class Publisher:
         Who comes while another one writes has put its message into the queue before; who writes looks there after it
         has given the role back. So one of the two sees it.
         """
-        while self._queue or self._ready or self._closed or self._has_a_rest:
-            connection = self._connection
-            if (
-                connection is None
-                or (not may_wait and connection.is_unfinished)
-                or connection.is_lost
-                or self._blocked
-            ):
+        while (connection := self._connection) is not None:
+            unfinished = connection.is_unfinished
+            if not (self._queue or self._ready or self._closed or unfinished):
+                return
+            if (unfinished and not may_wait) or connection.lost is not None or self._blocked:
                 return
             if not self._closed and self._clock() - connection.since >= LONGEST_USE:
                 return
@@ -605,11 +593,6 @@ class Publisher:
                     self._finish(connection, until, me)
             finally:
                 self._roles.give_back(WRITE, me)
-
-    @property
-    def _has_a_rest(self) -> bool:
-        connection = self._connection
-        return connection is not None and connection.is_unfinished
 
     def _finish(self, connection: SharedConnection, until: float, me: Mailbox[Any]) -> None:
         """Write the rest of what the socket had no room for, until *until*. Somebody has to read meanwhile."""
@@ -789,8 +772,3 @@ class Publisher:
             finally:
                 self._roles.give_back(WRITE, me)
                 self._roles.give_back(LEAD, me)
-
-
-def _is_about_a_channel(error: Any) -> bool:
-    """Whether the broker has ended the connection because it allows no further channel."""
-    return bool(error.method_sig == spec.Channel.Open)

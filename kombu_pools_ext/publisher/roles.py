@@ -32,6 +32,13 @@ class Roles:
         if self._holders.get(role) is me:
             del self._holders[role]
 
+    def give_all_back(self, me: object) -> None:
+        """Give every role back that *me* has."""
+        # Mostly nobody has one.
+        if self._holders:
+            self.give_back(WRITE, me)
+            self.give_back(LEAD, me)
+
     def is_free(self, role: str) -> bool:
         """Whether nobody has *role*."""
         return role not in self._holders

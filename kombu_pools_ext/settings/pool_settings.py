@@ -109,6 +109,8 @@ class PoolSettings:
     connection_name: str | None = None
 
     _identity: Identity = field(init=False, compare=False)
+    #: Whether all threads publish over one connection, if nothing speaks against it once that is open.
+    is_shared: bool = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         given = {one.name: getattr(self, one.name) for one in fields(self) if one.init}
@@ -118,6 +120,9 @@ class PoolSettings:
         for name, value in values.items():
             object.__setattr__(self, name, value)
         object.__setattr__(self, "_identity", self._identify())
+        # Asked at each publish.
+        shared = self.publish_over == SHARED and self.is_amqp and self.has_confirms
+        object.__setattr__(self, "is_shared", shared)
 
     @classmethod
     @forgets_arguments
@@ -239,11 +244,6 @@ class PoolSettings:
     def missing_driver(self) -> str | None:
         """Return what to install if the module that the transport needs is missing; else ``None``. Imports nothing."""
         return broker_urls.missing_driver(self.transport)
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether all threads publish over one connection, if nothing speaks against it once that is open."""
-        return self.publish_over == SHARED and self.is_amqp and self.has_confirms
 
     @property
     def identity(self) -> tuple[object, ...]:

@@ -5,45 +5,39 @@ from __future__ import annotations
 import asyncio
 
 from ..errors import PoolTimeout
-from .loop_alarm import alarms
+from .awaited_future import AwaitedFuture
+from .loop_side import loop_sides
 from .submission import Submission
 
-__all__ = ["current_task_number", "outcome_in_loop"]
-
-#: Seconds that a road has to end a message whose time is up.
-LATER = 1.0
+__all__ = ["awaited_future", "outcome_in_loop"]
 
 
-def current_task_number() -> int:
-    """Return a number of the current task: what it publishes stays in order.
+def awaited_future() -> AwaitedFuture:
+    """Return the outcome that the current task is going to wait for.
 
     :raises RuntimeError: outside of a running event loop.
     """
-    return id(asyncio.current_task())
+    return AwaitedFuture(loop_sides.of(asyncio.get_running_loop()))
 
 
-async def outcome_in_loop(submission: Submission) -> None:
+async def outcome_in_loop(submission: Submission, future: AwaitedFuture) -> None:
     """Wait for the outcome of *submission*; a cancellation says what became of the message.
 
+    :param future: that of the submission.
     :raises PoolTimeout: if it was not begun within the time that its caller has.
     :raises Exception: the error of the future.
     """
-    loop = asyncio.get_running_loop()
-    future, timeout = submission.future, submission.seconds_left()
-    waiter: asyncio.Future[None] = loop.create_future()
-
-    alarm = alarms.of(loop)
-    future.add_done_callback(lambda _: alarm.wake(waiter))
     # A message that waits can still be taken back; one that was begun has bounds of its own.
-    timer = None if timeout is None else loop.call_later(timeout, _time_is_up, submission, loop)
+    timeout, deadlines = submission.seconds_left(), future.side.deadlines
+    if timeout is not None:
+        deadlines.add(submission, timeout)
     try:
-        await waiter
+        await future.waiter
     except BaseException as error:
         error.add_note(f"alias {submission.using!r}: {_became(submission)}")
         raise
     finally:
-        if timer is not None:
-            timer.cancel()
+        deadlines.discard(submission)
     if future.cancelled():
         submission.forget()
         raise PoolTimeout(
@@ -58,14 +52,6 @@ async def outcome_in_loop(submission: Submission) -> None:
         del future, submission
 
 
-def _time_is_up(submission: Submission, loop: asyncio.AbstractEventLoop) -> None:
-    """Take the message back, if its road does not do so itself in a moment: the road knows why it was not sent."""
-    if submission.is_timed:
-        loop.call_later(LATER, submission.future.cancel)
-    else:
-        submission.future.cancel()
-
-
 def _became(submission: Submission) -> str:
     """What became of the message of a coroutine that is interrupted, which takes it back if it can."""
     future, message = submission.future, f"message {submission.message_id}"
@@ -73,6 +59,8 @@ def _became(submission: Submission) -> str:
         submission.forget()
         return f"{message} was not sent; it is not in the broker"
     if not future.done():
+        if submission.road is not None:
+            submission.road.keep_order(submission)
         return f"{message} may be in the broker, or not: its publish was under way, and goes on"
     error = future.exception()
     if error is None:

@@ -88,13 +88,15 @@ class LeasedRoad:
         Where no thread can be started, or the process ends, it is published in this thread.
         """
         fork.child_begins()
+        # Serialized now, unless it was: the caller may change the body later.
+        submission.serialize()
         # Here, because the process may end before a thread has opened anything.
         exit_hooks.prepare()
         most_threads = min(self._limit() or MOST_THREADS, MOST_THREADS)
         failures.log_dropped()
         if self._lock.owned():
             raise is_busy(self._using)
-        if submission.caller_waits or submission.has_room or runs_callbacks():
+        if submission.has_room or runs_callbacks():
             # A callback must not wait for the room that its thread makes.
             with self._lock:
                 worker = self._put(submission, most_threads)
@@ -122,7 +124,7 @@ class LeasedRoad:
             self._ready.append(submission.lane)
         else:
             lane.append(submission)
-        if not submission.caller_waits and not submission.has_room:
+        if not submission.has_room:
             self._counted.add(submission)
         if not self._ready:
             return None
@@ -189,6 +191,9 @@ class LeasedRoad:
             "futures of earlier ones before submitting more, raise LIMIT, by which more are published at once, or in "
             "coroutines await apublish()"
         )
+
+    def keep_order(self, submission: Submission) -> None:
+        """Do nothing: one of a lane is published at a time, whoever waits for it."""
 
     def await_empty(self, deadline: float) -> bool:
         """Wait until all that was started has an outcome; see :meth:`.Road.await_empty`."""

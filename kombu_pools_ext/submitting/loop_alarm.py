@@ -6,9 +6,8 @@ import asyncio
 import contextlib
 import weakref
 from collections import deque
-from typing import Any
 
-__all__ = ["LoopAlarm", "alarms"]
+__all__ = ["LoopAlarm"]
 
 
 class LoopAlarm:
@@ -20,7 +19,7 @@ class LoopAlarm:
     __slots__ = ("_loop", "_ringing", "_woken")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        # Weakly: the alarms are found by their loop, and must not keep it.
+        # Weakly: it is found by its loop, and must not keep it.
         self._loop = weakref.ref(loop)
         self._woken: deque[asyncio.Future[None]] = deque()
         self._ringing = False
@@ -53,20 +52,3 @@ class LoopAlarm:
             waiter = self._woken.popleft()
             if not waiter.done():
                 waiter.set_result(None)
-
-
-class _Alarms:
-    """The alarm of each event loop."""
-
-    def __init__(self) -> None:
-        self._by_loop: weakref.WeakKeyDictionary[Any, LoopAlarm] = weakref.WeakKeyDictionary()
-
-    def of(self, loop: asyncio.AbstractEventLoop) -> LoopAlarm:
-        """Return the alarm of *loop*; only in the thread in which it runs."""
-        alarm = self._by_loop.get(loop)
-        if alarm is None:
-            alarm = self._by_loop[loop] = LoopAlarm(loop)
-        return alarm
-
-
-alarms = _Alarms()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from typing import Any
 
+from ..prepared import Destination
 from .unobserved import Failure, failures
 
 __all__ = ["PublishFuture"]
@@ -20,7 +21,7 @@ class PublishFuture(Future[None]):
     :param where: its destination and the line that submitted it, for the log.
     """
 
-    def __init__(self, message_id: str, where: str) -> None:
+    def __init__(self, message_id: str, where: Destination) -> None:
         super().__init__()
         #: The message's ``message_id``, by which consumers recognise duplicates.
         self.message_id = message_id

@@ -70,19 +70,25 @@ class SharedSubmissions:
         failures.log_dropped()
         if self._lock.owned():
             raise is_busy(self._using)
-        if not submission.caller_waits and not runs_callbacks():
-            self._wait_for_room(submission)
-        submission.has_room = True
+        if not submission.has_room:
+            if not runs_callbacks():
+                self._wait_for_room(submission)
+            submission.has_room = True
         submission.number = next(self._numbers)
         lane = submission.lane
         try:
-            with self._lock:
-                waits = lane in self._behind
-                if waits:
-                    self._queue_up(submission)
-            if waits:
-                return
-            road, message = self._prepared(submission)
+            road, message = None, None
+            if lane not in self._behind:
+                road, message = self._prepared(submission)
+            if road is not None and message is not None:
+                if submission.awaited is not None and lane not in self._in_lane:
+                    # A task waits for each of its messages: this one has no other beside it that it could overtake.
+                    self._flying[submission] = message
+                    self._fly(road, submission, message)
+                    return
+            else:
+                # Now: the caller may change the body later.
+                submission.serialize()
             with self._lock:
                 # Again: what was on its way may have turned out to need a lease meanwhile.
                 waits = road is None or message is None or lane in self._behind
@@ -115,21 +121,13 @@ class SharedSubmissions:
         road = self._shared()
         if road is None or submission.needs_lease or submission.is_ended:
             return road, None
-        prepared = submission.message
-        arguments = dict(prepared.arguments)
-        return road, road.prepare(
-            prepared.body,
-            arguments.pop("routing_key"),
-            arguments.pop("exchange"),
-            arguments,
-            submission.seconds_left(),
-            waits=False,
-        )
+        return road, submission.outgoing(road)
 
     def _count(self, submission: Submission, message: Outgoing | None) -> None:
         """Note that *submission* is on its way. To be called under the lock."""
         self._flying[submission] = message
         self._in_lane[submission.lane] += 1
+        submission.counted = True
 
     def _take_back(self, submission: Submission) -> None:
         """Forget *submission*, which its caller gives up."""
@@ -139,14 +137,30 @@ class SharedSubmissions:
             if behind is not None and submission in behind:
                 behind.remove(submission)
             if self._flying.pop(submission, self) is not self:
-                self._leave_lane(lane)
+                self._leave_lane(submission)
         self._advance(lane)
+
+    def keep_order(self, submission: Submission) -> None:
+        """Have what comes later in its lane stay behind *submission*, for whose outcome its task waits no longer."""
+        with self._lock.patient:
+            if not submission.counted and submission in self._flying:
+                self._in_lane[submission.lane] += 1
+                submission.counted = True
+                # Again: it may have landed before it was counted, and nobody would end that.
+                if submission not in self._flying:
+                    self._leave_lane(submission)
+        self._advance(submission.lane)
 
     def _fly(self, road: SharedRoad, submission: Submission, message: Outgoing) -> None:
         message.begin = submission.begin
         submission.is_timed = True
+        awaited, told = submission.awaited, partial(self._landed, road, submission)
         try:
-            road.publisher.submit(message, partial(self._landed, road, submission))
+            if awaited is None:
+                road.publisher.submit(message, told)
+            else:
+                road.publisher.submit(message, told, at_once=False)
+                awaited.side.writes.soon(road.publisher.write)
         except BaseException as error:
             # In this order: who writes notes that first, and looks then whether it has its outcome.
             message.settle(error)
@@ -175,7 +189,7 @@ class SharedSubmissions:
     def await_empty(self, deadline: float) -> bool:
         """Wait until all that was started has an outcome; see :meth:`.Road.await_empty`."""
         me = Watcher()
-        while self._in_lane or self._behind:
+        while self._flying or self._in_lane or self._behind:
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
@@ -202,7 +216,6 @@ class SharedSubmissions:
             return
         error = error or message.error
         message.forget_error()
-        lane = submission.lane
         try:
             if error is None:
                 submission.succeed()
@@ -216,12 +229,16 @@ class SharedSubmissions:
                 submission.fail(error)
         finally:
             # Also if a callback of the future has raised what ends its thread.
-            with self._lock.patient:
-                self._leave_lane(lane)
-            self._advance(lane)
+            if submission.counted or submission.needs_lease:
+                with self._lock.patient:
+                    self._leave_lane(submission)
+                self._advance(submission.lane)
 
-    def _leave_lane(self, lane: Hashable) -> None:
-        """Note that one of *lane* is no longer on its way. To be called under the lock."""
+    def _leave_lane(self, submission: Submission) -> None:
+        """Note that *submission* is no longer on its way. To be called under the lock."""
+        if not submission.counted:
+            return
+        submission.counted, lane = False, submission.lane
         self._in_lane[lane] -= 1
         if not self._in_lane[lane]:
             del self._in_lane[lane]
@@ -272,7 +289,7 @@ class SharedSubmissions:
     def _left(self, submission: Submission) -> None:
         with self._lock.patient:
             if self._flying.pop(submission, self) is not self:
-                self._leave_lane(submission.lane)
+                self._leave_lane(submission)
 
     def _left_its_lease(self, submission: Submission) -> None:
         self._left(submission)

@@ -8,12 +8,18 @@ from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Protocol
 
 from ..prepared import PreparedMessage
+from .awaited_future import AwaitedFuture
+from .draft import Draft
 from .publish_future import PublishFuture
 
 if TYPE_CHECKING:
     from ..aliases import Pools
+    from ..publisher import Outgoing, SharedRoad
 
 __all__ = ["Road", "Submission"]
+
+#: Seconds that a road has to end a message whose time is up.
+LATER = 1.0
 
 
 class Road(Protocol):
@@ -27,8 +33,13 @@ class Road(Protocol):
         Submissions with the same ``lane`` reach the broker in the order in which they were started.
 
         :raises PoolFull: if it has no room within ``submission.seconds_left()``, which is not asked for if
-            ``submission.caller_waits``. It has not taken the message then.
+            ``submission.has_room``. It has not taken the message then.
+        :raises EncodeError: if the body cannot be serialized; likewise.
         """
+        ...
+
+    def keep_order(self, submission: Submission) -> None:
+        """Have what comes later in its lane stay behind *submission*, for which its task waits no longer."""
         ...
 
     def await_empty(self, deadline: float) -> bool:
@@ -37,7 +48,7 @@ class Road(Protocol):
 
 
 class Submission:
-    """A prepared message and its future.
+    """A message and its future.
 
     ======== ==================================================================================
     WAITING  it was taken, and not begun; ``cancel()`` of the future works
@@ -46,16 +57,18 @@ class Submission:
     ======== ==================================================================================
 
     :param pools: the pools that publish it.
+    :param using: the alias.
     :param lane: what the order is kept within: the thread, or task, and the exchange.
     :param acquire_timeout: seconds to wait for a producer; ``None`` means without end.
-    :param caller_waits: whether the caller waits for the outcome, so that its time counts from now on, and the message
+    :param awaited: the outcome that a coroutine waits for, if one does: its time counts from now on, and the message
         needs no room in a queue.
     """
 
     __slots__ = (
-        *("_context", "_deadline", "_ended", "_message", "_pools", "acquire_timeout"),
+        *("_context", "_deadline", "_draft", "_ended", "_pools", "acquire_timeout"),
         *(
-            "caller_waits",
+            "awaited",
+            "counted",
             "future",
             "has_room",
             "lane",
@@ -63,6 +76,7 @@ class Submission:
             "needs_lease",
             "is_timed",
             "number",
+            "road",
             "using",
         ),
     )
@@ -70,26 +84,30 @@ class Submission:
     def __init__(
         self,
         pools: Pools,
-        message: PreparedMessage,
+        draft: Draft,
+        using: str,
         lane: Hashable,
         acquire_timeout: float | None,
-        *,
-        caller_waits: bool,
+        awaited: AwaitedFuture | None,
     ) -> None:
         self._pools = pools
-        self._message: PreparedMessage | None = message
+        self._draft: Draft | None = draft
         self.acquire_timeout = acquire_timeout
         self._deadline: float | None = None
-        if caller_waits and acquire_timeout is not None:
+        if awaited is not None and acquire_timeout is not None:
             self._deadline = time.monotonic() + acquire_timeout
         # As asyncio.to_thread and asgiref do it: a tracer's span, or Flask's context, is that of the caller.
         self._context: Context | None = copy_context()
         # Called once it has its outcome.
         self._ended: Callable[[], object] | None = None
         self.lane = lane
-        self.caller_waits = caller_waits
-        #: Whether a road has room for it already, and hands it to another one.
-        self.has_room = False
+        self.awaited = awaited
+        #: Whether it has its room in a queue, or needs none.
+        self.has_room = awaited is not None
+        #: Whether a road counts it among those of its lane that are on their way.
+        self.counted = False
+        #: What takes it.
+        self.road: Road | None = None
         #: Whether it turned out to need a lease.
         self.needs_lease = False
         #: Whether its road ends it when its time is up, with an error that says why.
@@ -97,16 +115,35 @@ class Submission:
         #: Its place among those that were started.
         self.number = 0
         #: The alias.
-        self.using = message.using
-        self.message_id = message.message_id
-        self.future = PublishFuture(message.message_id, message.where)
+        self.using = using
+        self.message_id = draft.message_id
+        self.future: AwaitedFuture | PublishFuture = awaited or PublishFuture(
+            draft.message_id, draft.destination
+        )
 
     @property
     def message(self) -> PreparedMessage:
-        """The message. Only for a submission that was begun."""
-        if self._message is None:
+        """The message for a lease, serialized now if it was not. Only for a submission that has no outcome.
+
+        :raises EncodeError: if the body cannot be serialized.
+        """
+        return self._undone.prepared()
+
+    def serialize(self) -> None:
+        """Make the message for a lease now, unless it is made, or has its outcome; as :attr:`message`."""
+        draft = self._draft
+        if draft is not None:
+            draft.prepared()
+
+    def outgoing(self, road: SharedRoad) -> Outgoing | None:
+        """Return the message for the shared connection; see :meth:`.Draft.outgoing`."""
+        return self._undone.outgoing(road, self.seconds_left())
+
+    @property
+    def _undone(self) -> Draft:
+        if self._draft is None:
             raise RuntimeError(f"message {self.message_id} was cancelled")
-        return self._message
+        return self._draft
 
     def begin(self) -> bool:
         """Note that the message is going to be written; ``False`` if it was cancelled, or has its outcome.
@@ -117,6 +154,17 @@ class Submission:
         if not begun:
             self.forget()
         return begun
+
+    def time_is_up(self) -> float | None:
+        """Take it back, because its time is up; return the seconds until the next try, if its road ends it before.
+
+        The road knows why it was not sent.
+        """
+        if self.is_timed:
+            self.is_timed = False
+            return LATER
+        self.future.cancel()
+        return None
 
     def refuse(self) -> bool:
         """Have :meth:`begin` return ``False`` from now on; return whether it was not begun yet."""
@@ -134,7 +182,7 @@ class Submission:
 
     def forget(self) -> None:
         """Let go of body and context: nobody needs them any more."""
-        self._message = self._context = None
+        self._draft = self._context = None
         ended, self._ended = self._ended, None
         if ended is not None:
             ended()
@@ -142,12 +190,12 @@ class Submission:
     @property
     def is_ended(self) -> bool:
         """Whether it has its outcome, or was cancelled."""
-        return self._message is None
+        return self._draft is None
 
     def when_ended(self, callback: Callable[[], object]) -> None:
         """Have *callback* called when it has its outcome, or is found cancelled."""
         self._ended = callback
-        if self._message is None:
+        if self._draft is None:
             self.forget()
 
     def publish(self) -> None:

@@ -14,7 +14,7 @@ from kombu_pools_ext.publisher.outgoing import Outgoing
 from kombu_pools_ext.publisher.publisher import Publisher
 from kombu_pools_ext.publisher.roles import LEAD, WRITE, Roles
 from kombu_pools_ext.settings import RetryPolicy
-from tests.engine.test_outcomes_of_the_publisher import Broker, Connection, Pool, _within
+from tests.engine.test_outcomes_of_the_publisher import Broker, Connection, Numbered, Pool, _within
 
 
 class Stage:
@@ -39,10 +39,9 @@ class Stage:
         _within["refuse"]()
 
     def submit(self, number: int) -> None:
-        message = Outgoing(
+        message = Numbered(
             *(f"message {number}", "", "key", False),
-            encode=lambda channel, frame_max: f"{channel}:{number};".encode(),
-            size=10,
+            number=number,
             began=self.broker.now,
             until=self.broker.now + 5.0,
             seconds=10.0,

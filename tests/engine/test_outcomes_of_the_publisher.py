@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from kombu_pools_ext.engine.mailbox import Mailbox
 from kombu_pools_ext.errors import PoolTimeout, PublishNacked, PublishReturned, PublishUnknown
+from kombu_pools_ext.publisher.content import Content
 from kombu_pools_ext.publisher.exchange_line import ExchangeLine
 from kombu_pools_ext.publisher.outgoing import Outgoing
 from kombu_pools_ext.publisher.publisher import Publisher
@@ -31,6 +32,18 @@ ACTIONS = (
     "nothing",
     "more is published",
 )
+
+
+class Numbered(Outgoing):
+    """A message whose frames are its channel and its number."""
+
+    def __init__(self, *arguments: Any, number: int, **keywords: Any) -> None:
+        content = Content(b"0123456789", None, None, 0, 2, {}, {})
+        super().__init__(*arguments, content=content, **keywords)
+        self._number = number
+
+    def frames(self, channel: int, frame_max: int) -> bytes:
+        return f"{channel}:{self._number};".encode()
 
 
 class Channel:
@@ -223,13 +236,12 @@ def play(data: st.DataObject, retry: RetryPolicy | None) -> Play:
             return
         number = len(published)
         exchange = data.draw(st.sampled_from(("", "orders")))
-        message = Outgoing(
+        message = Numbered(
             f"message {number}",
             exchange,
             "key",
             data.draw(st.booleans()),
-            encode=lambda channel, frame_max: f"{channel}:{number};".encode(),
-            size=10,
+            number=number,
             until=broker.now + 5.0,
             seconds=10.0,
             tries=0 if retry is None else retry.max_retries,

@@ -8,6 +8,7 @@ from amqp import spec
 from amqp.exceptions import (
     ChannelError,
     ConnectionError,
+    NotAllowed,
     RecoverableConnectionError,
     error_for_code,
 )
@@ -15,7 +16,7 @@ from amqp.exceptions import (
 from ...errors import Outcome, PublishError, PublishNacked, PublishReturned, PublishUnknown
 from .deliveries import Delivery
 
-__all__ = ["error_of", "is_for_a_publish", "unknown"]
+__all__ = ["error_of", "is_for_a_channel", "is_for_a_publish", "unknown"]
 
 #: Reply codes of a broker that ends the connection for a message which it cannot take as it is. An internal error (541)
 #: or a node that shuts down (320) may have had it before.
@@ -57,3 +58,8 @@ def is_for_a_publish(error: Any) -> bool:
         and error.method_sig == spec.Basic.Publish
         and error.reply_code in _CANNOT_TAKE
     )
+
+
+def is_for_a_channel(error: Any) -> bool:
+    """Return whether the broker has ended the connection because it allows no further channel."""
+    return isinstance(error, NotAllowed) and error.method_sig == spec.Channel.Open
