@@ -22,11 +22,9 @@ class LoopWrites:
     def soon(self, write: Callable[[], object]) -> None:
         """Have *write* called once, soon."""
         if write not in self._due:
-            if not self._due:
-                asyncio.get_running_loop().call_soon(self._write)
             self._due[write] = None
+            asyncio.get_running_loop().call_soon(self._write, write)
 
-    def _write(self) -> None:
-        due, self._due = self._due, {}
-        for write in due:
-            write()
+    def _write(self, write: Callable[[], object]) -> None:
+        self._due.pop(write, None)
+        write()
