@@ -38,6 +38,7 @@ class Outgoing(Delivery):
         "seconds",
         "settled",
         "tries",
+        "unanswered",
         "until",
         "written",
     )
@@ -74,6 +75,8 @@ class Outgoing(Delivery):
         self.written = False
         #: Whether an earlier try may have reached the broker.
         self.resent = False
+        #: Whether a try had no answer because its connection broke, or others were on its channel when that was closed.
+        self.unanswered = False
         #: How often the broker has refused it.
         self.nacks = 0
         #: Called before it is written for the first time: whether it is still to be sent. It is, if there is none.

@@ -543,15 +543,13 @@ class Publisher:
             if message.done:
                 continue
             if alone:
-                error.add_note(
-                    f"pool {self._pool.name!r}: the broker refused message {message.message_id}"
-                )
-                message.settle(error)
+                message.settle(self._verdicts.refused(message, error, certain=line.careful))
             elif message.tries == 0:
                 message.settle(self._verdicts.unknown(message, error))
             else:
                 if counts and message.tries is not None:
                     message.tries -= 1
+                message.unanswered = True
                 message.begin_again()
                 again.append(message)
         line.send_again(again)
@@ -709,12 +707,11 @@ class Publisher:
         if error is None:
             return
         alone = len(line.pending) == 1 and getattr(error, "method_sig", None) == spec.Basic.Publish
-        line.careful = True
         if alone:
             self._take_back(line, error, alone=True)
-            if not line.backlog:
-                line.careful = False
+            line.careful = bool(line.backlog)
         else:
+            line.careful = True
             # It was not the connection that broke.
             self._take_back(line, error, alone=False, counts=False)
         if line.backlog:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 
-from ..broker.amqp.outcomes import error_of, unknown
-from ..errors import PublishError
+from ..broker.amqp.outcomes import error_of, unknown, unknown_after
+from ..errors import PublishError, PublishUnknown
 from .lender import Lender
 from .outgoing import Outgoing
 
@@ -28,6 +28,18 @@ class Verdicts:
         """Return what to raise for *message*, which the broker has answered."""
         error = error_of(message)
         error.pool = self._pool.name
+        if message.unanswered and not isinstance(error, PublishUnknown):
+            return self._named(unknown_after(message.message_id, error), error)
+        return error
+
+    def refused(self, message: Outgoing, error: BaseException, *, certain: bool) -> BaseException:
+        """Return what to raise for *message*, for which alone the broker has closed something with *error*.
+
+        :param certain: whether its earlier tries, if any, were before a closing for the same reason.
+        """
+        if message.unanswered and not certain:
+            return self._named(unknown_after(message.message_id, error), error)
+        error.add_note(f"pool {self._pool.name!r}: the broker refused message {message.message_id}")
         return error
 
     def late(self, message: Outgoing) -> PublishError:

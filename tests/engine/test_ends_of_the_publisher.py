@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from amqp.exceptions import NotAllowed
+import pytest
+from amqp import spec
+from amqp.exceptions import NotAllowed, NotFound
 
 from kombu_pools_ext.engine.mailbox import Mailbox
-from kombu_pools_ext.errors import PoolTimeout
+from kombu_pools_ext.errors import PoolTimeout, PublishUnknown
 from kombu_pools_ext.publisher import CannotBeShared
 from kombu_pools_ext.publisher.channel_numbers import MOST_NUMBERS, ChannelNumbers
 from kombu_pools_ext.publisher.outgoing import Outgoing
@@ -15,6 +17,8 @@ from kombu_pools_ext.publisher.publisher import Publisher
 from kombu_pools_ext.publisher.roles import LEAD, WRITE, Roles
 from kombu_pools_ext.settings import RetryPolicy
 from tests.engine.test_outcomes_of_the_publisher import Broker, Connection, Numbered, Pool, _within
+
+NOT_FOUND = NotFound("no exchange", spec.Basic.Publish, "404", 404)
 
 
 class Stage:
@@ -38,9 +42,9 @@ class Stage:
         self.broker.now += timeout or 0.0
         _within["refuse"]()
 
-    def submit(self, number: int) -> None:
+    def submit(self, number: int, *, mandatory: bool = False) -> None:
         message = Numbered(
-            *(f"message {number}", "", "key", False),
+            *(f"message {number}", "", "key", mandatory),
             number=number,
             began=self.broker.now,
             until=self.broker.now + 5.0,
@@ -77,6 +81,45 @@ def test_an_outage_leaves_nothing_in_the_queue() -> None:
     # One for each: whoever raises it adds to its traceback.
     assert len(set(map(id, errors))) == 5
     assert not stage.publisher._queue
+
+
+@pytest.mark.parametrize("answer", ["nack one", "return one", "close the channel"])
+def test_a_no_after_a_try_without_an_answer_is_none(answer: str) -> None:
+    """The connection breaks after the broker has taken the message; what it says of the copy is not about that."""
+
+    class Breaking(Connection):
+        def read(self, until: float, *, owes: bool) -> None:
+            (line,) = self.lines.values()
+            if self.broker.cut:
+                # A nack is tried again until the time is up.
+                self.broker.now += 3.0
+                if answer == "close the channel":
+                    line.channel_closed(NOT_FOUND)
+                else:
+                    self._answer(line, answer)
+            else:
+                self.broker.accepted += [one.message_id for one in line.unanswered]
+                self.broker.cut += 1
+                self.lost = ConnectionResetError("cut")
+
+    stage = Stage(Breaking)
+    stage.submit(1, mandatory=True)
+    (error,) = stage.play()
+    assert isinstance(error, PublishUnknown)
+    assert "a try that was sent had no answer, and the last one failed" in str(error)
+    assert stage.broker.accepted == ["message 1"]
+
+
+def test_who_is_alone_when_the_channel_closes_again_is_refused() -> None:
+    class Closing(Connection):
+        def read(self, until: float, *, owes: bool) -> None:
+            (line,) = self.lines.values()
+            line.channel_closed(NOT_FOUND)
+
+    stage = Stage(Closing)
+    stage.submit(1)
+    stage.submit(2)
+    assert stage.play() == [NOT_FOUND, NOT_FOUND]
 
 
 def test_a_broker_that_allows_no_further_channel_ends_the_sharing() -> None:

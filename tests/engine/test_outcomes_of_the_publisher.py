@@ -297,7 +297,9 @@ def test_each_message_has_one_outcome_and_it_is_true(
         elif not isinstance(error, PublishUnknown):
             assert isinstance(error, PublishNacked | PublishReturned | NotFound)
             assert message.message_id in played.broker.refused
-        if retry is not None and not played.broker.cut and isinstance(error, PublishUnknown):
+            assert message.message_id not in accepted
+        broken = played.broker.cut or played.broker.poisonous
+        if retry is not None and not broken and isinstance(error, PublishUnknown):
             # Its time was up.
             assert isinstance(error, TimeoutError)
         assert message.message_id not in played.broker.poisonous or error is not None

@@ -16,7 +16,7 @@ from amqp.exceptions import (
 from ...errors import Outcome, PublishError, PublishNacked, PublishReturned, PublishUnknown
 from .deliveries import Delivery
 
-__all__ = ["error_of", "is_for_a_channel", "is_for_a_publish", "unknown"]
+__all__ = ["error_of", "is_for_a_channel", "is_for_a_publish", "unknown", "unknown_after"]
 
 #: Reply codes of a broker that ends the connection for a message which it cannot take as it is. An internal error (541)
 #: or a node that shuts down (320) may have had it before.
@@ -48,6 +48,15 @@ def unknown(delivery: Delivery, error: BaseException) -> PublishUnknown:
         f"message {delivery.message_id} may be in the broker, or not: it was sent, and no confirm came "
         f"({type(error).__name__}: {error}); a consumer knows a copy by its message_id",
         delivery.message_id,
+    ).like(error)
+
+
+def unknown_after(message_id: str, error: BaseException) -> PublishUnknown:
+    """Return what to raise for a message of which a try had no answer, and the last one failed with *error*."""
+    return PublishUnknown(
+        f"message {message_id} may be in the broker, or not: a try that was sent had no answer, and the last one "
+        f"failed ({type(error).__name__}: {error}); a consumer knows a copy by its message_id",
+        message_id,
     ).like(error)
 
 
