@@ -1,4 +1,6 @@
-"""Plays every scenario as kombu.pools and as ours, and writes the table into docs/explanation/reliability.md.
+"""Plays every scenario with kombu.pools and with ours, beside each other.
+
+Writes the table into docs/explanation/reliability.md.
 
 `make reliability`, or `python -m tests.scenarios [NAME ...]` for some of them, which writes no table.
 """
@@ -23,7 +25,7 @@ from tests.brokers import PrivateCluster, PrivateRabbitMQ
 
 from .plays import CLUSTER, RABBITMQ, REDIS, SCENARIOS, DurableRedis, play
 from .publisher import CONTENDERS
-from .stage import OURS, Pace, Record
+from .stage import PROMISING, Pace, Record
 
 PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "reliability.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
@@ -111,26 +113,26 @@ def main(names: list[str], contenders: list[str]) -> int:
             if kind == RABBITMQ:
                 setting = about(broker)
             for scenario in scenarios:
-                for contender in contenders:
-                    broker.start()
-                    began = time.monotonic()
-                    record = play(scenario, contender, broker, PACE)
+                broker.start()
+                began = time.monotonic()
+                played = play(scenario, scenario.contenders(contenders), broker, PACE)
+                for contender, record in played.items():
                     records[scenario.name, contender] = record
-                    seconds = time.monotonic() - began
                     told = vars(record) | {"lost": record.lost[:5], "denied": record.denied[:5]}
-                    print(json.dumps(told), f"in {seconds:.0f} s", flush=True)
+                    print(json.dumps(told))
+                print(f"{scenario.name} in {time.monotonic() - began:.0f} s", flush=True)
     rows = [records[name, contender] for name in SCENARIOS for contender in contenders
             if (name, contender) in records]  # fmt: skip
-    if len(rows) == len(CONTENDERS) * len(SCENARIOS):
+    if len(rows) == sum(len(one.contenders(CONTENDERS)) for one in SCENARIOS.values()):
         write(rows, setting)
     else:
         print(table(rows))
     broken = 0
     for record in rows:
-        if record.contender == OURS:
-            for promise in record.broken_promises(PACE):
+        if record.contender in PROMISING:
+            for promise in SCENARIOS[record.scenario].broken_promises(record, PACE):
                 broken += 1
-                print(f"{record.scenario}: {promise}", file=sys.stderr)
+                print(f"{record.scenario}, {record.contender}: {promise}", file=sys.stderr)
     return broken
 
 

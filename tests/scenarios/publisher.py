@@ -1,21 +1,23 @@
 """One publishing process of a scenario: `python publisher.py FOLDER SPEC`, with the spec as JSON.
 
-A script of its own, which imports nothing of the tests, so that it runs on whatever is installed. Threads publish
-numbered messages through a pool's public API, as a careful user would write it, and everything that a caller sees goes
-into a journal, one line a write, so that it survives the process. The stage speaks to it by files in the folder:
-`pause` lets the threads rest while it is there, `fork`, `clock` and `dns` are faults that only the process itself can
-suffer, `stop` ends it.
+A script of its own, which imports nothing of the tests, so that it runs on whatever is installed. Threads or coroutines
+publish numbered messages through a pool's public API, as a careful user would write it, and everything that a caller
+sees goes into a journal, one line a write, so that it survives the process. The stage speaks to it by files in the
+folder: `pause` lets the threads rest while it is there, `fork`, `clock` and `dns` are faults that only the process
+itself can suffer, `stop` ends it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,6 +29,8 @@ HOST = "broker.scenario.test"
 LOOK_UP = 1.0
 #: Seconds by which the wall clock jumps.
 JUMP = 86_400.0
+#: Event loops that the coroutines of a process are spread over, each in a thread of its own.
+LOOPS = 2
 #: As ours has it by default (docs/reference/settings.md), so that both have the same chances.
 RETRY = {"max_retries": 3, "interval_start": 0.0, "interval_step": 0.2, "interval_max": 1.0}
 
@@ -57,13 +61,17 @@ def suffer() -> None:
 class Contender:
     """A way to publish one message."""
 
+    #: Whether coroutines publish, by :meth:`apublish`, instead of threads.
+    is_awaited: ClassVar[bool] = False
+
     def __init__(self, spec: dict[str, Any]) -> None:
         self.queue: str = spec["queue"]
         self.urls: list[str] = spec["urls"]
         self.heartbeat: int | None = spec["heartbeat"]
         self.limit: int = spec["limit"]
-        #: Seconds, for a connection from the pool, and once more for the broker's confirm.
+        #: Seconds for a connection from the pool, and from then on for the broker's confirm.
         self.patience: float = spec["patience"]
+        self.confirm_timeout: float = spec["confirm_timeout"]
         self.amqp = self.urls[0].startswith("amqp")
         self.prepare()
 
@@ -71,6 +79,9 @@ class Contender:
         raise NotImplementedError
 
     def publish(self, body: str) -> None:
+        raise NotImplementedError
+
+    async def apublish(self, body: str) -> None:
         raise NotImplementedError
 
 
@@ -102,7 +113,7 @@ class Careful(Guide):
     transport_options: ClassVar[dict[str, Any] | None] = {"confirm_publish": True}
 
     def publish(self, body: str) -> None:
-        options = {"confirm_timeout": self.patience} if self.amqp else {}
+        options = {"confirm_timeout": self.confirm_timeout} if self.amqp else {}
         pool = self.producers[self.connection]
         with pool.acquire(block=True, timeout=self.patience) as producer:
             producer.publish(
@@ -111,7 +122,9 @@ class Careful(Guide):
 
 
 class Ours(Contender):
-    """This project's, with its defaults but for the waits, which are the same for both."""
+    """This project's, with its defaults but for the waits, which are the same for all: a lease for each message."""
+
+    publish_over: ClassVar[str] = "leased"
 
     def prepare(self) -> None:
         from kombu_pools_ext import Pools
@@ -120,7 +133,8 @@ class Ours(Contender):
             "url": self.urls,
             "limit": self.limit,
             "acquire_timeout": self.patience,
-            "confirm_timeout": self.patience,
+            "confirm_timeout": self.confirm_timeout,
+            "publish_over": self.publish_over,
         }
         if self.heartbeat is not None:
             settings["heartbeat"] = self.heartbeat
@@ -130,10 +144,27 @@ class Ours(Contender):
         self.pools.publish(body, routing_key=self.queue)
 
 
+class Shared(Ours):
+    """The same over one connection that all threads share."""
+
+    publish_over: ClassVar[str] = "shared"
+
+
+class Awaited(Shared):
+    """The same from coroutines."""
+
+    is_awaited: ClassVar[bool] = True
+
+    async def apublish(self, body: str) -> None:
+        await self.pools.apublish(body, routing_key=self.queue)
+
+
 CONTENDERS: dict[str, type[Contender]] = {
     "kombu.pools, by its guide": Guide,
     "kombu.pools, careful": Careful,
     "ours": Ours,
+    "ours, shared": Shared,
+    "ours, awaited": Awaited,
 }
 
 
@@ -159,6 +190,17 @@ class Process:
         line = " ".join(str(word) for word in (f"{time.monotonic():.4f}", *words))
         os.write(self.journal, (line.replace("\n", " ")[:1000] + "\n").encode())
 
+    @contextmanager
+    def noted(self, message: str) -> Iterator[None]:
+        """Publishes *message* within; what comes of it is written."""
+        self.write("begin", message)
+        try:
+            yield
+        except Exception as error:
+            self.write("error", message, type(error).__name__, error)
+        else:
+            self.write("ok", message)
+
     def work(self, number: int) -> None:
         turn = 0
         while not self.stopping.is_set():
@@ -166,21 +208,45 @@ class Process:
                 continue
             message = f"{self.name}.{number}.{turn}"
             turn += 1
-            self.write("begin", message)
-            try:
+            with self.noted(message):
                 self.contender.publish(message)
-            except Exception as error:
-                self.write("error", message, type(error).__name__, error)
-            else:
-                self.write("ok", message)
             self.stopping.wait(self.pause)
+
+    async def work_awaited(self, number: int) -> None:
+        turn = 0
+        while not self.stopping.is_set():
+            if not self.going.is_set():
+                await asyncio.sleep(LOOK)
+                continue
+            message = f"{self.name}.{number}.{turn}"
+            turn += 1
+            with self.noted(message):
+                await self.contender.apublish(message)
+            await asyncio.sleep(self.pause)
+
+    def work_in_loop(self, numbers: Sequence[int]) -> None:
+        """Run a coroutine for each of *numbers*."""
+
+        async def work() -> None:
+            await asyncio.gather(*map(self.work_awaited, numbers))
+
+        asyncio.run(work())
+
+    def workers(self) -> list[threading.Thread]:
+        numbers = range(self.threads)
+        if self.contender.is_awaited:
+            loops = [numbers[first::LOOPS] for first in range(LOOPS)]
+            return [
+                threading.Thread(target=self.work_in_loop, args=(some,), daemon=True)
+                for some in loops
+            ]
+        return [
+            threading.Thread(target=self.work, args=(number,), daemon=True) for number in numbers
+        ]
 
     def run(self) -> None:
         """Publish until the folder says `stop`, then let what is under way come to its end."""
-        workers = [
-            threading.Thread(target=self.work, args=(number,), daemon=True)
-            for number in range(self.threads)
-        ]
+        workers = self.workers()
         for worker in workers:
             worker.start()
         while not (self.folder / "stop").exists():

@@ -8,6 +8,7 @@ caller should see, and `trouble` for what is wrong with a pool in the end.
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import gc
 import json
@@ -19,6 +20,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +36,25 @@ SETTLED = 20.0
 #: Seconds until a broker that was just struck takes connections again.
 READY = 60.0
 #: Messages of a forked child.
-LAST_WORDS = 3
-RABBITMQ, REDIS = "default", "redis"
+LAST_WORDS = 6
+#: The aliases: RabbitMQ over leases, and over one connection for all; Redis.
+RABBITMQ, SHARED, REDIS = "default", "shared", "redis"
+#: Messages that one thread has under way at most, from coroutines or submitted.
+AT_ONCE = 20
+#: The share of coroutines that are cancelled.
+CANCELLED = 0.1
+
+
+class CancelledBefore(OSError):
+    """A coroutine was cancelled, and was told that its message was not sent."""
+
+
+class CancelledMidway(OSError):
+    """A coroutine was cancelled, and was told that its message may be in the broker."""
 
 
 class Mixed(Contender):
-    """Two pools, of AMQP and Redis."""
+    """Pools of AMQP, over both roads, and of Redis."""
 
     def prepare(self) -> None:
         import amqp
@@ -57,6 +72,7 @@ class Mixed(Contender):
         self.connection_types = (kombu.Connection, amqp.Connection, AbstractConnection)
         self.reset = kombu_pools_ext.reset
         self.batch_failed = kombu_pools_ext.errors.BatchFailed
+        self.not_found = amqp.exceptions.NotFound
         self.connections_kept = kombu_pools_ext.errors.ConnectionsKept
         #: What a caller has to expect while brokers fail. Anything else is a mistake of ours.
         self.expected = (
@@ -69,15 +85,27 @@ class Mixed(Contender):
         common = {
             "limit": self.limit,
             "acquire_timeout": self.patience,
-            "confirm_timeout": self.patience,
+            "confirm_timeout": self.confirm_timeout,
         }
         self.pools = kombu_pools_ext.Pools(
             default={"url": self.urls[0], "heartbeat": self.heartbeat, **common},
+            shared={
+                "url": self.urls[0],
+                "heartbeat": self.heartbeat,
+                "publish_over": "shared",
+                **common,
+            },
             redis={"url": self.urls[1], **common},
         )
 
     def publish(self, body: str, using: str = RABBITMQ) -> None:
         self.pools.publish(body, routing_key=self.queue, using=using)
+
+    def submit(self, body: str, using: str = SHARED) -> Any:
+        return self.pools.submit(body, routing_key=self.queue, using=using)
+
+    async def apublish(self, body: str, using: str = SHARED) -> None:
+        await self.pools.apublish(body, routing_key=self.queue, using=using)
 
 
 def held() -> tuple[int, int, int]:
@@ -166,6 +194,68 @@ class Worker(Process):
         message = self.message(number)
         with self.told(message):
             self.contender.publish(message)
+
+    def publish_shared(self, number: int, dice: random.Random) -> None:
+        message = self.message(number)
+        with self.told(message):
+            self.contender.publish(message, SHARED)
+
+    def submit(self, number: int, dice: random.Random) -> None:
+        """Some at once; their callbacks write what came of them, before they are waited for."""
+        futures = []
+        for _ in range(dice.randint(1, AT_ONCE)):
+            message = self.message(number)
+            self.write("begin", message)
+            try:
+                future = self.contender.submit(message)
+            except Exception as error:
+                self.write("error", message, type(error).__name__, error)
+                raise
+            future.add_done_callback(partial(self.ended, message))
+            futures.append(future)
+        for future in futures:
+            with self.attempt():
+                future.result(4 * self.patience)
+
+    def ended(self, message: str, future: Any) -> None:
+        error = future.exception()
+        if error is None:
+            self.write("ok", message)
+        else:
+            self.write("error", message, type(error).__name__, error)
+
+    def coroutines(self, number: int, dice: random.Random) -> None:
+        """Some in a loop of their own; a few are cancelled on the way."""
+        asyncio.run(self.await_all(number, dice))
+
+    async def await_all(self, number: int, dice: random.Random) -> None:
+        tasks = []
+        for _ in range(dice.randint(1, AT_ONCE)):
+            tasks.append(asyncio.create_task(self.apublish(self.message(number))))
+            if dice.random() < CANCELLED:
+                asyncio.get_running_loop().call_later(dice.uniform(0.0, 0.02), tasks[-1].cancel)
+        # Those that were cancelled before they began are errors.
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def apublish(self, message: str) -> None:
+        """Publish *message*. A cancellation ends here; what it says of the message has to be right."""
+        with self.attempt(), self.told(message):
+            try:
+                await self.contender.apublish(message)
+            except asyncio.CancelledError as error:
+                note = error.__notes__[-1]
+                if "was published before that" not in note:
+                    before = "it is not in the broker" in note
+                    raise (CancelledBefore if before else CancelledMidway)(note) from None
+
+    def refused(self, number: int, dice: random.Random) -> None:
+        """Messages that the broker refuses, beside all others on the shared connection; none may be told ok."""
+        publish = self.contender.pools.publish
+        with suppress(self.contender.not_found):
+            publish("", "anywhere", exchange="scenario.missing", using=SHARED)
+            self.tell("trouble", "a message to a missing exchange was reported as published")
+        publish("", "scenario.missing", mandatory=True, using=SHARED)
+        self.tell("trouble", "an unroutable message was reported as published")
 
     def publish_to_redis(self, number: int, dice: random.Random) -> None:
         message = self.message(number)
@@ -276,7 +366,7 @@ class Worker(Process):
             for number in range(LAST_WORDS):
                 message = f"{self.name}f{self.forks}.0.{number}"
                 with self.attempt(), self.told(message):
-                    self.contender.publish(message, (RABBITMQ, REDIS)[number % 2])
+                    self.contender.publish(message, (RABBITMQ, SHARED, REDIS)[number % 3])
         finally:
             os._exit(0)
 
@@ -286,6 +376,10 @@ class Worker(Process):
         """Use all that is ever used, and put it down: what is held then is held for good."""
         for pool in self.contender.pools.pools_of().values():
             pool.wait_ready(READY)
+        # The first submission and the first loop load what they need. A fault may strike meanwhile.
+        for kind in ("submit", "coroutines"):
+            with self.attempt():
+                getattr(self, kind)(0, self.dice)
         self.contender.pools.reset(force=True)
         gc.collect()
         settles(lambda: self.rests() and threading.active_count() == 1)
@@ -372,7 +466,11 @@ OUTCOMES = {
 
 #: What a thread does next, and how often.
 ACTIONS: dict[Callable[[Worker, int, random.Random], None], float] = {
-    Worker.publish: 40,
+    Worker.publish: 25,
+    Worker.publish_shared: 25,
+    Worker.submit: 5,
+    Worker.coroutines: 5,
+    Worker.refused: 2,
     Worker.publish_to_redis: 15,
     Worker.producer_by_hand: 15,
     Worker.batch: 10,

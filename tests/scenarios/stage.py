@@ -26,13 +26,16 @@ LOOK = 0.1
 #: Seconds in which all threads must have published once before the fault strikes.
 BEGIN = 90.0
 #: Our errors that leave it open whether the message is in the broker. All others say that it is not.
-MAY_BE_THERE = {"PublishUnknown"}
+MAY_BE_THERE = {"PublishUnknown", "CancelledMidway"}
 
 #: Seconds that a call may take beyond its deadline, on a machine that is busy with a restarting broker.
 MARGIN = 2.0
 
-#: The contender that promises something; see publisher.py.
+#: The contenders that promise something; see publisher.py.
 OURS = "ours"
+SHARED = "ours, shared"
+AWAITED = "ours, awaited"
+PROMISING = (OURS, SHARED, AWAITED)
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,18 @@ class Pace:
     heartbeat: int = 1
     threads: int = 8
     limit: int = 4
+    #: What a caller grants the broker for the confirm, if that is something else.
+    confirm: float | None = None
+
+    @property
+    def confirm_timeout(self) -> float:
+        """Seconds for the confirm."""
+        return self.patience if self.confirm is None else self.confirm
+
+    @property
+    def deadline(self) -> float:
+        """Seconds that a call may take in all."""
+        return self.patience + self.confirm_timeout
 
 
 @dataclass
@@ -88,6 +103,8 @@ class Record:
     denied: list[str]
     #: Seconds of the longest call; of one that did not end, until it was given up.
     longest: float
+    #: Messages that got a second outcome.
+    twice: list[str]
     #: Calls that had not ended when their process was ended, long after their deadline.
     stuck: int
     #: Seconds from the end of the fault until every thread had published again; None if one never did.
@@ -97,11 +114,12 @@ class Record:
 
     def broken_promises(self, pace: Pace, margin: float = MARGIN) -> list[str]:
         """What of ours did not hold."""
-        deadline = 2 * pace.patience + margin
+        deadline = pace.deadline + margin
         promises = {
             f"{len(self.lost)} reported as published and not in the broker": not self.lost,
             f"{len(self.denied)} in the broker though the error said no": not self.denied,
             f"{self.indistinct} with copies of different message_ids": not self.indistinct,
+            f"{len(self.twice)} with two outcomes": not self.twice,
             f"{self.stuck} calls never ended": not self.stuck,
             f"a call of {self.longest:.1f} s, over {deadline:.0f} s": self.longest <= deadline,
             f"not all published again within {pace.recovery:.0f} s": (
@@ -119,6 +137,8 @@ class Journals:
         self.calls: dict[str, Call] = {}
         #: When each thread last reported a message.
         self.last_ok: dict[str, float] = {}
+        #: Messages with an outcome after the first.
+        self.twice: list[str] = []
         self._read: dict[Path, int] = {}
 
     def read(self) -> dict[str, Call]:
@@ -137,6 +157,9 @@ class Journals:
             self.calls[message] = Call(float(when))
         else:
             call = self.calls[message]
+            if call.outcome is not None:
+                self.twice.append(message)
+                return
             call.ended, call.outcome, call.told = float(when), error or what, told
             if what == "ok":
                 self.last_ok[thread_of(message)] = float(when)
@@ -174,8 +197,8 @@ class Stage:
         self.urls, self.plain_url = urls, plain_url
         self.heartbeat = heartbeat
         self.queue = kombu.Queue(
-            f"scenario.{scenario}",
-            routing_key=f"scenario.{scenario}",
+            f"scenario.{scenario}.{contender}",
+            routing_key=f"scenario.{scenario}.{contender}",
             durable=True,
             queue_arguments=dict(queue_arguments or {}),
         )
@@ -225,6 +248,7 @@ class Stage:
             "heartbeat": self.heartbeat,
             "limit": self.pace.limit,
             "patience": self.pace.patience,
+            "confirm_timeout": self.pace.confirm_timeout,
             "threads": self.pace.threads,
             "pause": self.pace.pause,
         }
@@ -301,6 +325,12 @@ class Stage:
         self.processes.pop(name).wait(60)
         self.threads = {one for one in self.threads if not one.startswith(f"{name}.")}
 
+    def fork(self) -> None:
+        """Have every process fork; the threads of the children are to publish as well."""
+        for name in self.names:
+            self.expect(f"{name}f")
+        (self.folder / "fork").touch()
+
     def expect(self, name: str) -> None:
         """There is one more process, and all its threads are to publish."""
         self.threads |= {f"{name}.{n}" for n in range(self.pace.threads)}
@@ -326,7 +356,7 @@ class Stage:
         time.sleep(self.pace.after)
         (self.folder / "stop").touch()
         # Twice the deadline: what has not ended by then is stuck.
-        grace = time.monotonic() + 4 * self.pace.patience + self.farewell
+        grace = time.monotonic() + 2 * self.pace.deadline + self.farewell
         for process in self.processes.values():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.1, grace - time.monotonic()))
@@ -402,10 +432,11 @@ class Stage:
             denied=[
                 message
                 for message, call in alive
-                if self.contender == OURS
+                if self.contender in PROMISING
                 and message in ids
                 and call.outcome not in {"ok", None, *MAY_BE_THERE}
             ],
+            twice=list(self.journals.twice),
             longest=max(durations),
             stuck=sum(1 for _, call in alive if call.outcome is None),
             recovered=(

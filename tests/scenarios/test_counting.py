@@ -5,8 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from tests.scenarios.common import PACE
-from tests.scenarios.stage import OURS, Call, Journals, Record, Stage
+from tests.scenarios.plays import SCENARIOS
+from tests.scenarios.stage import (
+    AWAITED,
+    OURS,
+    PROMISING,
+    SHARED,
+    Call,
+    Journals,
+    Record,
+    Stage,
+)
 
 PLAYED = replace(PACE, threads=2)
 
@@ -17,8 +29,13 @@ def stage(contender: str = OURS) -> Stage:
     return made
 
 
-def count(calls: dict[str, Call], *messages: tuple[str, str | None], ended: float = 13.0) -> Record:
-    made = stage()
+def count(
+    calls: dict[str, Call],
+    *messages: tuple[str, str | None],
+    ended: float = 13.0,
+    contender: str = OURS,
+) -> Record:
+    made = stage(contender)
     made.journals.calls = calls
     return made.count(calls, list(messages), ended)
 
@@ -82,6 +99,45 @@ def test_time_in_which_the_processes_were_stopped_is_not_theirs() -> None:
     assert made.seconds(15.0, 31.0) == 6.0
     assert made.seconds(22.0, 31.0) == 1.0
     assert made.seconds(40.0, 41.0) == 1.0
+
+
+def test_a_second_outcome_is_noticed(tmp_path: Path) -> None:
+    made = stage()
+    made.journals = Journals(tmp_path)
+    (tmp_path / "p0.journal").write_text(
+        "11.0 begin p0.0.0\n12.0 ok p0.0.0\n12.5 error p0.0.0 PublishUnknown late\n"
+        "11.0 begin p0.1.0\n12.0 ok p0.1.0\n"
+    )
+    record = made.count(made.journals.read(), [("p0.0.0", "a"), ("p0.1.0", "b")], 13.0)
+    assert record.broken_promises(PLAYED) == ["1 with two outcomes"]
+
+
+@pytest.mark.parametrize("contender", PROMISING)
+def test_errors_of_all_who_promise_must_be_right(contender: str) -> None:
+    calls = {"p0.0.0": ok(), "p0.1.0": ok(), "p0.1.1": Call(11.0, 12.0, "PoolTimeout")}
+    messages = [(message, message) for message in calls]
+    assert count(calls, *messages, contender=contender).denied == ["p0.1.1"]
+    assert count(calls, *messages, contender="kombu.pools, careful").denied == []
+
+
+def test_a_longer_time_for_the_confirm_counts() -> None:
+    calls = {"p0.0.0": ok(), "p0.1.0": ok(3.0, 13.0)}
+    record = count(calls, ("p0.0.0", "a"), ("p0.1.0", "b"))
+    assert record.broken_promises(PLAYED) == ["a call of 10.0 s, over 8 s"]
+    assert record.broken_promises(replace(PLAYED, confirm=10.0)) == []
+
+
+def test_an_error_where_none_is_promised_is_noticed() -> None:
+    nacked = Call(11.0, 12.0, "PublishNacked", "no leader")
+    calls = {"p0.0.0": ok(), "p0.1.0": ok(), "p0.1.1": nacked}
+    for contender, broken in ((OURS, 0), (SHARED, 1), (AWAITED, 1)):
+        record = count(calls, ("p0.0.0", "a"), ("p0.1.0", "b"), contender=contender)
+        assert len(SCENARIOS["node"].broken_promises(record, PLAYED)) == broken
+
+
+def test_redis_has_one_road() -> None:
+    assert SCENARIOS["redis"].contenders(PROMISING) == [OURS]
+    assert SCENARIOS["restart"].contenders(PROMISING) == [*PROMISING]
 
 
 def test_journals_are_read_as_they_grow(tmp_path: Path) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.brokers import PrivateCluster
 from tests.scenarios.common import PACE, judge, names
 from tests.scenarios.plays import CLUSTER, SCENARIOS, play
-from tests.scenarios.stage import OURS
+from tests.scenarios.stage import PROMISING, Record
 
 pytestmark = [pytest.mark.slow, pytest.mark.broker]
 
@@ -20,7 +21,21 @@ def cluster() -> Iterator[PrivateCluster]:
         yield three
 
 
+@pytest.fixture(scope="module")
+def played(cluster: PrivateCluster) -> Callable[[str], dict[str, Record]]:
+    """Plays a scenario, once for all contenders."""
+
+    @functools.cache
+    def played(name: str) -> dict[str, Record]:
+        cluster.start()
+        return play(SCENARIOS[name], PROMISING, cluster, PACE)
+
+    return played
+
+
+@pytest.mark.parametrize("contender", PROMISING)
 @pytest.mark.parametrize("name", names(CLUSTER))
-def test_on_a_cluster(name: str, cluster: PrivateCluster) -> None:
-    cluster.start()
-    judge(play(SCENARIOS[name], OURS, cluster, PACE))
+def test_on_a_cluster(
+    name: str, contender: str, played: Callable[[str], dict[str, Record]]
+) -> None:
+    judge(played(name)[contender])

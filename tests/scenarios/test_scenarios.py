@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
@@ -10,20 +11,36 @@ import pytest
 from tests.brokers import PrivateRabbitMQ
 from tests.scenarios.common import PACE, TOGETHER, judge, names
 from tests.scenarios.plays import RABBITMQ, REDIS, SCENARIOS, DurableRedis, play
-from tests.scenarios.stage import OURS, Record
+from tests.scenarios.stage import OURS, PROMISING, Record
 
 pytestmark = pytest.mark.slow
 
+#: By the scenario, what came of each contender.
+Played = dict[str, Future[dict[str, Record]]]
+
 
 @pytest.fixture(scope="module")
-def ensemble(_module_rabbitmq: PrivateRabbitMQ) -> dict[str, Future[Record]]:
+def beside_others(_module_rabbitmq: PrivateRabbitMQ) -> Played:
     """What came of the polite ones, played all at once: they wait for most of their time."""
     together = names(RABBITMQ, polite=True)
     with ThreadPoolExecutor(len(together)) as stages:
         return {
-            name: stages.submit(play, SCENARIOS[name], OURS, _module_rabbitmq, TOGETHER)
+            name: stages.submit(play, SCENARIOS[name], PROMISING, _module_rabbitmq, TOGETHER)
             for name in together
         }
+
+
+@pytest.fixture(scope="module")
+def alone(_module_rabbitmq: PrivateRabbitMQ) -> Iterator[Callable[[str], dict[str, Record]]]:
+    """Plays one of the others, once for all contenders."""
+
+    @functools.cache
+    def played(name: str) -> dict[str, Record]:
+        _module_rabbitmq.start()
+        return play(SCENARIOS[name], PROMISING, _module_rabbitmq, PACE)
+
+    yield played
+    played.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -32,17 +49,20 @@ def durable_redis() -> Iterator[DurableRedis]:
         yield server
 
 
+@pytest.mark.parametrize("contender", PROMISING)
 @pytest.mark.parametrize("name", names(RABBITMQ, polite=True))
 @pytest.mark.broker
-def test_beside_others(name: str, ensemble: dict[str, Future[Record]]) -> None:
-    judge(ensemble[name].result())
+def test_beside_others(name: str, contender: str, beside_others: Played) -> None:
+    judge(beside_others[name].result()[contender])
 
 
+@pytest.mark.parametrize("contender", PROMISING)
 @pytest.mark.parametrize("name", names(RABBITMQ))
-def test_alone(name: str, private_rabbitmq: PrivateRabbitMQ) -> None:
-    judge(play(SCENARIOS[name], OURS, private_rabbitmq, PACE))
+@pytest.mark.broker
+def test_alone(name: str, contender: str, alone: Callable[[str], dict[str, Record]]) -> None:
+    judge(alone(name)[contender])
 
 
 @pytest.mark.parametrize("name", names(REDIS))
 def test_on_redis(name: str, durable_redis: DurableRedis) -> None:
-    judge(play(SCENARIOS[name], OURS, durable_redis, PACE))
+    judge(play(SCENARIOS[name], [OURS], durable_redis, PACE)[OURS])

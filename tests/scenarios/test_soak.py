@@ -119,6 +119,12 @@ def test_an_error_that_said_no_and_a_call_that_took_too_long(soak: Soak) -> None
         "1 in the broker though the error said no: p0.0.2",
         "a call of 18.0 s, over 16 s",
     ]
+    # A coroutine that was cancelled is told which of the two it is.
+    calls["p0.0.2"] = Call(11.0, 12.0, "CancelledMidway", "may be in the broker, or not")
+    assert count(soak, calls, "p0.0.1", "p0.0.2").denied == []
+    calls["p0.0.2"].outcome = "CancelledBefore"
+    assert count(soak, calls, "p0.0.1", "p0.0.2").denied == ["p0.0.2"]
+    calls["p0.0.2"] = Call(11.0, 29.0, "BrokerBlocked", "no")
     # The process was stopped for most of the time, twice.
     soak.stops = [(12.0, 15.0), (20.0, 26.0)]
     assert count(soak, calls, "p0.0.1").longest == 9.0
