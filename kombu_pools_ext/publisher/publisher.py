@@ -303,6 +303,8 @@ class Publisher:
             if now - looked >= LOOK:
                 looked = now
                 until = self._expire_unattended()
+                # Before what may wait for a connection.
+                self._reader.tell()
             bound = min(until, now + LONGEST_ACQUIRE)
             try:
                 self._step(bound, now, me, read_until=now + LOOK)

@@ -20,12 +20,16 @@ from tests.engine.test_outcomes_of_the_publisher import Broker, Connection, Numb
 
 NOT_FOUND = NotFound("no exchange", spec.Basic.Publish, "404", 404)
 
+#: Seconds between two looks at the clock.
+TICK = 0.001
+
 
 class Stage:
     """A publisher without sockets and threads, and what it has told."""
 
     def __init__(self, share: Any, refuses: bool = False) -> None:
         self.broker = Broker(lambda strategy: 1, lambda: None)
+        self.submitted: list[Outgoing] = []
         self.told: list[Outgoing] = []
         pool: Any = Pool(self.broker, RetryPolicy(interval_step=0.0))
         if refuses:
@@ -34,9 +38,13 @@ class Stage:
             pool,
             10,
             share=lambda view: share(self.broker),
-            clock=lambda: self.broker.now,
+            clock=self._tick,
             spawn=lambda work, name: True,
         )
+
+    def _tick(self) -> float:
+        self.broker.now += TICK
+        return self.broker.now
 
     def _refuse(self, block: bool = False, timeout: float | None = None) -> Any:
         self.broker.now += timeout or 0.0
@@ -51,6 +59,7 @@ class Stage:
             seconds=10.0,
             tries=3,
         )
+        self.submitted.append(message)
         self.publisher.submit(message, self.told.append)
 
     def play(self) -> list[BaseException | None]:
@@ -120,6 +129,27 @@ def test_who_is_alone_when_the_channel_closes_again_is_refused() -> None:
     stage.submit(1)
     stage.submit(2)
     assert stage.play() == [NOT_FOUND, NOT_FOUND]
+
+
+@pytest.mark.parametrize("ticks", range(12))
+def test_whose_time_is_up_is_told_before_the_next_wait_for_a_connection(ticks: int) -> None:
+    stage = Stage(Connection)
+    untold: list[int] = []
+
+    def refuse(block: bool = False, timeout: float | None = None) -> Any:
+        untold.append(sum(one.done for one in stage.submitted) - len(stage.told))
+        stage.broker.now += timeout or 0.0
+        _within["refuse"]()
+
+    stage.publisher._pool.acquire = refuse  # type: ignore[method-assign]
+    stage.submit(1)
+    # Its time is up some steps after that of the first, when nobody waits for a connection.
+    stage.submit(2)
+    stage.submitted[1].until += ticks * TICK
+    stage.submit(3)
+    stage.submitted[2].until += 3.0
+    assert [type(one) for one in stage.play()] == [PoolTimeout] * 3
+    assert set(untold) == {0}
 
 
 def test_a_broker_that_allows_no_further_channel_ends_the_sharing() -> None:
