@@ -7,7 +7,6 @@ one process share a pool if they name the same broker with the same settings.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 import time
@@ -399,13 +398,13 @@ class Pools:
         :raises EncodeError: if *body* cannot be serialized.
         :raises RuntimeError: outside of a running event loop of asyncio.
         """
-        from .submitting.awaiting import awaited_future, outcome_in_loop
+        from .submitting.awaiting import awaited_future, current_task_number, outcome_in_loop
 
         if acquire_timeout is not _AS_CONFIGURED:
             kwargs = {**kwargs, "acquire_timeout": acquire_timeout}  # type: ignore[typeddict-unknown-key]
         # A task waits for each of its messages, so tasks need no order among each other. Nothing is kept here, because
         # this frame is on the traceback of the message's error.
-        task, future = id(asyncio.current_task()), awaited_future()
+        task, future = current_task_number(), awaited_future()
         await outcome_in_loop(
             self._start(task, future, body, routing_key, exchange, using, kwargs), future
         )

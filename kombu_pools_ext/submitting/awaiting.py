@@ -9,7 +9,15 @@ from .awaited_future import AwaitedFuture
 from .loop_side import loop_sides
 from .submission import Submission
 
-__all__ = ["awaited_future", "outcome_in_loop"]
+__all__ = ["awaited_future", "current_task_number", "outcome_in_loop"]
+
+
+def current_task_number() -> int:
+    """Return a number of the current task: what it publishes stays in order.
+
+    :raises RuntimeError: outside of a running event loop.
+    """
+    return id(asyncio.current_task())
 
 
 def awaited_future() -> AwaitedFuture:

@@ -9,6 +9,9 @@ from collections import deque
 
 __all__ = ["LoopAlarm"]
 
+#: How many coroutines are woken in one turn of the loop: each makes its next message then, which takes it some 40 us.
+MOST_AT_ONCE = 20
+
 
 class LoopAlarm:
     """Wakes those who wait in one event loop.
@@ -46,9 +49,15 @@ class LoopAlarm:
                 loop.call_soon_threadsafe(self._answer)
 
     def _answer(self) -> None:
-        # In this order: what comes after the first step rings again, what came before is found by the second.
-        self._ringing = False
-        while self._woken:
+        """Wake those whose turn it is, and the rest in the next turns of the loop: others want to run in between."""
+        for _ in range(MOST_AT_ONCE):
+            if not self._woken:
+                break
             waiter = self._woken.popleft()
             if not waiter.done():
                 waiter.set_result(None)
+        # In this order: what comes after the first step rings again, what came before is found by the second.
+        self._ringing = False
+        if self._woken and not self._ringing:
+            self._ringing = True
+            asyncio.get_running_loop().call_soon(self._answer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import pickle
 import re
@@ -11,18 +12,19 @@ import signal
 import socket
 import stat
 import subprocess
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 import kombu
 import pytest
 
-from tests.broker.common import PATIENCE
+from tests.broker.common import PATIENCE, eventually
 from tests.brokers import PrivateRabbitMQ, free_port
 from tests.conftest import _private
 from tests.proxy import Proxy
@@ -88,11 +90,19 @@ def sockets_to(port: int) -> dict[int, int]:
 
 def in_child(work: Callable[[], Any], fork: Callable[[], int] = os.fork) -> Any:
     """What *work* returns in a forked child of this process; its exception fails the test, and so does its silence."""
+    with tempfile.TemporaryFile("w+") as stacks:
+        return _in_child(work, fork, stacks)
+
+
+def _in_child(work: Callable[[], Any], fork: Callable[[], int], stacks: IO[str]) -> Any:
+    """:func:`in_child`; a child that hangs writes where each of its threads is to *stacks*."""
     reading, writing = os.pipe()
     pid = fork()
     if pid == 0:
         try:
             os.close(reading)
+            # The interpreter does not need to be able to run for that.
+            faulthandler.register(signal.SIGUSR1, file=stacks)
             try:
                 answer = True, work()
             except BaseException:
@@ -105,7 +115,13 @@ def in_child(work: Callable[[], Any], fork: Callable[[], int] = os.fork) -> Any:
     try:
         while True:
             ready, _, _ = select.select([reading], [], [], max(0.0, deadline - time.monotonic()))
-            assert ready, f"the child has not answered within {PATIENCE:g} s"
+            if not ready:
+                os.kill(pid, signal.SIGUSR1)
+                eventually(lambda: os.fstat(stacks.fileno()).st_size)
+                stacks.seek(0)
+                raise AssertionError(
+                    f"the child has not answered within {PATIENCE:g} s\n{stacks.read()}"
+                )
             chunk = os.read(reading, 65536)
             if not chunk:
                 break
