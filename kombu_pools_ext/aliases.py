@@ -33,7 +33,6 @@ from .broker.validate import valid_seconds
 from .engine.stats import Drained
 from .engine.weakrefs import snapshot
 from .errors import ConnectionsKept
-from .publisher import road_of
 from .reloading import Change, Reloaded
 from .settings import PoolSettings, SettingsError, parse_settings
 from .settings.problems import forgets_arguments, suggestion
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from .prepared import PreparedMessage
+    from .publisher import SharedRoad
     from .submitting.awaited_future import AwaitedFuture
     from .submitting.submission import Road, Submission
 
@@ -63,6 +63,16 @@ _configured: weakref.ref[Pools] | None = None
 
 #: The settings of ``Pools()``, which is valid. An empty dict that is passed is reported as a mistake.
 _NONE_GIVEN: dict[str, Any] = {}
+
+
+def _shared_road(pool: ProducerPool) -> SharedRoad | None:
+    """Return the shared road of *pool*, imported where there is one; ``None`` if each message takes a lease."""
+    road: SharedRoad | None = pool.shared_road
+    if road is None and pool.in_flight is not None:
+        from .publisher import road_of
+
+        road = road_of(pool)
+    return road
 
 
 class AliasedPools(PoolLookup[P], Mapping[Any, P]):
@@ -323,7 +333,7 @@ class Pools:
             message_id = options["message_id"] = new_message_id()
         lender = self._lender(using)
         # What a framework has lent already is there: another lease might not be.
-        road = road_of(lender) if isinstance(lender, ProducerPool) else None
+        road = _shared_road(lender) if isinstance(lender, ProducerPool) else None
         if road is not None:
             message = road.prepare(body, routing_key, exchange, options, acquire_timeout)
             if message is not None and road.publish(message):
@@ -446,7 +456,7 @@ class Pools:
             if way[1]:
                 from .submitting.shared_submissions import SharedSubmissions
 
-                made = SharedSubmissions(using, lambda: road_of(self.producers[using]), made)
+                made = SharedSubmissions(using, lambda: _shared_road(self.producers[using]), made)
             road = self._roads.setdefault(way, made)
         return road
 
