@@ -29,8 +29,12 @@ class LoopAlarm:
 
     def wake(self, waiter: asyncio.Future[None]) -> None:
         """Set the result of *waiter*, a future of the loop; from any thread."""
+        self._ring_for([waiter])
+
+    def _ring_for(self, waiters: list[asyncio.Future[None]]) -> None:
+        """Have the loop wake *waiters* and those who are due already."""
         try:
-            self._woken.append(waiter)
+            self._woken.extend(waiters)
             if self._ringing:
                 return
             self._ringing = True
@@ -50,14 +54,15 @@ class LoopAlarm:
 
     def _answer(self) -> None:
         """Wake those whose turn it is, and the rest in the next turns of the loop: others want to run in between."""
-        for _ in range(MOST_AT_ONCE):
-            if not self._woken:
-                break
-            waiter = self._woken.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-        # In this order: what comes after the first step rings again, what came before is found by the second.
+        # In this order: what comes after the first step rings again, what came before is found by the others.
         self._ringing = False
-        if self._woken and not self._ringing:
-            self._ringing = True
-            asyncio.get_running_loop().call_soon(self._answer)
+        try:
+            for _ in range(MOST_AT_ONCE):
+                if not self._woken:
+                    break
+                waiter = self._woken.popleft()
+                if not waiter.done():
+                    waiter.set_result(None)
+        finally:
+            if self._woken:
+                self._ring_for([])

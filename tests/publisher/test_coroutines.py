@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from kombu_pools_ext.broker.amqp.transport import Transport
+from kombu_pools_ext.submitting.loop_alarm import MOST_AT_ONCE, LoopAlarm
 from kombu_pools_ext.submitting.loop_deadlines import LoopDeadlines
 from kombu_pools_ext.submitting.loop_side import loop_sides
 from kombu_pools_ext.submitting.loop_writes import LoopWrites
@@ -149,6 +150,39 @@ def test_each_loop_has_a_side_of_its_own_and_is_not_kept() -> None:
 
     asyncio.run(twice())
     assert asyncio.run(side()) is not asyncio.run(side())
+
+
+def test_a_thousand_who_are_woken_leave_the_loop_to_others_in_between() -> None:
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        alarm, waiters = LoopAlarm(loop), [loop.create_future() for _ in range(1000)]
+        await asyncio.to_thread(lambda: [alarm.wake(one) for one in waiters])
+        done = sum(one.done() for one in waiters)
+        while not all(one.done() for one in waiters):
+            await asyncio.sleep(0)
+            before, done = done, sum(one.done() for one in waiters)
+            assert done - before <= MOST_AT_ONCE
+
+    asyncio.run(run())
+
+
+def test_a_waiter_that_cannot_be_woken_keeps_nobody_else_asleep() -> None:
+    class Bad:
+        def done(self) -> bool:
+            raise ValueError("a waiter of the test")
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        problems: list[Any] = []
+        loop.set_exception_handler(lambda loop, context: problems.append(context))
+        alarm, waiters = LoopAlarm(loop), [loop.create_future() for _ in range(3)]
+        for one in (waiters[0], Bad(), *waiters[1:]):
+            alarm.wake(one)  # type: ignore[arg-type]
+        async with asyncio.timeout(PATIENCE):
+            await asyncio.gather(*waiters)
+        assert len(problems) == 1
+
+    asyncio.run(run())
 
 
 def test_what_a_hundred_coroutines_publish_is_written_together(
