@@ -92,7 +92,7 @@ bench: .venv/bench/.locked ## what it costs beside what else there is (ONLY=acqu
 instructions: .venv/test/.locked ## how many instructions a lease takes, and whether that changed (KEEP=1 keeps the counts)
 	@$(TEST) -m tests.benchmarks.instructions --pythons "$(PYTHONS)" $(if $(KEEP),--keep)
 
-reliability: .venv/test/.installed ## what broker failures do to messages and callers, beside kombu's: docs/explanation/reliability.md (15 min)
+reliability: .venv/test/.installed ## what broker failures do to messages and callers, beside kombu's: docs/explanation/reliability.md (5 min)
 	@$(TEST) -m tests.scenarios $(ARGS)
 
 soak: export SOAK := $(SOAK)
