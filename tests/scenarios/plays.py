@@ -103,9 +103,11 @@ def idle(stages: Ensemble, node: Any) -> None:
 
 def forgotten(stages: Ensemble, proxy: Proxy) -> None:
     """What is open falls silent for good, without a FIN or RST; new connections pass."""
-    stages.strikes()
     for link in proxy.alive:
         link.hold()
+    # What had passed by then is no sign that anybody publishes again.
+    stages.outage(0.2)
+    stages.strikes()
 
 
 def memory_alarm(stages: Ensemble, node: Any) -> None:
