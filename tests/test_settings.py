@@ -431,6 +431,7 @@ def test_zero_is_refused_where_it_could_mean_two_things(key: str) -> None:
         ("RETRY", {"max_retries": -1}, "max_retries: expected a whole number from 0, got -1", ""),
         ("RETRY", {"max_retries": None}, "max_retries: expected a whole number", ""),
         ("RETRY", {"interval_max": True}, "interval_max: expected a number of seconds", ""),
+        ("RETRY", {"nacked": "no"}, "nacked: expected True or False", ""),
         ("SSL", None, "expected True, False or a dict", ""),
         ("SSL", 1, "a value of type int", ""),
         ("SSL", SECRET, "a value of type str", ""),
@@ -1042,7 +1043,7 @@ def test_repr_shows_what_differs_from_the_defaults_without_secrets() -> None:
     )
     assert repr(settings) == (
         "PoolSettings('amqp://guest:**@h', limit=None, retry=RetryPolicy(max_retries=0, interval_start=0.0, "
-        "interval_step=0.2, interval_max=1.0), ssl={'ciphers': 'HIGH'}, transport_options="
+        "interval_step=0.2, interval_max=1.0, nacked=True), ssl={'ciphers': 'HIGH'}, transport_options="
         "{'a': [{'token': **}, [1, 'redis://:**@h']], 'keyfile_password': **, 'context': <SSLContext>})"
     )
     assert repr(PoolSettings.of(url="memory://")) == "PoolSettings('memory://')"

@@ -686,8 +686,10 @@ class Publisher:
         if message.outcome is Outcome.ACKED:
             self._lost_in_a_row = 0
             message.settle()
-        elif message.outcome is Outcome.NACKED and message.tries != 0:
-            self._refused.add(message, self._clock(), self._pool.retry)
+            return
+        policy = self._pool.retry or RetryPolicy()
+        if message.outcome is Outcome.NACKED and message.tries != 0 and policy.nacked:
+            self._refused.add(message, self._clock(), policy)
         else:
             message.settle(self._verdicts.as_told(message))
 

@@ -19,12 +19,11 @@ class Refused:
     def __init__(self) -> None:
         self._waiting: list[tuple[float, Outgoing]] = []
 
-    def add(self, message: Outgoing, now: float, policy: RetryPolicy | None) -> None:
+    def add(self, message: Outgoing, now: float, policy: RetryPolicy) -> None:
         """Have *message* wait for as long as *policy* says.
 
         :param now: in seconds of ``time.monotonic``.
         """
-        policy = policy or RetryPolicy()
         pause = policy.interval_start + message.nacks * policy.interval_step
         message.nacks += 1
         self._waiting.append((now + min(pause, policy.interval_max), message))

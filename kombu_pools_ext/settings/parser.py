@@ -269,6 +269,7 @@ _RETRY_CHECKS: Mapping[str, Check] = {
     "interval_start": _seconds("a number of seconds from 0", zero=True),
     "interval_step": _seconds("a number of seconds from 0", zero=True),
     "interval_max": _seconds("a number of seconds from 0", zero=True),
+    "nacked": _flag,
 }
 
 
@@ -276,9 +277,9 @@ _RETRY_CHECKS: Mapping[str, Check] = {
 class RetryPolicy:
     """How often and when a publish is tried again after its connection broke.
 
-    The names are those of kombu's ``retry_policy``.
+    The names are those of kombu's ``retry_policy``, but for :attr:`nacked`.
 
-    :raises SettingsError: if a value is not a valid number.
+    :raises SettingsError: if a value is not valid.
     """
 
     #: The most attempts after the first one.
@@ -289,6 +290,9 @@ class RetryPolicy:
     interval_step: float = 0.2
     #: The most seconds between two attempts.
     interval_max: float = 1.0
+    #: With ``PUBLISH_OVER: "shared"``: whether a message that the broker has refused is tried again until its time is
+    #: up. Otherwise that is an error at once, as over a lease.
+    nacked: bool = True
 
     def __post_init__(self) -> None:
         problems: list[Problem] = []

@@ -163,10 +163,11 @@ def test_a_queue_that_is_emptied_meanwhile_takes_it(
     assert full.bodies(1) == ["two"]
 
 
-def test_without_retry_a_nack_is_an_error_at_once(
-    amqp_url: str, shared: MakePools, full: Inbox
+@pytest.mark.parametrize("retry", [None, {"nacked": False}], ids=["none", "not of nacks"])
+def test_where_it_is_not_retried_a_nack_is_an_error_at_once(
+    amqp_url: str, shared: MakePools, full: Inbox, retry: Any
 ) -> None:
-    pools = shared(amqp_url, RETRY=None)
+    pools = shared(amqp_url, RETRY=retry)
     pools.publish("one", full.name)
     with pytest.raises(PublishNacked) as caught:
         pools.publish("two", full.name, message_id="mine")
