@@ -85,7 +85,7 @@ brokers: .venv/brokers/.fetched ## RabbitMQ 4 and Redis 8 from Debian's archive,
 
 pythons: .venv/python/.fetched ## Python 3.14 from Debian's archive, where the machine has none
 
-bench: .venv/bench/.locked ## what it costs beside what else there is (ONLY=acquire, PYTHONS="3.12 3.13", SHORT=1; COMMIT=1 keeps the run)
+bench: .venv/bench/.locked .venv/wrk/.fetched ## what it costs beside what else there is (ONLY=acquire, PYTHONS="3.12 3.13", SHORT=1; COMMIT=1 keeps the run)
 	@.venv/bench/bin/python -m tests.benchmarks --only "$(ONLY)" --pythons "$(PYTHONS)" \
 		$(if $(SHORT),--short) $(if $(COMMIT),--commit)
 
@@ -144,6 +144,9 @@ $(WHEEL): $(SOURCES) .venv/build/.locked
 
 .venv/python/.fetched: tests/from_debian.py .venv/build/.locked
 	@.venv/build/bin/python -m tests.from_debian pythons
+
+.venv/wrk/.fetched: tests/from_debian.py .venv/build/.locked
+	@.venv/build/bin/python -m tests.from_debian wrk
 
 .venv/foreign/.fetched: tests/foreign/sources.py .requirements/test.txt .requirements/lowest.txt .venv/build/.locked
 	@.venv/build/bin/python -m tests.foreign.sources

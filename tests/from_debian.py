@@ -1,7 +1,8 @@
-"""Fetches programs of newer Debian releases, to be run from a folder: `make brokers` and `make pythons`.
+"""Fetches programs of newer Debian releases, to be run from a folder: `make brokers`, `make pythons`, `make bench`.
 
     python -m tests.from_debian brokers    # RabbitMQ and Redis of trixie and of sid, into .venv/brokers/rabbitmq-4.0, …
     python -m tests.from_debian pythons    # Python 3.14 of sid, into .venv/python/3.14, where the machine has none
+    python -m tests.from_debian wrk        # wrk, which loads a web server, into .venv/wrk/, where the machine has none
 
 The machine's own apt fetches the packages from the archive that the machine is configured for, with lists and a cache
 of its own, and checks their signatures; nothing is installed and nothing of the machine is changed, so no root is
@@ -24,10 +25,11 @@ from pathlib import Path
 
 from tests import interpreters
 
-__all__ = ["BROKERS", "fetched"]
+__all__ = ["BROKERS", "WRK", "fetched", "find_wrk"]
 
 ROOT = Path(__file__).resolve().parent.parent
 BROKERS = ROOT / ".venv" / "brokers"
+WRK = ROOT / ".venv" / "wrk"
 #: The packages that are fetched of each release of Debian, by what they are called here.
 BROKERS_OF = {
     "trixie": {"rabbitmq": "rabbitmq-server", "redis": "redis-server"},
@@ -35,6 +37,7 @@ BROKERS_OF = {
 }
 PYTHON_OF = "sid"
 PYTHON = "3.14"
+WRK_OF = "trixie"
 #: What tells make that all is there.
 STAMP = ".fetched"
 SOURCES = Path("/etc/apt")
@@ -157,8 +160,11 @@ def unpack(packages: dict[str, Path], root: Path) -> None:
 
 
 def programs(root: Path) -> Iterator[Path]:
-    """What is run of the packages: Python, Redis, and Erlang with its helpers."""
-    for pattern in ("bin/python3*", "bin/redis*", "lib/erlang/bin/*", "lib/erlang/erts-*/bin/*"):
+    """What is run of the packages: Python, Redis, wrk, and Erlang with its helpers."""
+    for pattern in (
+        *("bin/python3*", "bin/redis*", "bin/wrk"),
+        *("lib/erlang/bin/*", "lib/erlang/erts-*/bin/*"),
+    ):
         for path in (root / "usr").glob(pattern):
             if path.is_file() and not path.is_symlink():
                 yield path
@@ -169,6 +175,11 @@ def fetched(broker: str) -> list[str]:
     """The releases of ``rabbitmq`` or ``redis`` that have been fetched, as "4.0", the lowest first."""
     found = [path.name.partition("-")[2] for path in BROKERS.glob(f"{broker}-*")]
     return sorted(found, key=lambda name: [int(number) for number in name.split(".")])
+
+
+def find_wrk() -> str | None:
+    """The wrk of this machine, or the one that was fetched."""
+    return shutil.which("wrk") or shutil.which("wrk", path=WRK / "root" / "usr" / "bin")
 
 
 def brokers() -> None:
@@ -200,15 +211,36 @@ def pythons() -> None:
     (interpreters.FETCHED / STAMP).touch()
 
 
+def wrk() -> None:
+    shutil.rmtree(WRK, ignore_errors=True)
+    WRK.mkdir(parents=True)
+    if elsewhere := find_wrk():
+        print(f"wrk is {elsewhere}", flush=True)
+    else:
+        with Release(WRK_OF, WRK) as release:
+            unpack(release.fetch("wrk"), WRK / "root")
+        print(f"wrk, of Debian's {WRK_OF}", flush=True)
+    (WRK / STAMP).touch()
+
+
+#: What can be fetched, and what cannot be done without it.
+FETCHES = {
+    "brokers": (brokers, "nothing runs on them"),
+    "pythons": (pythons, "nothing runs on them"),
+    "wrk": (wrk, "what it would load is not measured"),
+}
+
+
 def main(what: str) -> int:
+    fetch, without = FETCHES[what]
     try:
-        {"brokers": brokers, "pythons": pythons}[what]()
+        fetch()
     except NotToBeHad as exc:
-        print(f"{what}: not fetched, so nothing runs on them: {exc}", file=sys.stderr)
+        print(f"{what}: not fetched, so {without}: {exc}", file=sys.stderr)
     return 0
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or sys.argv[1] not in {"brokers", "pythons"}:
+    if len(sys.argv) != 2 or sys.argv[1] not in FETCHES:
         raise SystemExit(__doc__)
     sys.exit(main(sys.argv[1]))

@@ -212,17 +212,19 @@ def test_the_archive_is_the_one_of_this_machine(
     assert from_debian.archive() == "http://m.example/debian"
 
 
-@pytest.mark.parametrize("what", ["brokers", "pythons"])
+@pytest.mark.parametrize("what", from_debian.FETCHES)
 def test_where_nothing_can_be_fetched_it_says_why_and_goes_on(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(from_debian, "BROKERS", tmp_path / "brokers")
+    monkeypatch.setattr(from_debian, "WRK", tmp_path / "wrk")
     monkeypatch.setattr(interpreters, "FETCHED", tmp_path / "python")
     monkeypatch.setattr(interpreters, "find_python", lambda version: None)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert from_debian.main(what) == 0
     told = capsys.readouterr().err
-    assert told.startswith(f"{what}: not fetched, so nothing runs on them: there is no apt-get")
+    without = from_debian.FETCHES[what][1]
+    assert told.startswith(f"{what}: not fetched, so {without}: there is no apt-get")
     assert not list(tmp_path.rglob(".fetched"))
 
 

@@ -2,4 +2,11 @@
 
 from __future__ import annotations
 
-from . import lease_cases, publish_cases, scale_cases, thread_cases  # noqa: F401
+from . import (  # noqa: F401
+    lease_cases,
+    publish_cases,
+    scale_cases,
+    shared_cases,
+    thread_cases,
+    view_cases,
+)

@@ -98,6 +98,8 @@ class Case:
     :param figures: the unit of each figure; the first one is the case's own.
     :param fresh: each round wants a process of its own.
     :param rounds: of a hundred that are asked for, how many it plays at most.
+    :param bare: the contender that does only what all do. What the ``processor`` time of another is above
+        this one's, in the same round, is the other's figure ``above``.
     """
 
     name: str
@@ -107,6 +109,7 @@ class Case:
     figures: Mapping[str, str] = field(default_factory=lambda: {"time": "µs"})
     fresh: bool = False
     rounds: int = 100
+    bare: str | None = None
 
     @property
     def figure(self) -> str:

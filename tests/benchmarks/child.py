@@ -67,7 +67,7 @@ def a_queue(setting: Setting) -> Iterator[Callable[[], None] | None]:
 def play(case: Case, setting: Setting, rounds: int) -> dict[str, Any]:
     """Set all contenders up, and play their rounds.
 
-    Whoever cannot be set up is left out: his package is missing, or he failed.
+    A contender whose package is missing, or that fails, is left out.
     """
     left_out: dict[str, str] = {}
     with ExitStack() as stack:
@@ -80,8 +80,22 @@ def play(case: Case, setting: Setting, rounds: int) -> dict[str, Any]:
                 left_out[name] = str(missing)
             except Exception as error:
                 left_out[name] = f"failed: {type(error).__name__}: {error}"
-        values = interleave(ready, rounds, before)
+        failed: dict[str, Exception] = {}
+        values = interleave(ready, rounds, before, failed)
+    for name, error in failed.items():
+        left_out[name] = f"failed in a round: {type(error).__name__}: {error}"
+    if case.bare in values:
+        add_above(values, values[case.bare]["processor"])
     return {"values": values, "left_out": left_out}
+
+
+def add_above(values: dict[str, dict[str, list[float]]], bare: list[float]) -> None:
+    """Give each contender the figure ``above``: its processor time less the *bare* one of the same round."""
+    for figures in values.values():
+        if "processor" in figures and figures["processor"] is not bare:
+            figures["above"] = [
+                mine - least for mine, least in zip(figures["processor"], bare, strict=True)
+            ]
 
 
 def profile(case: Case, setting: Setting) -> list[tuple[str, float, int]]:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from .case import OURS
 from .lease_cases import FLOOR, KOMBU, PSYCOPG, SQLALCHEMY
 from .measure import Ratio, median, number, ratio
-from .peers import AMQPSTORM, PIKA
+from .peers import AIO_PIKA, AMQPSTORM, PIKA
 from .publish_cases import HELD, OURS_UNCONFIRMED
+from .shared_cases import COROUTINES, IDLE, PROCESSES
 from .thread_cases import WAITING
+from .ways import AMQPSTORM_SHARED, CELERY, OVER_LEASES
 
 __all__ = ["GOALS", "Check", "Goal", "Results", "Verdict"]
 
@@ -91,6 +93,69 @@ def faster(
     wanted = "faster" if least == 1 else f"≥ {least:g} × faster"
     return Check(
         case, f"{wanted} than {than}", (me, "time"), (than, than_figure), turned=True, least=least
+    )
+
+
+def not_slower(case: str, than: str, figure: str = "time") -> Check:
+    """A figure of ours is no longer than the other's."""
+    wanted = f"not slower than {than}" if figure == "time" else f"{figure} not longer than {than}'s"
+    return Check(case, wanted, (OURS, figure), (than, figure), turned=True, least=1)
+
+
+def at_most(case: str, figure: str, most: float, unit: str) -> Check:
+    """A figure of ours has a bound."""
+    return Check(case, f"≤ {most:g} {unit}", (OURS, figure), most=most)
+
+
+#: How many times the requests of each, for a view that publishes.
+VIEW = {KOMBU: 1.4, PIKA: 1.25, AMQPSTORM_SHARED: 1.4, CELERY: 2.5}
+
+
+def view(case: str) -> tuple[Check, ...]:
+    """What a view that publishes is to reach, on a machine of either kind."""
+    requests = (
+        Check(
+            case,
+            f"≥ {least:g} × the requests of {than}",
+            (OURS, "requests"),
+            (than, "requests"),
+            least=least,
+        )
+        for than, least in VIEW.items()
+    )
+    processor = Check(
+        case,
+        f"≤ 0.3 of {KOMBU}' processor time above the bare view",
+        (OURS, "above"),
+        (KOMBU, "above"),
+        most=0.3,
+    )
+    return (*requests, processor, *(not_slower(case, than, "p99") for than in VIEW))
+
+
+def threads(count: int) -> tuple[Check, ...]:
+    """What so many threads that publish are to reach."""
+    case = f"shared.threads.{count}"
+    return (
+        faster(case, KOMBU, 3),
+        not_slower(case, KOMBU, "p99"),
+        at_most(case, "processor", 45, "µs of processor time a message"),
+    )
+
+
+def coroutines(count: int) -> tuple[Check, ...]:
+    """What so many coroutines that publish are to reach."""
+    case = f"shared.coroutines.{count}"
+    return (
+        faster(case, AIO_PIKA, 2.5),
+        at_most(case, "processor", 45, "µs of processor time a message"),
+        Check(
+            case,
+            "lateness of the event loop, p99, ≤ 1.3 × idle",
+            (OURS, "lag"),
+            (IDLE, "lag"),
+            most=1.3,
+        ),
     )
 
 
@@ -252,5 +317,36 @@ GOALS: tuple[Goal, ...] = (
         "import of `kombu_pools_ext` over importing kombu",
         "itself",
         (Check("import", "≤ 20 ms", (OURS, "time"), most=20),),
+    ),
+    Goal(
+        "a Django view with one confirmed publish, 32 threads",
+        "kombu.pools, pika, amqpstorm, Celery",
+        view("shared.view"),
+    ),
+    Goal("the same on a busy machine", "the same", view("shared.view.busy")),
+    Goal(
+        "32 and 128 threads over the shared connection, confirmed",
+        "kombu.pools, 8 connections",
+        (*threads(32), *threads(128)),
+    ),
+    Goal(
+        "one thread over the shared connection, confirmed",
+        "our lease for each message",
+        (not_slower("shared.threads.1", OVER_LEASES),),
+    ),
+    Goal(
+        "50 and 1,000 coroutines over the shared connection, confirmed",
+        "aio-pika, one connection",
+        tuple(check for count in COROUTINES for check in coroutines(count)),
+    ),
+    Goal(
+        "32 threads over the shared connection, 10 ms of round trip",
+        "kombu.pools, 8 connections",
+        (faster("shared.link", KOMBU, 3.5),),
+    ),
+    Goal(
+        f"connections at the broker, {PROCESSES} processes under load",
+        "itself",
+        (at_most("shared.processes", "connections", PROCESSES, "connections"),),
     ),
 )

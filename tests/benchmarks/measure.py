@@ -65,13 +65,18 @@ def timed(play: Play, seconds: float, *, per: int = 1) -> Round:
 
 
 def interleave(
-    contenders: Mapping[str, Round], rounds: int, before: Callable[[], None] | None = None
+    contenders: Mapping[str, Round],
+    rounds: int,
+    before: Callable[[], None] | None = None,
+    failed: dict[str, Exception] | None = None,
 ) -> dict[str, dict[str, list[float]]]:
     """Play *rounds* of each: one of each in turn, so that whatever else the machine does befalls all of them.
 
     Each round begins with another contender, for what comes first may find a cold cache. The garbage collector runs
     before each contender's turn, and not during it, whoever it is.
 
+    :param failed: gets the error of each contender whose round fails; the others play on without it. With ``None``
+        the error is raised.
     :returns: by contender and figure, the values in the order of the rounds.
     """
     values: dict[str, dict[str, list[float]]] = {name: {} for name in contenders}
@@ -79,12 +84,20 @@ def interleave(
     for number in range(rounds):
         first = number % len(names) if names else 0
         for name in names[first:] + names[:first]:
+            if name not in values:
+                continue
             if before is not None:
                 before()
             gc.collect()
             gc.disable()
             try:
                 figures = contenders[name]()
+            except Exception as error:
+                if failed is None:
+                    raise
+                failed[name] = error
+                del values[name]
+                continue
             finally:
                 gc.enable()
             for figure, value in figures.items():

@@ -7,7 +7,7 @@ import json
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,20 @@ from kombu.utils.url import parse_url
 from .case import BODY, Contender, Setting, peer
 from .measure import Play, Round, statement, timed
 
-__all__ = ["AIO_PIKA", "AMQPSTORM", "PIKA", "aio_pika", "amqpstorm", "pika"]
+__all__ = [
+    "AIO_PIKA",
+    "AMQPSTORM",
+    "PIKA",
+    "aio_pika",
+    "aio_pika_connect",
+    "aio_pika_publish",
+    "amqpstorm",
+    "amqpstorm_connection",
+    "amqpstorm_publish",
+    "pika",
+    "pika_connection",
+    "pika_publish",
+]
 
 PIKA = "pika, thread-local"
 AMQPSTORM = "amqpstorm held"
@@ -28,22 +41,43 @@ def tls(setting: Setting) -> ssl.SSLContext | None:
     return ssl.create_default_context(cafile=setting.ca) if setting.ca else None
 
 
+def pika_connection(setting: Setting) -> Any:
+    """A new `BlockingConnection`.
+
+    :raises Missing: without pika.
+    """
+    pika = peer("pika")
+    parts, context = parse_url(setting.url), tls(setting)
+    return pika.BlockingConnection(
+        pika.ConnectionParameters(
+            parts["hostname"],
+            parts["port"],
+            "/",
+            pika.PlainCredentials(parts["userid"], parts["password"]),
+            ssl_options=None if context is None else pika.SSLOptions(context, "localhost"),
+        )
+    )
+
+
+def pika_publish(channel: Any, queue: str) -> None:
+    """Publish the order on a channel of pika."""
+    pika = peer("pika")
+    channel.basic_publish(
+        "",
+        queue,
+        json.dumps(BODY),
+        pika.BasicProperties(
+            content_type="application/json", content_encoding="utf-8", delivery_mode=2
+        ),
+    )
+
+
 def pika(*, confirm: bool) -> Contender:
     """A `BlockingConnection` of each thread's own, as Flask-RMQ and django-rmq have it."""
 
     @contextmanager
     def contender(setting: Setting) -> Iterator[Round]:
-        pika = peer("pika")
-        parts, context = parse_url(setting.url), tls(setting)
-        connection = pika.BlockingConnection(
-            pika.ConnectionParameters(
-                parts["hostname"],
-                parts["port"],
-                "/",
-                pika.PlainCredentials(parts["userid"], parts["password"]),
-                ssl_options=None if context is None else pika.SSLOptions(context, "localhost"),
-            )
-        )
+        connection = pika_connection(setting)
         try:
             local = threading.local()
             local.channel = connection.channel()
@@ -51,14 +85,7 @@ def pika(*, confirm: bool) -> Contender:
                 local.channel.confirm_delivery()
 
             def publish() -> None:
-                local.channel.basic_publish(
-                    "",
-                    setting.queue,
-                    json.dumps(BODY),
-                    pika.BasicProperties(
-                        content_type="application/json", content_encoding="utf-8", delivery_mode=2
-                    ),
-                )
+                pika_publish(local.channel, setting.queue)
 
             yield timed(statement("publish()", publish=publish), setting.seconds)
         finally:
@@ -67,41 +94,83 @@ def pika(*, confirm: bool) -> Contender:
     return contender
 
 
+def amqpstorm_connection(setting: Setting) -> Any:
+    """A new connection.
+
+    :raises Missing: without amqpstorm.
+    """
+    storm = peer("amqpstorm")
+    parts = parse_url(setting.url)
+    options: dict[str, Any] = {}
+    context = tls(setting)
+    if context is not None:
+        options = {
+            "ssl": True,
+            "ssl_options": {"context": context, "server_hostname": "localhost"},
+        }
+    return storm.Connection(
+        parts["hostname"], parts["userid"], parts["password"], port=parts["port"], **options
+    )
+
+
+def amqpstorm_publish(channel: Any, queue: str) -> None:
+    """Publish the order on a channel of amqpstorm."""
+    channel.basic.publish(
+        json.dumps(BODY),
+        routing_key=queue,
+        properties={
+            "content_type": "application/json",
+            "content_encoding": "utf-8",
+            "delivery_mode": 2,
+        },
+    )
+
+
 def amqpstorm(*, confirm: bool) -> Contender:
     """A connection and a channel, held."""
 
     @contextmanager
     def contender(setting: Setting) -> Iterator[Round]:
-        storm = peer("amqpstorm")
-        parts = parse_url(setting.url)
-        options: dict[str, Any] = {}
-        context = tls(setting)
-        if context is not None:
-            options = {
-                "ssl": True,
-                "ssl_options": {"context": context, "server_hostname": "localhost"},
-            }
-        with storm.Connection(
-            parts["hostname"], parts["userid"], parts["password"], port=parts["port"], **options
-        ) as connection:
+        with amqpstorm_connection(setting) as connection:
             channel = connection.channel()
             if confirm:
                 channel.confirm_deliveries()
 
             def publish() -> None:
-                channel.basic.publish(
-                    json.dumps(BODY),
-                    routing_key=setting.queue,
-                    properties={
-                        "content_type": "application/json",
-                        "content_encoding": "utf-8",
-                        "delivery_mode": 2,
-                    },
-                )
+                amqpstorm_publish(channel, setting.queue)
 
             yield timed(statement("publish()", publish=publish), setting.seconds)
 
     return contender
+
+
+async def aio_pika_connect(setting: Setting) -> Any:
+    """A new connection, in the running event loop.
+
+    :raises Missing: without aio-pika.
+    """
+    aio = peer("aio_pika")
+    parts, context = parse_url(setting.url), tls(setting)
+    return await aio.connect(
+        host=parts["hostname"],
+        port=parts["port"],
+        login=parts["userid"],
+        password=parts["password"],
+        virtualhost="/",
+        ssl=context is not None,
+        ssl_context=context,
+    )
+
+
+async def aio_pika_publish(channel: Any, queue: str) -> None:
+    """Publish the order on a channel of aio-pika."""
+    message = peer("aio_pika").Message(
+        json.dumps(BODY).encode(),
+        content_type="application/json",
+        content_encoding="utf-8",
+        delivery_mode=2,
+    )
+    await channel.default_exchange.publish(message, routing_key=queue)
 
 
 def aio_pika(*, confirm: bool, together: int = 1) -> Contender:
@@ -112,19 +181,8 @@ def aio_pika(*, confirm: bool, together: int = 1) -> Contender:
 
     @contextmanager
     def contender(setting: Setting) -> Iterator[Round]:
-        aio = peer("aio_pika")
-        parts, context = parse_url(setting.url), tls(setting)
-
         async def connect() -> tuple[Any, Any]:
-            connection = await aio.connect(
-                host=parts["hostname"],
-                port=parts["port"],
-                login=parts["userid"],
-                password=parts["password"],
-                virtualhost="/",
-                ssl=context is not None,
-                ssl_context=context,
-            )
+            connection = await aio_pika_connect(setting)
             return connection, await connection.channel(publisher_confirms=confirm)
 
         async def close() -> None:
@@ -134,14 +192,8 @@ def aio_pika(*, confirm: bool, together: int = 1) -> Contender:
             connection, channel = runner.run(connect())
             try:
 
-                async def publish() -> None:
-                    message = aio.Message(
-                        json.dumps(BODY).encode(),
-                        content_type="application/json",
-                        content_encoding="utf-8",
-                        delivery_mode=2,
-                    )
-                    await channel.default_exchange.publish(message, routing_key=setting.queue)
+                def publish() -> Awaitable[None]:
+                    return aio_pika_publish(channel, setting.queue)
 
                 async def many(turns: int) -> float:
                     began = time.perf_counter()

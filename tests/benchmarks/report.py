@@ -28,6 +28,7 @@ CHAPTERS = {
     "confirmed": "Publishing with confirms, one acquire a message",
     "batch": "Batches",
     "threads": "Threads",
+    "shared": "Many who publish at once",
     "scale": "Many pools, many connections",
     "restart": "After a restart",
     "import": "Import",
@@ -136,16 +137,14 @@ def lines_of(name: str, played: Played) -> Iterator[list[str]]:
     figure, unit = next(iter(played.figures.items()))
     base = OURS if OURS in played.values else next(iter(played.values), "")
     for contender, figures in played.values.items():
-        if figure not in figures:
-            continue
-        cells = [f"{number(median(figures[figure]))} {unit}"]
+        cells = [f"{number(median(figures[figure]))} {unit}"] if figure in figures else ["–"]
         cells += [
             f"{number(median(figures[one]))} {played.figures[one]}"
             for one in figures
             if one != figure and one in played.figures
         ]
         compared = ""
-        if contender != base and base in played.values:
+        if contender != base and base in played.values and figure in figures:
             compared = str(ratio(figures[figure], played.values[base][figure]))
         yield [name, contender, "; ".join(cells), compared]
 

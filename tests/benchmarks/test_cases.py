@@ -12,7 +12,17 @@ import pytest
 
 from tests.benchmarks import all_cases  # noqa: F401  # fills the register
 from tests.benchmarks.__main__ import ask_child, main, run_case
-from tests.benchmarks.case import CASES, OURS, Case, Missing, Setting, chosen, peer, register
+from tests.benchmarks.case import (
+    CASES,
+    OURS,
+    Case,
+    Contender,
+    Missing,
+    Setting,
+    chosen,
+    peer,
+    register,
+)
 from tests.benchmarks.child import part_of, play, where
 from tests.benchmarks.goals import GOALS, Check
 from tests.benchmarks.lease_cases import FLOOR, KOMBU
@@ -46,7 +56,7 @@ def test_cases_are_chosen_by_words_of_their_names() -> None:
 
 
 def test_the_table_of_goals_has_its_rows() -> None:
-    assert len(GOALS) == 17
+    assert len(GOALS) == 24
     assert all(goal.checks for goal in GOALS)
 
 
@@ -124,6 +134,44 @@ def test_who_is_missing_or_fails_is_left_out_by_name() -> None:
     assert set(done["values"]) == {OURS}
     assert done["left_out"]["peer"].startswith("no-such-package is not installed")
     assert done["left_out"]["broken"] == "failed: ConnectionError: nobody there"
+
+
+@contextmanager
+def failing_later(setting: Setting) -> Iterator[Round]:
+    rounds = iter([{"time": 1.0}])
+
+    def round_() -> dict[str, float]:
+        for figures in rounds:
+            return figures
+        raise ConnectionError("gone")
+
+    yield round_
+
+
+def test_who_fails_in_a_round_is_left_out_by_name() -> None:
+    contenders = {OURS: good, "broken": failing_later}
+    done = play(Case("a case", "", "none", contenders), Setting("", seconds=0.0001), 2)
+    assert len(done["values"][OURS]["time"]) == 2
+    assert set(done["values"]) == {OURS}
+    assert done["left_out"] == {"broken": "failed in a round: ConnectionError: gone"}
+
+
+def using(*values: float) -> Contender:
+    @contextmanager
+    def contender(setting: Setting) -> Iterator[Round]:
+        left = iter(values)
+        yield lambda: {"processor": next(left)}
+
+    return contender
+
+
+def test_what_is_above_the_bare_contender_is_told_round_by_round() -> None:
+    contenders = {OURS: using(7.0, 9.0), "bare": using(2.0, 3.0), "other": good}
+    case = Case("a case", "", "none", contenders, bare="bare")
+    values = play(case, Setting("", seconds=0.0001), 2)["values"]
+    assert values[OURS] == {"processor": [7.0, 9.0], "above": [5.0, 6.0]}
+    assert values["bare"] == {"processor": [2.0, 3.0]}
+    assert set(values["other"]) == {"time"}
 
 
 def test_a_missing_module_says_which_package() -> None:

@@ -107,6 +107,15 @@ def test_the_collector_is_back_after_a_failure() -> None:
     assert gc.isenabled()
 
 
+def test_a_contender_that_fails_is_out_and_the_others_play_on() -> None:
+    failed: dict[str, Exception] = {}
+    rounds = iter([{"time": 1.0}])
+    contenders = {"good": lambda: {"time": 2.0}, "bad": lambda: next(rounds)}
+    assert interleave(contenders, 3, None, failed) == {"good": {"time": [2.0, 2.0, 2.0]}}
+    assert {name: type(error) for name, error in failed.items()} == {"bad": StopIteration}
+    assert gc.isenabled()
+
+
 def test_no_contenders_no_values() -> None:
     assert interleave({}, 3) == {}
 

@@ -96,6 +96,15 @@ def test_contenders_are_compared_with_ours() -> None:
     ]
 
 
+def test_a_contender_that_lacks_the_first_figure_is_shown_with_its_others() -> None:
+    values = {OURS: {"time": [2.0], "lag": [5.0]}, "no publish": {"lag": [4.0]}}
+    played = Played("publish", "amqp", {"time": "µs", "lag": "µs late"}, values)
+    assert list(lines_of("name", played)) == [
+        ["name", OURS, "2.00 µs; 5.00 µs late", ""],
+        ["name", "no publish", "–; 4.00 µs late", ""],
+    ]
+
+
 def test_an_unmet_goal_is_known_by_its_number() -> None:
     assert [(count, len(checks)) for count, checks in a_run().unmet().items()] == [(1, 1)]
     assert goal_table(a_run().verdicts())[0][0] == "1"

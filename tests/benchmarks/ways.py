@@ -1,0 +1,149 @@
+"""The ways in which many threads of a process publish the same order, confirmed. Each gives its function."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import kombu
+
+from .case import BODY, OURS, Setting, peer
+from .lease_cases import KOMBU, kombus_pools, our_pools
+from .peers import (
+    PIKA,
+    amqpstorm_connection,
+    amqpstorm_publish,
+    pika_connection,
+    pika_publish,
+)
+
+__all__ = [
+    "AMQPSTORM_SHARED",
+    "BARE",
+    "CELERY",
+    "CONNECTIONS",
+    "OVER_LEASES",
+    "PATIENCE",
+    "WAYS",
+    "Publish",
+    "Way",
+    "our_settings",
+]
+
+OVER_LEASES = "ours, over leases"
+AMQPSTORM_SHARED = "amqpstorm, one connection"
+CELERY = "Celery, delay"
+BARE = "no publish"
+#: Connections of each pool.
+CONNECTIONS = 8
+#: Seconds for a lease; nobody comes near it.
+PATIENCE = 60.0
+
+#: Publishes one message, and returns when it is confirmed.
+Publish = Callable[[], Any]
+Way = Callable[[Setting], AbstractContextManager[Publish]]
+
+
+def our_settings(name: str) -> dict[str, Any]:
+    """The settings of an alias that publishes in one of our two ways."""
+    over = {OURS: "shared", OVER_LEASES: "leased"}[name]
+    return {"LIMIT": CONNECTIONS, "CONFIRM": True, "PUBLISH_OVER": over}
+
+
+def ours(name: str) -> Way:
+    """``Pools.publish``, over one connection or over a lease for each message."""
+
+    @contextmanager
+    def way(setting: Setting) -> Iterator[Publish]:
+        with our_pools(setting, **our_settings(name)) as pools:
+            yield lambda: pools.publish(BODY, setting.queue, acquire_timeout=PATIENCE)
+
+    return way
+
+
+@contextmanager
+def kombus(setting: Setting) -> Iterator[Publish]:
+    """A producer of ``kombu.pools`` for each message."""
+    with kombus_pools(setting, confirm=True, limit=CONNECTIONS) as (_, pool):
+
+        def publish() -> None:
+            with pool.acquire(block=True) as producer:
+                producer.publish(BODY, routing_key=setting.queue)
+
+        yield publish
+
+
+@contextmanager
+def pikas(setting: Setting) -> Iterator[Publish]:
+    """A connection of pika for each thread, opened with its first message."""
+    peer("pika")
+    local = threading.local()
+    connections: list[Any] = []
+
+    def publish() -> None:
+        if not hasattr(local, "channel"):
+            connections.append(connection := pika_connection(setting))
+            local.channel = connection.channel()
+            local.channel.confirm_delivery()
+        pika_publish(local.channel, setting.queue)
+
+    try:
+        yield publish
+    finally:
+        for connection in connections:
+            connection.close()
+
+
+@contextmanager
+def amqpstorms(setting: Setting) -> Iterator[Publish]:
+    """One connection of amqpstorm, with a channel for each thread."""
+    local = threading.local()
+    with amqpstorm_connection(setting) as connection:
+
+        def publish() -> None:
+            if not hasattr(local, "channel"):
+                local.channel = connection.channel()
+                local.channel.confirm_deliveries()
+            amqpstorm_publish(local.channel, setting.queue)
+
+        yield publish
+
+
+@contextmanager
+def celerys(setting: Setting) -> Iterator[Publish]:
+    """``delay`` of a task without a result; the order is its argument."""
+    app = peer("celery").Celery("bench", broker=setting.url, set_as_current=False)
+    app.conf.update(
+        broker_pool_limit=CONNECTIONS,
+        broker_transport_options={"confirm_publish": True},
+        task_default_queue=setting.queue,
+        # The queue is there, and has other arguments than Celery would declare.
+        task_queues=[kombu.Queue(setting.queue, kombu.Exchange(""), no_declare=True)],
+        task_ignore_result=True,
+    )
+
+    @app.task(name="bench.order")
+    def task(order: object) -> None: ...
+
+    try:
+        yield lambda: task.delay(BODY)
+    finally:
+        app.close()
+
+
+def none(setting: Setting) -> AbstractContextManager[Publish]:
+    """Publishes nothing."""
+    return nullcontext(lambda: None)
+
+
+WAYS: Mapping[str, Way] = {
+    BARE: none,
+    OURS: ours(OURS),
+    OVER_LEASES: ours(OVER_LEASES),
+    KOMBU: kombus,
+    PIKA: pikas,
+    AMQPSTORM_SHARED: amqpstorms,
+    CELERY: celerys,
+}
