@@ -38,7 +38,7 @@ serve: .venv/demo/.installed ## the same two applications, left running
 
 test: export EXPECT_INSTALLED := 1
 test: export COVERAGE_FILE := $(CURDIR)/.venv/coverage/data
-test: .venv/test/.installed ## the tests, on the installed wheel, with coverage (ARGS="-k foo" for some of them)
+test: .venv/test/.installed .venv/wrk/.fetched ## the tests, on the installed wheel, with coverage (ARGS="-k foo" for some of them)
 	@rm -rf .venv/coverage && mkdir -p .venv/coverage
 ifneq ($(strip $(ARGS)),)
 	$(COVERED) $(ARGS)

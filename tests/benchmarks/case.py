@@ -66,6 +66,11 @@ class Setting:
     queue: str = "bench"
 
     @property
+    def load(self) -> float:
+        """Seconds for which many publish at once."""
+        return self.watch * 2 / 3
+
+    @property
     def ssl(self) -> dict[str, Any] | None:
         """What kombu and our settings take as `ssl`."""
         if self.ca is None:

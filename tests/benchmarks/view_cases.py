@@ -192,7 +192,7 @@ def view(way: str, *, busy: int) -> Contender:
             def round_() -> dict[str, float]:
                 used = float(get(f"{url}processor"))
                 with busy_loops(busy):
-                    answered = load(url, setting.watch * 2 / 3)
+                    answered = load(url, setting.load)
                 used = float(get(f"{url}processor")) - used
                 return {
                     "requests": answered.rate,
