@@ -211,7 +211,7 @@ for name, busy, beside in (
 ):
     register(
         name,
-        f"requests to a Django view with one confirmed publish, gunicorn, {THREADS} threads{beside}",
+        f"a Django view with one publish, gunicorn, {THREADS} threads{beside}",
         "amqp",
         {
             way: view(way, busy=busy)
