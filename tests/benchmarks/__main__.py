@@ -26,6 +26,7 @@ SHOWN = ROOT / ".venv" / "bench" / "results"
 #: Whose versions are told.
 TOLD = (
     "kombu", "amqp", "redis", "pika", "amqpstorm", "aio-pika", "psycopg-pool", "sqlalchemy",
+    "celery", "django", "gunicorn",
 )  # fmt: skip
 #: The cases whose rounds are one thread's work, so that a profiler can tell.
 PROFILED = ("acquire", "engine", "look-up", "publish", "confirmed", "batch")
