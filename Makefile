@@ -25,7 +25,7 @@ WITH_KOMBUS_TYPES := --allow-untyped-calls --allow-untyped-decorators --no-warn-
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .SECONDARY:
-.PHONY: help demo serve test test-greenlets test-kombus lint style types format matrix brokers pythons bench instructions reliability soak docs lock clean
+.PHONY: help demo serve test test-greenlets test-kombus lint style types format matrix brokers pythons wrk bench instructions reliability soak docs lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,7 +38,7 @@ serve: .venv/demo/.installed ## the same two applications, left running
 
 test: export EXPECT_INSTALLED := 1
 test: export COVERAGE_FILE := $(CURDIR)/.venv/coverage/data
-test: .venv/test/.installed .venv/wrk/.fetched ## the tests, on the installed wheel, with coverage (ARGS="-k foo" for some of them)
+test: .venv/test/.installed ## the tests, on the installed wheel, with coverage (ARGS="-k foo" for some of them)
 	@rm -rf .venv/coverage && mkdir -p .venv/coverage
 ifneq ($(strip $(ARGS)),)
 	$(COVERED) $(ARGS)
@@ -82,6 +82,8 @@ matrix: $(WHEEL) brokers pythons ## the tests on every Python, Django, Flask, ko
 	@.venv/build/bin/python -m tests.matrix $(ARGS)
 
 brokers: .venv/brokers/.fetched ## RabbitMQ 4 and Redis 8 from Debian's archive, into .venv/brokers/ (make test ARGS=… RABBITMQ=4.0 runs on it)
+
+wrk: .venv/wrk/.fetched ## wrk from Debian's archive, which loads a web server, where the machine has none
 
 pythons: .venv/python/.fetched ## Python 3.14 from Debian's archive, where the machine has none
 

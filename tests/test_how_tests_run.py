@@ -79,7 +79,7 @@ def test_ci_goes_on_after_a_step_that_failed(make: Path) -> None:
 def test_ci_tells_at_the_end_what_failed(make: Path) -> None:
     make.write_text(
         '#!/bin/sh\necho "made $*"\nseq 100\n'
-        'case $1 in test) echo "FAILED tests/test_x.py::test_y - AssertionError"; exit 1;; esac\n'
+        'case $* in *" test") echo "FAILED tests/test_x.py::test_y - AssertionError"; exit 1;; esac\n'
     )
     last = ci("style", "tests", make=make).stdout.split("=== what failed in ")[1:]
     assert last == ["tests\nFAILED tests/test_x.py::test_y - AssertionError\n"]
