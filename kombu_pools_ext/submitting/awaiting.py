@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-from ..errors import PoolTimeout
 from .awaited_future import AwaitedFuture
 from .loop_side import loop_sides
 from .submission import Submission
@@ -32,8 +31,7 @@ async def outcome_in_loop(submission: Submission, future: AwaitedFuture) -> None
     """Wait for the outcome of *submission*; a cancellation says what became of the message.
 
     :param future: that of the submission.
-    :raises PoolTimeout: if it was not begun within the time that its caller has.
-    :raises Exception: the error of the future.
+    :raises Exception: the error of the future; or, if it was not begun in time, why not.
     """
     # A message that waits can still be taken back; one that was begun has bounds of its own.
     timeout, deadlines = submission.seconds_left(), future.side.deadlines
@@ -48,11 +46,7 @@ async def outcome_in_loop(submission: Submission, future: AwaitedFuture) -> None
         deadlines.discard(submission)
     if future.cancelled():
         submission.forget()
-        raise PoolTimeout(
-            f"alias {submission.using!r}: message {submission.message_id} was not sent; its turn did not come within "
-            f"{submission.acquire_timeout:.3g} s, because others were before it; raise LIMIT or the time-out, or shed "
-            "load"
-        )
+        raise submission.why_not_begun()
     try:
         future.result()
     finally:

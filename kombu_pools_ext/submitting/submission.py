@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Protocol
 
+from ..errors import PoolTimeout
 from ..prepared import PreparedMessage
 from .awaited_future import AwaitedFuture
 from .draft import Draft
@@ -165,6 +166,18 @@ class Submission:
             return LATER
         self.future.cancel()
         return None
+
+    def why_not_begun(self) -> Exception:
+        """Return the error of a message whose turn did not come: that of its pool, or that others were before it."""
+        seconds = self.acquire_timeout or 0.0
+        error = self._pools.producers[self.using].why_not_lent(seconds)
+        if type(error) is PoolTimeout:
+            return PoolTimeout(
+                f"alias {self.using!r}: message {self.message_id} was not sent; its turn did not come within "
+                f"{seconds:.3g} s, because others were before it; raise LIMIT or the time-out, or shed load"
+            )
+        error.add_note(f"alias {self.using!r}: message {self.message_id} was not sent")
+        return error
 
     def refuse(self) -> bool:
         """Have :meth:`begin` return ``False`` from now on; return whether it was not begun yet."""

@@ -17,6 +17,8 @@ from kombu.exceptions import EncodeError
 from kombu_pools_ext import Pools
 from kombu_pools_ext.errors import (
     BrokerUnreachable,
+    ConnectTimeout,
+    PoolSuspended,
     PoolTimeout,
     PublishNacked,
     PublishReturned,
@@ -129,18 +131,55 @@ def test_a_message_whose_turn_does_not_come_fails_in_its_time(
     make: Make, url: str, inbox: Any
 ) -> None:
     box, pools = inbox(url), make(LIMIT=1)
+    lease = pools.producers["default"].acquire(timeout=PATIENCE)
+
+    async def publish() -> None:
+        first = asyncio.ensure_future(pools.apublish(1, box.name, acquire_timeout=PATIENCE))
+        await comes_true(lambda: pools.connections["default"].stats().waiting)
+        with pytest.raises(PoolTimeout, match=r"alias 'default': message m2 was not sent.* 0.05 s"):
+            await pools.apublish(2, box.name, acquire_timeout=0.05, message_id="m2")
+        lease.release()
+        await first
+
+    asyncio.run(publish())
+    assert box.bodies(1) == [1]
+
+
+def test_a_message_whose_turn_does_not_come_is_told_why_the_others_wait(
+    make: Make, url: str, inbox: Any
+) -> None:
+    box, pools = inbox(url), make(LIMIT=1)
 
     async def publish() -> None:
         pools.suspend(mode="wait")
         first = asyncio.ensure_future(pools.apublish(1, box.name, acquire_timeout=PATIENCE))
         await comes_true(lambda: pools.connections["default"].stats().waiting)
-        with pytest.raises(PoolTimeout, match=r"alias 'default': message m2 was not sent.* 0.05 s"):
+        with pytest.raises(PoolSuspended, match=r"not resumed for 0.05 s") as told:
             await pools.apublish(2, box.name, acquire_timeout=0.05, message_id="m2")
+        assert "message m2 was not sent" in notes(told.value)
         pools.resume()
         await first
 
     asyncio.run(publish())
     assert box.bodies(1) == [1]
+
+
+@pytest.mark.parametrize("scheme", ["amqp", "redis"])
+def test_in_an_outage_a_message_whose_turn_does_not_come_is_told_of_it(
+    scheme: str, nowhere: int
+) -> None:
+    pools = Pools(default={"URL": f"{scheme}://127.0.0.1:{nowhere}/0", "LIMIT": 1})
+
+    async def publish() -> None:
+        first = asyncio.ensure_future(pools.apublish(1, "q", acquire_timeout=5.0))
+        await comes_true(lambda: pools.connections["default"].stats().open_failures)
+        with pytest.raises(ConnectTimeout) as told:
+            await pools.apublish(2, "q", acquire_timeout=0.05, message_id="m2")
+        assert "message m2 was not sent" in notes(told.value)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+
+    asyncio.run(publish())
 
 
 def test_the_loop_goes_on_while_a_message_waits(make: Make, url: str, inbox: Any) -> None:
