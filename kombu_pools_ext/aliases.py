@@ -326,15 +326,18 @@ class Pools:
             :class:`~.PublishUnknown`, with which it may be in the broker.
         """
         routing_key, exchange, options = checked(routing_key, exchange, kwargs, body)
+        settings = self.settings_of(using)
         if acquire_timeout is _AS_CONFIGURED:
-            acquire_timeout = self.settings_of(using).acquire_timeout
+            acquire_timeout = settings.acquire_timeout
         message_id = options.get("message_id")
         if message_id is None:
             message_id = options["message_id"] = new_message_id()
         lender = self._lender(using)
+        road: SharedRoad | None = None
         # What a framework has lent already is there: another lease might not be.
-        road = _shared_road(lender) if isinstance(lender, ProducerPool) else None
-        if road is not None:
+        if isinstance(lender, ProducerPool):
+            road = _shared_road(lender) if settings.publish_is_shared else lender.shared_road
+        if road is not None and settings.publish_is_shared:
             message = road.prepare(body, routing_key, exchange, options, acquire_timeout)
             if message is not None and road.publish(message):
                 return

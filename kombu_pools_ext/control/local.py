@@ -26,7 +26,7 @@ from ..engine.stats import Drained, PoolNumbers
 from ..errors import ConnectionsKept
 from ..masking import MASK
 from ..settings import PoolSettings, Problem, SettingsError
-from ..settings.parser import LEASED, SHARED
+from ..settings.parser import LEASED
 from .log import logger
 from .roundtrip import RoundTrip
 
@@ -170,11 +170,14 @@ def status(pools: Pools, using: Sequence[str] | None = None) -> list[StatusRow]:
 
 def _road(pools: Pools, alias: str) -> dict[str, Any]:
     """Return how messages are published, as far as that has turned out."""
-    road = pools.producers[alias].shared_road if pools.settings[alias].is_shared else None
+    settings = pools.settings[alias]
+    if not settings.is_shared:
+        return {"publish_over": LEASED}
+    road = pools.producers[alias].shared_road
     if road is None:
-        return {"publish_over": SHARED if pools.settings[alias].is_shared else LEASED}
-    publisher = road.publisher
-    return {"publish_over": LEASED if publisher.unfit else SHARED, "in_flight": publisher.live}
+        return {"publish_over": settings.publish_over}
+    over = LEASED if road.publisher.unfit else settings.publish_over
+    return {"publish_over": over, "in_flight": road.publisher.live}
 
 
 def _numbers(pool: ConnectionPool) -> dict[str, Any]:

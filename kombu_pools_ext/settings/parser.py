@@ -31,6 +31,7 @@ from .url_checks import EXAMPLE, url_problems
 from .urls import family_of, implementation_of, transport_of
 
 __all__ = [
+    "AUTO",
     "CHECKS",
     "DEFAULT_EXCHANGE",
     "LEASED",
@@ -53,6 +54,7 @@ LONGEST_HEARTBEAT = 65535
 DEFAULT_EXCHANGE: Final = "default_exchange"
 
 #: The values of ``PUBLISH_OVER``.
+AUTO: Final = "auto"
 SHARED: Final = "shared"
 LEASED: Final = "leased"
 
@@ -142,9 +144,10 @@ def _mandatory(value: Any, report: Report) -> bool | str:
 
 
 def _publish_over(value: Any, report: Report) -> str:
-    if value not in (SHARED, LEASED):
-        expected = f"{SHARED!r} or {LEASED!r}"
-        refuse(report, value, expected, did_you_mean(value, [SHARED, LEASED]))
+    known = [AUTO, SHARED, LEASED]
+    if value not in known:
+        expected = f"{AUTO!r}, {SHARED!r} or {LEASED!r}"
+        refuse(report, value, expected, did_you_mean(value, known))
     return value  # type: ignore[no-any-return]  # one of these, or not used
 
 

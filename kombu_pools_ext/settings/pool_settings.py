@@ -17,6 +17,7 @@ from . import urls as broker_urls
 from .credentials_key import credentials_key
 from .nested import Identity, copy_options, freeze
 from .parser import (
+    AUTO,
     CHECKS,
     DEFAULT_EXCHANGE,
     LEASED,
@@ -90,9 +91,10 @@ class PoolSettings:
     #: Whether a message that no queue takes is an error; ``"default_exchange"`` means only those whose routing key
     #: names a queue.
     mandatory: bool | str = DEFAULT_EXCHANGE
-    #: What ``publish`` goes over on AMQP with confirms: ``"shared"`` is one connection for all threads, ``"leased"`` a
-    #: lease for each message. Elsewhere it is always a lease.
-    publish_over: str = LEASED
+    #: What messages go over on AMQP with confirms: ``"shared"`` is one connection for all threads, ``"leased"`` a lease
+    #: for each message; ``"auto"`` is a lease for ``publish``, and the shared connection for ``submit`` and
+    #: ``apublish``, which no thread waits for. Elsewhere it is always a lease.
+    publish_over: str = AUTO
     #: How many messages may be without an outcome at once on the shared connection; further callers wait.
     in_flight: int = 1000
     #: A lease held for longer is reported, with its borrower's stack; ``None`` turns this off.
@@ -109,8 +111,10 @@ class PoolSettings:
     connection_name: str | None = None
 
     _identity: Identity = field(init=False, compare=False)
-    #: Whether all threads publish over one connection, if nothing speaks against it once that is open.
+    #: Whether ``submit`` and ``apublish`` go over one connection, and whether ``publish`` does, too; if nothing speaks
+    #: against it once that is open.
     is_shared: bool = field(init=False, compare=False)
+    publish_is_shared: bool = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         given = {one.name: getattr(self, one.name) for one in fields(self) if one.init}
@@ -121,8 +125,9 @@ class PoolSettings:
             object.__setattr__(self, name, value)
         object.__setattr__(self, "_identity", self._identify())
         # Asked at each publish.
-        shared = self.publish_over == SHARED and self.is_amqp and self.has_confirms
+        shared = self.publish_over != LEASED and self.is_amqp and self.has_confirms
         object.__setattr__(self, "is_shared", shared)
+        object.__setattr__(self, "publish_is_shared", shared and self.publish_over == SHARED)
 
     @classmethod
     @forgets_arguments

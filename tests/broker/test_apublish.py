@@ -34,7 +34,7 @@ Make = Callable[..., Pools]
 @pytest.fixture
 def make(url: str) -> Make:
     """Makes pools on each kind of broker."""
-    return lambda **settings: Pools(default={"URL": url, **settings})
+    return lambda **settings: Pools(default={"URL": url, "PUBLISH_OVER": "leased", **settings})
 
 
 async def comes_true(condition: Callable[[], Any]) -> None:
@@ -66,7 +66,7 @@ def test_a_message_arrives(make: Make, url: str, inbox: Any) -> None:
 
 
 def test_errors_are_those_of_publish(amqp_url: str, queue: str) -> None:
-    pools = Pools(default={"URL": amqp_url})
+    pools = Pools(default={"URL": amqp_url, "PUBLISH_OVER": "leased"})
     full = Inbox(amqp_url, queue, **{"x-max-length": 1, "x-overflow": "reject-publish"})
 
     async def fail() -> None:
@@ -105,7 +105,7 @@ def test_there_has_to_be_a_loop(make: Make) -> None:
 
 
 def test_an_error_keeps_no_cycle_alive(amqp_url: str) -> None:
-    pools = Pools(default={"URL": amqp_url})
+    pools = Pools(default={"URL": amqp_url, "PUBLISH_OVER": "leased"})
 
     async def fail() -> None:
         with pytest.raises(PublishReturned):

@@ -43,7 +43,7 @@ Make = Callable[..., Pools]
 @pytest.fixture
 def make(url: str) -> Make:
     """Makes pools on each kind of broker."""
-    return lambda **settings: Pools(default={"URL": url, **settings})
+    return lambda **settings: Pools(default={"URL": url, "PUBLISH_OVER": "leased", **settings})
 
 
 @contextmanager
@@ -106,7 +106,7 @@ def test_wrong_arguments_raise_at_once(make: Make) -> None:
 
 
 def test_a_returned_message_a_missing_exchange_and_a_nack(amqp_url: str, queue: str) -> None:
-    pools = Pools(default={"URL": amqp_url})
+    pools = Pools(default={"URL": amqp_url, "PUBLISH_OVER": "leased"})
     full = Inbox(amqp_url, queue, **{"x-max-length": 1, "x-overflow": "reject-publish"})
     futures = [pools.submit(number, full.name) for number in range(2)]
     returned = pools.submit({}, "there-is-no-such-queue", message_id="mine")
@@ -334,7 +334,7 @@ def test_a_submit_that_interrupts_another_one_is_refused(make: Make) -> None:
 def broken(nowhere: int) -> Pools:
     """Pools whose broker is away, without patience."""
     url = f"amqp://user:s3cr3t-word@127.0.0.1:{nowhere}//"
-    return Pools(default={"URL": url, "ACQUIRE_TIMEOUT": 0.05})
+    return Pools(default={"URL": url, "PUBLISH_OVER": "leased", "ACQUIRE_TIMEOUT": 0.05})
 
 
 def test_a_failure_that_nobody_asks_for_is_logged_once(
@@ -463,7 +463,10 @@ def test_drain_waits_for_what_was_submitted(make: Make, url: str, inbox: Any) ->
 def test_a_child_begins_afresh_and_the_parent_publishes_its_own(
     amqp_url: str, inbox: Callable[..., Inbox]
 ) -> None:
-    box, pools = inbox(amqp_url), Pools(default={"URL": amqp_url, "LIMIT": 2})
+    box, pools = (
+        inbox(amqp_url),
+        Pools(default={"URL": amqp_url, "PUBLISH_OVER": "leased", "LIMIT": 2}),
+    )
     pools.submit("before", box.name).result(PATIENCE)
     pools.suspend(mode="wait")
     futures = [pools.submit(f"parent {number}", box.name) for number in range(20)]
@@ -490,7 +493,7 @@ from kombu_pools_ext.submitting import leased_road
 
 url, queue, grace, suspended = sys.argv[1:]
 leased_road.GRACE = float(grace)
-pools = Pools(default={"URL": url, "LIMIT": 1})
+pools = Pools(default={"URL": url, "PUBLISH_OVER": "leased", "LIMIT": 1})
 futures = [pools.submit("first", queue)]
 futures[0].result(30)
 if suspended == "yes":
@@ -562,7 +565,7 @@ def test_a_child_of_multiprocessing_publishes_before_it_ends(
 ) -> None:
     import multiprocessing
 
-    box, pools = inbox(amqp_url), Pools(default={"URL": amqp_url})
+    box, pools = inbox(amqp_url), Pools(default={"URL": amqp_url, "PUBLISH_OVER": "leased"})
 
     def work() -> None:
         for number in range(50):

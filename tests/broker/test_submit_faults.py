@@ -45,7 +45,9 @@ def test_each_message_has_one_outcome_while_connections_are_cut(
 ) -> None:
     box, proxy = inbox(amqp_url), proxied(amqp_url)
     settings: dict[str, Any] = {} if retry else {"RETRY": None}
-    pools = Pools(default={"URL": through(proxy, amqp_url), "LIMIT": 4, **settings})
+    pools = Pools(
+        default={"URL": through(proxy, amqp_url), "PUBLISH_OVER": "leased", "LIMIT": 4, **settings}
+    )
     futures: dict[str, Future[None]] = {}
     outcomes: dict[str, BaseException | None] = {}
 

@@ -210,10 +210,17 @@ def test_ping_of_a_transport_without_a_round_trip_connects() -> None:
 
 def test_a_status_row_says_what_messages_are_published_over() -> None:
     url = "amqp://localhost//"
-    pools = Pools(leased={"url": url}, shared={"url": url, "publish_over": "shared"}, mem=memory())
+    ways: Any = {over: {"url": url, "publish_over": over} for over in ("auto", "leased", "shared")}
+    pools = Pools(**ways, default={"url": url}, mem=memory())
     rows = {row.alias: row for row in local.status(pools)}
     over = {alias: (row.publish_over, row.in_flight) for alias, row in rows.items()}
-    assert over == {"leased": ("leased", 0), "shared": ("shared", 0), "mem": ("leased", 0)}
+    assert over == {
+        "auto": ("auto", 0),
+        "default": ("auto", 0),
+        "leased": ("leased", 0),
+        "shared": ("shared", 0),
+        "mem": ("leased", 0),
+    }
 
 
 def test_ping_makes_a_round_trip_to_rabbitmq(amqp_url: str) -> None:
