@@ -66,12 +66,12 @@ _NONE_GIVEN: dict[str, Any] = {}
 
 
 def _shared_road(pool: ProducerPool) -> SharedRoad | None:
-    """Return the shared road of *pool*, imported where there is one; ``None`` if each message takes a lease."""
-    road: SharedRoad | None = pool.shared_road
-    if road is None and pool.in_flight is not None:
+    """Return the shared road of *pool*, imported with its first message; ``None`` if each message takes a lease."""
+    if pool.shared_road is None:
         from .publisher import road_of
 
-        road = road_of(pool)
+        return road_of(pool)
+    road: SharedRoad = pool.shared_road
     return road
 
 
@@ -442,8 +442,7 @@ class Pools:
             timeout = self.settings_of(using).acquire_timeout
         draft = Draft(self, using, body, key, to, options, awaited=awaited is not None)
         lane = caller, draft.destination.exchange
-        submission = Submission(self, draft, using, lane, timeout, awaited)
-        submission.road = road
+        submission = Submission(self, draft, road, lane, timeout, awaited)
         road.start(submission)
         return submission
 

@@ -91,6 +91,7 @@ def prepare(
     :raises TypeError, ValueError: for invalid arguments, as in :meth:`.Pools.publish`.
     :raises EncodeError: if *body* cannot be serialized.
     """
+    # An unknown alias is told before anything else is.
     pools.settings_of(using)
     key, to, options = checked(routing_key, exchange, kwargs, body)
     return prepare_checked(pools, using, body, key, to, kept(options), calling_line())

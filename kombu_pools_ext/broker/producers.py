@@ -57,6 +57,8 @@ class ProducerPool(BasePool, KombuProducerPool):  # type: ignore[misc, unused-ig
 
     Producer: Any = KombuProducer
     close_after_fork = True
+    #: What ``in_flight`` messages are published on; made by ``publisher/`` with the first of them.
+    shared_road: Any = None
 
     def __init__(
         self,
@@ -76,8 +78,6 @@ class ProducerPool(BasePool, KombuProducerPool):  # type: ignore[misc, unused-ig
         self.connections = connections
         #: How many messages may be without an outcome on a connection that all threads share; ``None`` if they do not.
         self.in_flight = in_flight
-        #: What they publish on then; made by ``publisher/`` with the first message.
-        self.shared_road: Any = None
         self.Producer = Producer or self.Producer
         # Whether nobody overrode prepare(), which is then needed for new producers only.
         self._plain = type(self).prepare is ProducerPool.prepare

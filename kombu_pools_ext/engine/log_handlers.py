@@ -83,13 +83,12 @@ def _handle_all() -> None:
 
 def _handle_later() -> None:
     """Handle the records that were kept: the body of a thread."""
-    state = _state
     try:
         # Its messages take an idle connection: opening another one would log records of its own, without end.
         while_busy(_handle_all)
     finally:
-        state.turn.release()
-    if state.later:
+        _state.turn.release()
+    if _state.later:
         # Closes the race with a record that came when this thread had looked, and not ended.
         _begin()
 

@@ -289,8 +289,7 @@ class Publisher:
                 return LOOK
             self._lead_unattended(me)
         finally:
-            self._roles.give_back(WRITE, me)
-            self._roles.give_back(LEAD, me)
+            self._roles.give_all_back(me)
             self._end_use(me)
             self._pass_on()
         return LOOK if self._unattended else None
@@ -771,5 +770,4 @@ class Publisher:
                     self._refused.forget()
                     self._give_back(connection)
             finally:
-                self._roles.give_back(WRITE, me)
-                self._roles.give_back(LEAD, me)
+                self._roles.give_all_back(me)

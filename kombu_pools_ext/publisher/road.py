@@ -115,9 +115,8 @@ class SharedRoad:
 
 def road_of(pool: ProducerPool) -> SharedRoad | None:
     """Return the shared road of *pool*; ``None`` if its messages are published over a lease each."""
-    road: SharedRoad | None = pool.shared_road
-    if road is None and pool.in_flight is not None:
+    if pool.shared_road is None and pool.in_flight is not None:
         # One step of the interpreter: of two threads that come first, both get the same.
-        road = pool.__dict__.setdefault("_shared_road", SharedRoad(pool))
-        pool.shared_road = road
+        pool.__dict__.setdefault("shared_road", SharedRoad(pool))
+    road: SharedRoad | None = pool.shared_road
     return road

@@ -48,8 +48,7 @@ class Unattended:
         self._messages[message] = None
 
     def forget(self, message: Outgoing) -> None:
-        """Have nobody told of *message*."""
-        message.settled = None
+        """Count *message* no more; nobody is going to be told of it."""
         self.drop(message)
         self._in_flight.forget(message)
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from concurrent.futures import CancelledError
-from typing import Any
 
 from .loop_side import LoopSide
 
@@ -22,7 +20,7 @@ class AwaitedFuture:
     :param side: of the event loop in which the coroutine runs.
     """
 
-    __slots__ = ("_claim", "_outcome", "_told", "side", "waiter")
+    __slots__ = ("_claim", "_outcome", "side", "waiter")
 
     def __init__(self, side: LoopSide) -> None:
         self.side = side
@@ -31,7 +29,6 @@ class AwaitedFuture:
         # Who came first: the one who writes, or one who wants it not to be written.
         self._claim: dict[str, str] = {}
         self._outcome: dict[str, BaseException | None] = {}
-        self._told: dict[str, Callable[[Any], object]] = {}
 
     def begin(self) -> bool:
         """Note that the message is going to be written; ``False`` if it was refused or cancelled, or has ended.
@@ -57,10 +54,6 @@ class AwaitedFuture:
         """Whether it was cancelled."""
         return isinstance(self._outcome.get("is"), CancelledError)
 
-    def running(self) -> bool:
-        """Whether it was begun and has no outcome yet."""
-        return not self._outcome and self._claim.get("is") is _BEGUN
-
     def done(self) -> bool:
         """Whether it has an outcome."""
         return bool(self._outcome)
@@ -76,19 +69,8 @@ class AwaitedFuture:
 
     def _end(self, error: BaseException | None) -> None:
         self._outcome.setdefault("is", error)
-        # Each at most once for each call, and both harmless when they come twice.
+        # Once more does no harm.
         self.side.alarm.wake(self.waiter)
-        told = self._told.pop("is", None)
-        if told is not None:
-            told(self)
-
-    def add_done_callback(self, told: Callable[[Any], object]) -> None:
-        """Have *told* called with this when there is an outcome; there is room for one."""
-        self._told["is"] = told
-        if self._outcome:
-            again = self._told.pop("is", None)
-            if again is not None:
-                again(self)
 
     def exception(self) -> BaseException | None:
         """Return the error; ``None`` if there is none, or no outcome yet."""

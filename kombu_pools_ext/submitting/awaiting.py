@@ -61,8 +61,7 @@ def _became(submission: Submission) -> str:
         submission.forget()
         return f"{message} was not sent; it is not in the broker"
     if not future.done():
-        if submission.road is not None:
-            submission.road.keep_order(submission)
+        submission.road.keep_order(submission)
         return f"{message} may be in the broker, or not: its publish was under way, and goes on"
     error = future.exception()
     if error is None:

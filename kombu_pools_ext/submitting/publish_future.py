@@ -115,14 +115,17 @@ class PublishFuture(Future[None]):
 
     def add_done_callback(self, fn: Callable[[Future[None]], object]) -> None:
         """Have ``fn(future)`` called once there is an outcome: in the thread that publishes, so it should not wait."""
+        self.log_nothing()
+        super().add_done_callback(fn)
+
+    def log_nothing(self) -> None:
+        """Have no failure of it logged: somebody hears of it in another way."""
         self._observed = True
         self._note_observed()
-        super().add_done_callback(fn)
 
     def _note_asked(self) -> None:
         if self.done():
-            self._observed = True
-            self._note_observed()
+            self.log_nothing()
 
     def __del__(self) -> None:
         failure: Any = self.__dict__.get("_failure")

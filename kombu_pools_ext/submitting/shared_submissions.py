@@ -103,8 +103,7 @@ class SharedSubmissions:
                 self._fly(road, submission, message)
         except BaseException:
             # It was not taken: nothing of it may stay counted, and the caller has the error instead of a future.
-            submission.future.cancel()
-            submission.future.add_done_callback(_has_the_error)
+            submission.give_up()
             self._take_back(submission)
             raise
 
@@ -310,10 +309,6 @@ class SharedSubmissions:
 
 def _number(submission: Submission) -> int:
     return submission.number
-
-
-def _has_the_error(future: object) -> None:
-    """Do nothing: an outcome that is asked for is not logged."""
 
 
 def _nothing() -> None:

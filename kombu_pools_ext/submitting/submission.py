@@ -58,7 +58,7 @@ class Submission:
     ======== ==================================================================================
 
     :param pools: the pools that publish it.
-    :param using: the alias.
+    :param road: what takes it.
     :param lane: what the order is kept within: the thread, or task, and the exchange.
     :param acquire_timeout: seconds to wait for a producer; ``None`` means without end.
     :param awaited: the outcome that a coroutine waits for, if one does: its time counts from now on, and the message
@@ -66,27 +66,16 @@ class Submission:
     """
 
     __slots__ = (
-        *("_context", "_deadline", "_draft", "_ended", "_pools", "acquire_timeout"),
-        *(
-            "awaited",
-            "counted",
-            "future",
-            "has_room",
-            "lane",
-            "message_id",
-            "needs_lease",
-            "is_timed",
-            "number",
-            "road",
-            "using",
-        ),
+        *("_context", "_deadline", "_draft", "_ended", "_pools"),
+        *("acquire_timeout", "awaited", "counted", "future", "has_room", "is_timed", "lane"),
+        *("message_id", "needs_lease", "number", "road", "using"),
     )
 
     def __init__(
         self,
         pools: Pools,
         draft: Draft,
-        using: str,
+        road: Road,
         lane: Hashable,
         acquire_timeout: float | None,
         awaited: AwaitedFuture | None,
@@ -107,8 +96,7 @@ class Submission:
         self.has_room = awaited is not None
         #: Whether a road counts it among those of its lane that are on their way.
         self.counted = False
-        #: What takes it.
-        self.road: Road | None = None
+        self.road = road
         #: Whether it turned out to need a lease.
         self.needs_lease = False
         #: Whether its road ends it when its time is up, with an error that says why.
@@ -116,7 +104,7 @@ class Submission:
         #: Its place among those that were started.
         self.number = 0
         #: The alias.
-        self.using = using
+        self.using = draft.destination.using
         self.message_id = draft.message_id
         self.future: AwaitedFuture | PublishFuture = awaited or PublishFuture(
             draft.message_id, draft.destination
@@ -178,6 +166,12 @@ class Submission:
             )
         error.add_note(f"alias {self.using!r}: message {self.message_id} was not sent")
         return error
+
+    def give_up(self) -> None:
+        """Cancel it: its caller has an error instead of the future, so nobody else needs to hear of it."""
+        self.future.cancel()
+        if isinstance(self.future, PublishFuture):
+            self.future.log_nothing()
 
     def refuse(self) -> bool:
         """Have :meth:`begin` return ``False`` from now on; return whether it was not begun yet."""

@@ -148,7 +148,7 @@ def test_without_wrk_the_view_is_left_out(
 
 @pytest.mark.slow
 @pytest.mark.threads
-@pytest.mark.skipif(find_wrk() is None, reason="no wrk")
+@pytest.mark.skipif(find_wrk() is None, reason="no wrk: make wrk fetches it")
 @pytest.mark.parametrize("name", ["shared.view", "shared.view.busy"])
 def test_requests_are_counted_and_the_bare_view_is_taken_off(name: str, setting: Setting) -> None:
     done = play(those_of(CASES[name], OURS, BARE), setting, 1)
@@ -163,7 +163,7 @@ def test_requests_are_counted_and_the_bare_view_is_taken_off(name: str, setting:
 
 @pytest.mark.slow
 @pytest.mark.threads
-@pytest.mark.skipif(find_wrk() is None, reason="no wrk")
+@pytest.mark.skipif(find_wrk() is None, reason="no wrk: make wrk fetches it")
 def test_a_request_that_fails_is_no_request(setting: Setting) -> None:
     with served(BARE, setting) as url:
         assert Load()(url, 1).count > 0

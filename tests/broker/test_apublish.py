@@ -44,6 +44,13 @@ async def comes_true(condition: Callable[[], Any]) -> None:
             await asyncio.sleep(0.001)
 
 
+async def first_waits(pools: Pools, key: str, **keywords: Any) -> asyncio.Task[None]:
+    """Return a task whose message 1 is waiting for a producer."""
+    first = asyncio.ensure_future(pools.apublish(1, key, acquire_timeout=PATIENCE, **keywords))
+    await comes_true(lambda: pools.connections["default"].stats().waiting)
+    return first
+
+
 def notes(error: BaseException) -> str:
     return "\n".join(getattr(error, "__notes__", ()))
 
@@ -134,8 +141,7 @@ def test_a_message_whose_turn_does_not_come_fails_in_its_time(
     lease = pools.producers["default"].acquire(timeout=PATIENCE)
 
     async def publish() -> None:
-        first = asyncio.ensure_future(pools.apublish(1, box.name, acquire_timeout=PATIENCE))
-        await comes_true(lambda: pools.connections["default"].stats().waiting)
+        first = await first_waits(pools, box.name)
         with pytest.raises(PoolTimeout, match=r"alias 'default': message m2 was not sent.* 0.05 s"):
             await pools.apublish(2, box.name, acquire_timeout=0.05, message_id="m2")
         lease.release()
@@ -152,8 +158,7 @@ def test_a_message_whose_turn_does_not_come_is_told_why_the_others_wait(
 
     async def publish() -> None:
         pools.suspend(mode="wait")
-        first = asyncio.ensure_future(pools.apublish(1, box.name, acquire_timeout=PATIENCE))
-        await comes_true(lambda: pools.connections["default"].stats().waiting)
+        first = await first_waits(pools, box.name)
         with pytest.raises(PoolSuspended, match=r"not resumed for 0.05 s") as told:
             await pools.apublish(2, box.name, acquire_timeout=0.05, message_id="m2")
         assert "message m2 was not sent" in notes(told.value)
@@ -249,8 +254,7 @@ def test_a_cancellation_says_that_the_message_was_not_sent(
 
     async def publish() -> None:
         pools.suspend(mode="wait")
-        first = asyncio.ensure_future(pools.apublish(1, box.name, acquire_timeout=PATIENCE))
-        await comes_true(lambda: pools.connections["default"].stats().waiting)
+        first = await first_waits(pools, box.name)
         second = asyncio.ensure_future(pools.apublish(2, box.name, message_id="m2"))
         await asyncio.sleep(0)
         second.cancel()
@@ -274,10 +278,7 @@ def test_a_cancellation_says_that_the_message_may_be_there(
 
     async def publish() -> None:
         pools.suspend(mode="wait")
-        task = asyncio.ensure_future(
-            pools.apublish(1, box.name, acquire_timeout=PATIENCE, message_id="m1")
-        )
-        await comes_true(lambda: pools.connections["default"].stats().waiting)
+        task = await first_waits(pools, box.name, message_id="m1")
         task.cancel()
         with pytest.raises(asyncio.CancelledError) as told:
             await task
@@ -364,8 +365,7 @@ def test_a_loop_that_ends_leaves_no_task_and_no_error(
 
     async def publish() -> None:
         pools.suspend(mode="wait")
-        tasks.append(asyncio.ensure_future(pools.apublish(1, box.name, acquire_timeout=PATIENCE)))
-        await comes_true(lambda: pools.connections["default"].stats().waiting)
+        tasks.append(await first_waits(pools, box.name))
 
     # asyncio.run() cancels what is left, and closes the loop before there is an outcome.
     asyncio.run(publish())
