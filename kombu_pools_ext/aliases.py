@@ -24,7 +24,7 @@ from .broker import groups
 from .broker.arguments import checked
 from .broker.connections import ConnectionPool
 from .broker.message_id import new_message_id
-from .broker.own_errors import raised_by_carrier
+from .broker.own_errors import raised_by_library
 from .broker.pool_key import KEY_CACHE
 from .broker.pool_lookup import PoolLookup
 from .broker.producers import ProducerPool
@@ -351,7 +351,7 @@ class Pools:
                 road.note_declared(options.get("declare"))
         except BaseException as error:
             # The errors of the publish itself say what became of the message; others do not.
-            if became and not (isinstance(error, Exception) and raised_by_carrier(error)):
+            if became and not (isinstance(error, Exception) and raised_by_library(error)):
                 error.add_note(f"alias {using!r}: interrupted; message {message_id} {became}")
             raise
 

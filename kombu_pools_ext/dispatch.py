@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from amqp.exceptions import ConnectionError
 from kombu.exceptions import LimitExceeded, OperationalError
 
-from .broker.own_errors import raised_by_carrier
+from .broker.own_errors import raised_by_library
 from .errors import (
     BatchFailed,
     Outcome,
@@ -187,7 +187,7 @@ class _Dispatch:
                 one: what for one, what in failed.results.items() if one not in failed.unsent
             }
         except Exception as error:
-            if not raised_by_carrier(error):
+            if not raised_by_library(error):
                 raise
             if self._batch is None:
                 self._errors[run[0]] = self._gave_up = error
@@ -212,7 +212,7 @@ class _Dispatch:
         try:
             self._pools.publish(message.body, using=self._using, **message.arguments)
         except Exception as error:
-            if not raised_by_carrier(error):
+            if not raised_by_library(error):
                 raise
             self._errors[message] = error
             for kind, outcome in _KNOWN_BY.items():

@@ -139,7 +139,8 @@ OF_ONE_KIND = (
 )
 #: What asks for the kind of a connection, or of a pool. What settings say of a URL is another matter.
 ASKS_FOR_THE_KIND = re.compile(
-    r"\bwire is (not )?None|[\"'](wire|bounds)[\"']|\.bounds\b|(?<!settings)(?<!self)\.is_amqp\b|\w\.foreign\b"
+    r"\bsession\.transport is (not )?None|getattr\([^()]*[\"'](transport|bounds)[\"']|\.bounds\b"
+    r"|(?<!settings)(?<!self)\.is_amqp\b|\w\.foreign\b"
     r"|\bdriver_(name|type)\b|isinstance\([^()]*\b(\w+Session|TransportBase|ForeignConnections|OwnConnections)\b"
 )
 
@@ -150,8 +151,8 @@ def asking_for_the_kind(source: str) -> list[str]:
 
 def test_asking_for_the_kind_of_transport_is_found() -> None:
     asking = (
-        "if item.wire is None:",
-        'below = getattr(item, "wire", None)',
+        "if session.transport is None:",
+        'below = getattr(session, "transport", None)',
         "if pool.foreign or item.bounds:",
         "if isinstance(item.pooled_session, AmqpSession):",
         'if transport.driver_type == "redis":',
@@ -324,11 +325,11 @@ ABOVE_AMQP = {
 #: The packages besides the standard library.
 BELOW_AMQP = {"amqp", "kombu", "vine", "kombu_pools_ext"}
 #: What instances of kombu's and py-amqp's classes are called in the code.
-INSTANCES = {"carrier", "channel", "established", "transport", "_qos", "_connection", "_transport"}
+INSTANCES = {"channel", "established", "transport", "_qos", "_connection", "_transport"}
 #: By file, what is assigned there all the same: transports of which there is no subclass of ours, and attributes of
 #: py-amqp that are there to be assigned to.
 ASSIGNED = {
-    "kombu_pools_ext/broker/sockets.py": {"carrier.connected", "carrier.sock"},
+    "kombu_pools_ext/broker/sockets.py": {"transport.connected", "transport.sock"},
     "kombu_pools_ext/broker/virtual_leftovers.py": {
         "channel._qos.prefetch_count",
         "transport.Channel",

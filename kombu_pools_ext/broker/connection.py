@@ -132,7 +132,7 @@ class OpenConnection(kombu.Connection):
     #: Who ends what was left on it, at this moment.
     tidied_by: object
 
-    #: What it can be asked, whatever carries it. Until it has a transport, nothing is known of its sockets.
+    #: What it can be asked, whatever its transport. Until it has a transport, nothing is known of its sockets.
     #: Not a ``cached_property``: before Python 3.12 it has one lock for all connections, and a forked child may inherit
     #: that locked.
     pooled_session = LazyAttribute[Session](lambda item: PlainSession(item))

@@ -35,7 +35,7 @@ from .failed_openings import is_login_refused, may_pass
 from .leased_connection import INHERITED, ended_state
 from .lent_settings import STATE, Options
 from .naming import with_host
-from .own_errors import raised_by_carrier
+from .own_errors import raised_by_library
 from .redis_sockets import ANSWER_TIMEOUT
 
 logger = logging.getLogger("kombu_pools_ext")
@@ -220,7 +220,7 @@ class ConnectionDriver:
         try:
             return item.pooled_session.check(thorough=thorough)
         except Exception as error:
-            if not raised_by_carrier(error):
+            if not raised_by_library(error):
                 raise
             logger.debug("pool %r: a check failed: %r", self._name(), error)
             return False

@@ -131,8 +131,8 @@ class LeasedProducer(Producer):
 
         With confirms it returns when the broker has the message. It returns ``None``, unless a class with a ``publish``
         of its own returns something else. If the connection breaks, and the pool or the caller (``retry=True``) wants
-        that, it is tried again on another one, which this producer has from then on; after any other failure on the
-        wire the connection is not lent again.
+        that, it is tried again on another one, which this producer has from then on; after any other failure of the
+        connection it is not lent again.
 
         :param timeout: seconds for all tries with their pauses. Without it, they have the time of one try, unless a
             *retry_policy* says how many there are: then they have no bound in common.
@@ -215,7 +215,7 @@ class LeasedProducer(Producer):
         return self._lease.item
 
     @property
-    def carrier(self) -> Any:
+    def publishes_on(self) -> Any:
         """The connection that it publishes on: the lease's, unless it was revived onto another one's channel."""
         return self._lease.item
 
@@ -285,7 +285,7 @@ class LeasedProducer(Producer):
 
     def note_what_broke(self, session: Session, error: BaseException) -> None:
         """Note what *error*, raised on *session*, did to the connection."""
-        # When it is raised, because the caller may swallow it: half a frame may be on the wire.
+        # When it is raised, because the caller may swallow it: half a frame may have been sent.
         if verdict_on(session, error) is not None:
             self._broken = True
             self._pool.reads_no_more(session.connection)
@@ -327,7 +327,7 @@ class LeasedProducer(Producer):
             kombus: Any = super().batch(max_size)
             item = self._lease.item
             session = item.pooled_session
-            if session.bounds_batches and self.carrier is item:
+            if session.bounds_batches and self.publishes_on is item:
                 kombus = BoundedBatch(self, kombus, session, self._pool.confirm_timeout)
             return cast("Batch", kombus)
         return Batch(self, made or BatchState(self))
@@ -353,7 +353,7 @@ class LeasedProducer(Producer):
 
     @property
     def broken(self) -> bool:
-        """Whether a publish failed on the wire: the connection is closed at the release, and of no use until then."""
+        """Whether a publish broke the connection: it is closed at the release, and of no use until then."""
         return self._broken
 
     @property
@@ -385,7 +385,7 @@ class _Retried:
     @property
     def session(self) -> Session | None:
         producer = self._producer
-        return None if producer._lease.ended else session_of(producer.carrier)
+        return None if producer._lease.ended else session_of(producer.publishes_on)
 
     @property
     def pool_name(self) -> str:

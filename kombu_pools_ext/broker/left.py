@@ -24,9 +24,9 @@ _WHAT_TO_DO = (
 _named: set[tuple[object, int]] = set()
 
 
-def note_untidy(carrier: Any) -> None:
-    """Have the end of the lease look at what was done on *carrier*, the transport's connection."""
-    client = getattr(carrier, "client", None)
+def note_untidy(established: Any) -> None:
+    """Have the end of the lease look at what was done on *established*, the transport's connection."""
+    client = getattr(established, "client", None)
     if client is not None:
         client.untidy = True
 

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator
 
-__all__ = ["is_marked", "mark", "passed_through", "raised_by_carrier", "raised_within"]
+__all__ = ["is_marked", "mark", "passed_through", "raised_by_library", "raised_within"]
 
-#: The packages whose code carries a message for us. What is raised elsewhere was raised by somebody who interrupted.
-CARRIERS = frozenset(
+#: The packages that do the messaging. What is raised elsewhere was raised by somebody who interrupted.
+LIBRARIES = frozenset(
     {"amqp", "kombu", "vine", "redis", "ssl", "socket", "selectors", "gevent", "eventlet"}
     | {__name__.partition(".")[0]}
 )
 #: The functions of py-amqp and kombu in which the application's callbacks run.
 _CALLS_BACK = frozenset({"_on_basic_deliver", "_on_basic_return", "_on_basic_cancel", "receive"})
 #: The attribute that holds the mark.
-_MARK = "_kombu_pools_wire"
+_MARK = "_kombu_pools_socket"
 
 
 def _modules(error: BaseException) -> Iterator[tuple[str, str]]:
@@ -38,15 +38,15 @@ def _raiser(error: BaseException) -> str | None:
     return modules[-1].partition(".")[0] if modules else None
 
 
-def raised_by_carrier(error: BaseException, others: Container[str] = ()) -> bool:
-    """Whether code that carries messages raised *error*, and not a signal handler or a callback of the application.
+def raised_by_library(error: BaseException, others: Container[str] = ()) -> bool:
+    """Whether a messaging library raised *error*, and not a signal handler or a callback of the application.
 
-    An exception without a traceback was raised by nobody yet, and counts as a carrier's.
+    An exception without a traceback was raised by nobody yet, and counts as a library's.
 
-    :param others: packages that carry messages besides the usual ones.
+    :param others: packages that do the messaging besides the usual ones.
     """
     package = _raiser(error)
-    return package is None or package in CARRIERS or package in others
+    return package is None or package in LIBRARIES or package in others
 
 
 def raised_within(error: BaseException, package: str) -> bool:
@@ -68,8 +68,8 @@ def passed_through(error: BaseException, *packages: str) -> bool:
 def mark(error: BaseException, below: object) -> None:
     """Note on *error* that the socket under *below* raised it.
 
-    :param below: the wire or the bounds of one connection. Only its number is kept, so that an error that is kept
-        keeps no connection, and can be pickled.
+    :param below: the transport (AMQP) or the bounds (Redis) of one connection. Only its number is kept, so that an
+        error that is kept keeps no connection, and can be pickled.
     """
     setattr(error, _MARK, id(below))
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .credentials import CredentialsFailed
-from .own_errors import mark, raised_by_carrier
+from .own_errors import mark, raised_by_library
 from .sockets import GONE, Within, system_poll
 from .tls import forget_errors
 
@@ -152,7 +152,7 @@ class Bounds:
     def blame(self, error: BaseException) -> None:
         """Mark what a socket raised; note what somebody else raised in the middle of an operation."""
         forget_errors()
-        if isinstance(error, OSError) and raised_by_carrier(error):
+        if isinstance(error, OSError) and raised_by_library(error):
             # A time-out may be of a mere look at whether something had come.
             self.ended = self.ended or not isinstance(error, TimeoutError)
             mark(error, self)
@@ -191,7 +191,7 @@ class BoundedSocket:
         try:
             done = self._in_time(name, arguments)
         except BaseException as error:
-            if isinstance(error, BlockingIOError) and raised_by_carrier(error):
+            if isinstance(error, BlockingIOError) and raised_by_library(error):
                 raise  # redis-py has looked whether something had come
             bounds.blame(error)
             if bounds.interrupted and bounds.unwraps and isinstance(error, Exception):

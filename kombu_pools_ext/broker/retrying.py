@@ -17,10 +17,10 @@ from kombu.exceptions import OperationalError
 from ..errors import PublishError, PublishReturned, PublishUnknown
 from ..settings import RetryPolicy
 from .arguments import check_retry_policy
-from .own_errors import raised_by_carrier
+from .own_errors import raised_by_library
 from .redis_answers import is_answer, refusal
 from .session import Session
-from .soundness import is_from_wire, is_interruption
+from .soundness import is_connection_error, is_interruption
 
 __all__ = ["LONGEST_TRY", "Message", "carry_on", "says_it_is_gone", "seconds_for_one_try"]
 
@@ -259,7 +259,7 @@ class _Tries:
         :param lost: whether it was raised because there was no connection.
         """
         plan, self._only_declares = self._plan, False
-        own = _is_of_the_pool(error) if lost else is_from_wire(here, error)
+        own = _is_of_the_pool(error) if lost else is_connection_error(here, error)
         if not (own or isinstance(error, plan.more_errors)):
             # Or somebody deleted a queue or exchange that was declared on this connection: the message is not there.
             if self._declared_anew or not _lacks_what_was_declared(error, self._message.kwargs):
@@ -314,7 +314,7 @@ class _Tries:
         """
         message, maybe_there, wanted = self._message, self._maybe_there, self._plan.wanted
         message_id, name = message.message_id, message.pool_name
-        own = lost or is_from_wire(session, error)
+        own = lost or is_connection_error(session, error)
         if _says_nothing_of_it(session, error, lost=lost):
             may_be = maybe_there or (not lost and session.may_have_left)
             _note_interruption(error, name, message_id, maybe_there=may_be)
@@ -385,7 +385,7 @@ def _says_nothing_of_it(session: Session, error: BaseException, *, lost: bool) -
     """
     if not lost:
         return is_interruption(session, error)
-    return not isinstance(error, Exception) or not raised_by_carrier(error)
+    return not isinstance(error, Exception) or not raised_by_library(error)
 
 
 def _as_kombu_ends_retries(

@@ -32,16 +32,16 @@ class Revived(LeasedProducer):
     _class_before: type[LeasedProducer]
 
     @property
-    def carrier(self) -> Any:
+    def publishes_on(self) -> Any:
         """The connection that the channel is of."""
         self._lease.item  # noqa: B018  # raises after the end
-        carrier, loan = self.__dict__["revived_on"]
-        if loan is not None and carrier.driver.loan_of(carrier) != loan:
+        connection, loan = self.__dict__["revived_on"]
+        if loan is not None and connection.driver.loan_of(connection) != loan:
             raise LeaseError(
                 f"pool {self._pool.name!r}: this producer was revived on another lease, which has ended; revive it on "
                 "a connection that is still lent, or acquire another producer"
             )
-        return carrier
+        return connection
 
     def release(self) -> None:
         self.undo_revival()
@@ -79,7 +79,7 @@ class Revived(LeasedProducer):
         """Publish on the connection that it was revived on."""
         with self._confirmed():
             return super().publish_on_session(
-                session_of(self.carrier), body, args, kwargs, deadline
+                session_of(self.publishes_on), body, args, kwargs, deadline
             )
 
     @contextlib.contextmanager
@@ -140,8 +140,8 @@ def note_revival(view: Any, given: Any, before: Any) -> None:
     :param before: the channel that it had.
     """
     item = view.leased_item
-    carrier = _carrier_of(view, given)
-    if carrier is None or carrier is item:
+    connection = _connection_of(view, given)
+    if connection is None or connection is item:
         # On a channel of the connection that it was broken on it stays so.
         if (
             getattr(before, "connection", None) is not item._connection
@@ -149,13 +149,16 @@ def note_revival(view: Any, given: Any, before: Any) -> None:
         ):
             view._broken = False
     else:
-        driver = getattr(carrier, "driver", None)
+        driver = getattr(connection, "driver", None)
         # Once that lease has ended, the connection may be another borrower's.
-        view.__dict__["revived_on"] = carrier, None if driver is None else driver.loan_of(carrier)
+        view.__dict__["revived_on"] = (
+            connection,
+            None if driver is None else driver.loan_of(connection),
+        )
         view.__class__ = _revived_types[view.__class__]
 
 
-def _carrier_of(view: Any, given: Any) -> Any:
+def _connection_of(view: Any, given: Any) -> Any:
     if not is_connection(given):
         channel = view.channel if isinstance(given, ChannelPromise) else given
         given = getattr(channel.connection, "client", None)

@@ -1,4 +1,4 @@
-"""What a connection can be asked, whatever carries it.
+"""What a connection can be asked, whatever its transport.
 
 There is one implementation for each kind of transport: AMQP's, Redis's, and one for all others.
 ``docs/explanation/sessions.md`` tells who owns what, and what can happen when.

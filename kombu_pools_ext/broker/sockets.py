@@ -54,10 +54,10 @@ def close_inherited(connection: Any) -> None:
     """In a forked child: close the socket of *connection*, one of kombu's, if its transport shows it."""
     established = connection.__dict__.get("_connection")
     _inherited.append((established, connection.__dict__.get("_transport")))
-    carrier = getattr(established, "_transport", None)
-    if carrier is not None:
-        forget_socket(carrier.sock)
-        carrier.sock, carrier.connected = None, False
+    transport = getattr(established, "_transport", None)
+    if transport is not None:
+        forget_socket(transport.sock)
+        transport.sock, transport.connected = None, False
 
 
 class Bounded(Protocol):

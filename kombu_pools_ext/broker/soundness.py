@@ -11,10 +11,10 @@ from amqp.exceptions import AMQPError, MessageNacked
 from kombu.exceptions import EncodeError, OperationalError, SerializerNotInstalled
 
 from ..errors import BatchFailed, PoolError, PublishError, PublishRefused, PublishReturned
-from .own_errors import passed_through, raised_by_carrier
+from .own_errors import passed_through, raised_by_library
 from .session import Session
 
-__all__ = ["ANSWERED", "is_from_wire", "is_interruption", "verdict_on"]
+__all__ = ["ANSWERED", "is_connection_error", "is_interruption", "verdict_on"]
 
 #: What a publish ends with whose connection is as good as before. py-amqp's own confirms raise the plain
 #: MessageNacked, which it counts among the connection's errors.
@@ -25,7 +25,7 @@ _HARMLESS = (GeneratorExit, *ANSWERED)
 _OF_THE_BODY = (EncodeError, SerializerNotInstalled)
 
 
-def is_from_wire(session: Session, error: BaseException) -> bool:
+def is_connection_error(session: Session, error: BaseException) -> bool:
     """Whether *error*, which a publish on *session* ended with, is the connection's own.
 
     True for errors of the connection's reads and writes, for what py-amqp, redis-py or kombu made of them, and for what
@@ -40,7 +40,7 @@ def is_from_wire(session: Session, error: BaseException) -> bool:
     fatal = (*connection.connection_errors, *connection.recoverable_connection_errors)
     return isinstance(error, fatal) and (
         # Nobody but a client of AMQP has a use for these.
-        isinstance(error, AMQPError) or raised_by_carrier(error, _drivers(session))
+        isinstance(error, AMQPError) or raised_by_library(error, _drivers(session))
     )
 
 
@@ -60,9 +60,9 @@ def is_interruption(session: Session, error: BaseException) -> bool:
     """
     if not isinstance(error, Exception):
         return True
-    if isinstance(error, (*ANSWERED, *_OF_THE_BODY)) or is_from_wire(session, error):
+    if isinstance(error, (*ANSWERED, *_OF_THE_BODY)) or is_connection_error(session, error):
         return False
-    return not raised_by_carrier(error)
+    return not raised_by_library(error)
 
 
 def verdict_on(session: Session, error: BaseException | None) -> str | None:
@@ -98,7 +98,7 @@ def _is_about(session: Session, error: Exception) -> bool:
         return passed_through(error, "kombu", "amqp")
     if session.has_raised(error):
         return True
-    if session.has_ended and raised_by_carrier(error):
+    if session.has_ended and raised_by_library(error):
         # redis-py's word for what was no error of the socket's: the server hung up.
         return True
     return _was_interrupted(error)
@@ -106,4 +106,4 @@ def _is_about(session: Session, error: Exception) -> bool:
 
 def _was_interrupted(error: Exception) -> bool:
     """Whether *error* came out of the middle of py-amqp's or redis-py's work, and neither raised it."""
-    return not raised_by_carrier(error) and passed_through(error, "amqp", "redis")
+    return not raised_by_library(error) and passed_through(error, "amqp", "redis")

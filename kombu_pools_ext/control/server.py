@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..engine import exit_hooks, fork
-from ..engine.mailbox import Mailbox
+from ..engine.reentrant_queue import ReentrantQueue
 from ..engine.threads import spawn_thread
 from ..errors import ControlError
 from .log import RateLimitedLog, logger
@@ -104,7 +104,7 @@ class _Period:
     def __init__(self, *, in_background: bool) -> None:
         self.in_background = in_background
         # A finalizer may call end().
-        self._end_requested: Mailbox[None] = Mailbox()
+        self._end_requested: ReentrantQueue[None] = ReentrantQueue()
         self._last_failure: tuple[str, float] | None = None
 
     def failed(self, error: Exception) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
-from .carrier import Carrier
 from .lease import Entry, Lease
+from .pool_interface import PoolInterface
 
 __all__ = ["MOST_LOOKED_AT", "SLOW_CHECK", "Checker"]
 
@@ -21,7 +21,7 @@ MOST_LOOKED_AT = 32
 class Checker(Generic[T]):
     """Finds out whether an item is fit for use."""
 
-    def __init__(self, pool: Carrier[T]) -> None:
+    def __init__(self, pool: PoolInterface[T]) -> None:
         self._pool = pool
         self._check_after = pool.options.check_after
 

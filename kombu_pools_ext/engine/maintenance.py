@@ -16,7 +16,7 @@ from typing import Protocol, Union
 
 from . import exit_hooks, fork
 from .bounded_lock import BoundedLock
-from .mailbox import Mailbox
+from .reentrant_queue import ReentrantQueue
 from .schedule import Schedule
 from .threads import spawn_thread
 
@@ -107,7 +107,7 @@ class Maintenance:
         #: What the thread that is at it holds: whoever is killed while beginning it leaves that to the next.
         self._running: weakref.ref[_Turn] | None = None
         #: What is put is a pool to look at besides those that are due, or says whether that is every pool.
-        self._bell: Mailbox[_Ring] = Mailbox()
+        self._bell: ReentrantQueue[_Ring] = ReentrantQueue()
 
     def after_fork_in_child(self) -> None:
         """Forget the parent's thread; the child starts its own with its first connection."""
@@ -153,7 +153,7 @@ class Maintenance:
             self._due[pool] = 0.0
             if self._running is None or self._running() is None:
                 # A new one: gevent or eventlet may have replaced the class since, and the former would hold up all.
-                self._bell = Mailbox()
+                self._bell = ReentrantQueue()
                 me = _Turn()
                 # The thread before this one may have been killed over what it had taken.
                 self._due.tidy()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Generic, TypeVar
 
-from .carrier import Carrier
 from .decision import Decision
 from .log_handlers import while_opening
 from .openings import Opening
+from .pool_interface import PoolInterface
 
 __all__ = ["THREAD", "Opener"]
 
@@ -20,7 +20,7 @@ THREAD = "kombu-pools-open"
 class Opener(Generic[T]):
     """Opens items for a pool, in threads, or in a waiting caller's where none can be started."""
 
-    def __init__(self, pool: Carrier[T]) -> None:
+    def __init__(self, pool: PoolInterface[T]) -> None:
         self._pool = pool
         #: Whether the latest thread could not be started.
         self.threadless = False

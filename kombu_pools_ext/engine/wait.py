@@ -6,8 +6,8 @@ import logging
 from typing import Generic, TypeVar
 
 from . import log_handlers
-from .carrier import Carrier
 from .lease import Lease
+from .pool_interface import PoolInterface
 from .waiters import Waiter
 
 __all__ = ["CLAIM_AFTER", "LOOK_AGAIN", "Wait"]
@@ -60,7 +60,7 @@ class Wait(Generic[T]):
 
     __slots__ = ("_deadline", "_guard", "_pool", "_waiter")
 
-    def __init__(self, pool: Carrier[T], waiter: Waiter[T], deadline: float | None) -> None:
+    def __init__(self, pool: PoolInterface[T], waiter: Waiter[T], deadline: float | None) -> None:
         self._pool = pool
         self._waiter = waiter
         self._deadline = deadline

@@ -18,9 +18,9 @@ from typing import Any
 from amqp import spec
 
 from ..broker.amqp.outcomes import is_for_a_channel, is_for_a_publish
-from ..broker.own_errors import raised_by_carrier
+from ..broker.own_errors import raised_by_library
 from ..engine import fork
-from ..engine.mailbox import Mailbox
+from ..engine.reentrant_queue import ReentrantQueue
 from ..engine.threads import spawn_thread
 from ..errors import Outcome
 from ..settings import RetryPolicy
@@ -103,7 +103,7 @@ class Publisher:
         self._refused = Refused()
         self._in_flight = InFlight()
         #: Threads that wait for their outcome, in the order in which they came.
-        self._waiting: dict[Mailbox[Any], Outgoing] = {}
+        self._waiting: dict[ReentrantQueue[Any], Outgoing] = {}
         self._connection: SharedConnection | None = None
         #: Threads that are in here: a signal handler or finalizer that interrupts one publishes over a lease.
         self._inside: set[int] = set()
@@ -147,7 +147,7 @@ class Publisher:
         """
         if not fork.mark[0]:
             fork.child_begins()
-        me: Mailbox[Any] = Mailbox()
+        me: ReentrantQueue[Any] = ReentrantQueue()
         thread = threading.get_ident()
         try:
             try:
@@ -176,7 +176,7 @@ class Publisher:
                 # Else there would be a cycle: the error holds its traceback, the traceback this frame.
                 message.forget_error()
 
-    def _leave(self, message: Outgoing, me: Mailbox[Any], thread: int) -> None:
+    def _leave(self, message: Outgoing, me: ReentrantQueue[Any], thread: int) -> None:
         """End the part of a caller. Each step may be done twice."""
         self._waiting.pop(me, None)
         self._roles.give_all_back(me)
@@ -185,7 +185,7 @@ class Publisher:
         self._pass_on()
         self._inside.discard(thread)
 
-    def _wait(self, message: Outgoing, me: Mailbox[Any]) -> None:
+    def _wait(self, message: Outgoing, me: ReentrantQueue[Any]) -> None:
         while not message.done:
             left = message.until - self._clock()
             if left <= 0:
@@ -202,7 +202,7 @@ class Publisher:
 
     def _abandon(self, message: Outgoing, error: BaseException) -> bool:
         """Give *message* up, whose caller leaves with *error*; return whether that is what it gets."""
-        told = isinstance(error, Exception) and raised_by_carrier(error)
+        told = isinstance(error, Exception) and raised_by_library(error)
         message.settle(error)
         # In this order: who writes notes that first, and looks then whether it is done.
         if told:
@@ -262,7 +262,7 @@ class Publisher:
 
     def write(self) -> None:
         """Write what was submitted, unless another thread does, and have the reading thread wait for the answers."""
-        me: Mailbox[Any] = Mailbox()
+        me: ReentrantQueue[Any] = ReentrantQueue()
         thread = threading.get_ident()
         # It is there in the reading thread, in which outcomes are told; or this has interrupted who writes or reads.
         nested = thread in self._inside
@@ -276,7 +276,7 @@ class Publisher:
             if not nested:
                 self._inside.discard(thread)
 
-    def read_for_all(self, me: Mailbox[Any]) -> float | None:
+    def read_for_all(self, me: ReentrantQueue[Any]) -> float | None:
         """Do what is due for those messages that no thread waits for; called by the reading thread.
 
         :returns: seconds until the next look; ``None`` if there is none of them.
@@ -294,7 +294,7 @@ class Publisher:
             self._pass_on()
         return LOOK if self._unattended else None
 
-    def _lead_unattended(self, me: Mailbox[Any]) -> None:
+    def _lead_unattended(self, me: ReentrantQueue[Any]) -> None:
         looked = 0.0
         until = 0.0
         while self._unattended:
@@ -308,7 +308,7 @@ class Publisher:
             try:
                 self._step(bound, now, me, read_until=now + LOOK)
             except Exception as error:
-                if not raised_by_carrier(error):
+                if not raised_by_library(error):
                     raise
                 # What the pool refuses at once will not pass by itself; an outage may.
                 self._no_connection(error, final=self._clock() - now < (bound - now) * 0.9)
@@ -343,7 +343,7 @@ class Publisher:
 
     # -- leading ------------------------------------------------------------------------------------------
 
-    def _lead(self, message: Outgoing, me: Mailbox[Any]) -> None:
+    def _lead(self, message: Outgoing, me: ReentrantQueue[Any]) -> None:
         """Read for all until *message* has its outcome, or has waited for long enough."""
         while not message.done:
             now = self._clock()
@@ -352,7 +352,7 @@ class Publisher:
             self._step(message.until, now, me)
 
     def _step(
-        self, until: float, now: float, me: Mailbox[Any], read_until: float = float("inf")
+        self, until: float, now: float, me: ReentrantQueue[Any], read_until: float = float("inf")
     ) -> None:
         connection = self._connection
         if connection is None:
@@ -377,7 +377,7 @@ class Publisher:
             if connection.is_silent:
                 self._ask_for_a_sign(connection, me)
 
-    def _ask_for_a_sign(self, connection: SharedConnection, me: Mailbox[Any]) -> None:
+    def _ask_for_a_sign(self, connection: SharedConnection, me: ReentrantQueue[Any]) -> None:
         try:
             # Numbers of channels are for who writes.
             if self._roles.take(WRITE, me):
@@ -447,7 +447,7 @@ class Publisher:
             self._lines[exchange] = line
         return line
 
-    def _is_over(self, connection: SharedConnection, now: float, me: Mailbox[Any]) -> bool:
+    def _is_over(self, connection: SharedConnection, now: float, me: ReentrantQueue[Any]) -> bool:
         """Whether the lease was kept for long enough, and has just been ended for that, or begun anew."""
         kept = now - connection.since
         if kept < LONGEST_USE or not self._roles.take(WRITE, me):
@@ -497,7 +497,11 @@ class Publisher:
             self._connection = None
 
     def _recover(
-        self, connection: SharedConnection, error: BaseException, until: float, me: Mailbox[Any]
+        self,
+        connection: SharedConnection,
+        error: BaseException,
+        until: float,
+        me: ReentrantQueue[Any],
     ) -> None:
         """Give a lost connection back, and have what it owes an answer sent again on the next one."""
         if not self._roles.take(WRITE, me):
@@ -557,7 +561,7 @@ class Publisher:
 
     # -- writing ------------------------------------------------------------------------------------------
 
-    def _write(self, me: Mailbox[Any], *, may_wait: bool = True) -> None:
+    def _write(self, me: ReentrantQueue[Any], *, may_wait: bool = True) -> None:
         """Write what may be written, unless somebody else does.
 
         :param may_wait: whether to wait for room in the socket; otherwise who leads does that.
@@ -593,7 +597,7 @@ class Publisher:
             finally:
                 self._roles.give_back(WRITE, me)
 
-    def _finish(self, connection: SharedConnection, until: float, me: Mailbox[Any]) -> None:
+    def _finish(self, connection: SharedConnection, until: float, me: ReentrantQueue[Any]) -> None:
         """Write the rest of what the socket had no room for, until *until*. Somebody has to read meanwhile."""
         had = self._roles.has(LEAD, me)
         if not had and not self._roles.take(LEAD, me):
@@ -756,7 +760,7 @@ class Publisher:
         finally:
             self._roles.give_back(WRITE, me)
 
-    def _end_use(self, me: Mailbox[Any]) -> None:
+    def _end_use(self, me: ReentrantQueue[Any]) -> None:
         """Give the connection back if nobody needs it."""
         while (connection := self._connection) is not None and not self._in_flight:
             # Who has the lead, or writes, looks for that itself when it leaves.

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ..engine.mailbox import Mailbox
+from ..engine.reentrant_queue import ReentrantQueue
 from ..engine.threads import OWN_THREADS, spawn_thread
 
 __all__ = ["NAME", "Reader"]
@@ -25,7 +25,7 @@ NAME = f"{OWN_THREADS}reader"
 class Reader:
     """A thread that is started when there is work, and ends when there has been none for a while.
 
-    :param work: does what is due; it is given the thread's mailbox, and returns seconds until the next time, or
+    :param work: does what is due; it is given the thread's queue, and returns seconds until the next time, or
         ``None`` if there is nothing to do.
     :param spawn: starts it; returns ``False`` where no thread can be started.
     :param inside: has the thread's number while it runs.
@@ -33,7 +33,7 @@ class Reader:
 
     def __init__(
         self,
-        work: Callable[[Mailbox[Any]], float | None],
+        work: Callable[[ReentrantQueue[Any]], float | None],
         spawn: Callable[[Callable[[], None], str], bool] = spawn_thread,
         *,
         inside: set[int] | None = None,
@@ -41,7 +41,7 @@ class Reader:
         self._work = work
         self._spawn = spawn
         self._inside: set[int] = set() if inside is None else inside
-        self._box: Mailbox[Any] = Mailbox()
+        self._queue: ReentrantQueue[Any] = ReentrantQueue()
         #: Who runs: one step of the interpreter takes the place, and one gives it back.
         self._running: dict[str, object] = {}
         self._calls: deque[Callable[[], object]] = deque()
@@ -61,8 +61,8 @@ class Reader:
 
     def wake(self) -> None:
         """Have the thread look whether there is work; it is started if it has ended for want of that."""
-        self._box.put(None)
-        # In this order: a thread that is about to end looks into the box after it has said so.
+        self._queue.put(None)
+        # In this order: a thread that is about to end looks into the queue after it has said so.
         if not self._running:
             self.runs()
 
@@ -101,7 +101,7 @@ class Reader:
                 self._running.pop("thread", None)
             # Closes the race with a caller that saw it running, and woke it a moment too late. If it was killed,
             # another one looks what is left to do.
-            if not ended or not self._box.empty or self._calls:
+            if not ended or not self._queue.empty or self._calls:
                 self.runs()
 
     def _work_on(self, me: object) -> None:
@@ -109,13 +109,13 @@ class Reader:
         while self._running.setdefault("thread", me) is me:
             pause: float | None = None
             try:
-                pause = self._work(self._box)
+                pause = self._work(self._queue)
             except Exception:
                 logger.exception("the thread that reads confirms has failed, and goes on")
                 pause = 1.0
             self.tell()
             if pause is None:
-                if not self._box.get(IDLE):
+                if not self._queue.get(IDLE):
                     return
             else:
-                self._box.get(pause)
+                self._queue.get(pause)

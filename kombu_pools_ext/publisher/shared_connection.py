@@ -11,7 +11,7 @@ from amqp.exceptions import ChannelError, RecoverableConnectionError
 from ..broker.amqp.answers import AnswerReader
 from ..broker.amqp.shared_channel import SharedChannel
 from ..broker.leased_producer import LeasedProducer
-from ..broker.own_errors import raised_by_carrier
+from ..broker.own_errors import raised_by_library
 from .exchange_line import ExchangeLine
 
 __all__ = ["MOST_CHANNELS", "SharedConnection"]
@@ -42,11 +42,11 @@ class SharedConnection:
     def __init__(self, session: Any) -> None:
         self._session = session
         self._established: Any = session.connection.established
-        self._wire: Any = session.wire
+        self._transport: Any = session.transport
         #: Bytes of a frame that were agreed on.
         self.frame_max: int = self._established.frame_max
         self._writes = 0
-        self._answers = AnswerReader(self._established, self._wire)
+        self._answers = AnswerReader(self._established, self._transport)
         #: The exchanges that have messages or a channel here.
         self.lines: dict[str, ExchangeLine] = {}
         self._view: Any = None
@@ -146,11 +146,11 @@ class SharedConnection:
         An error ends the connection, and is found in :attr:`lost`.
         """
         try:
-            whole: bool = self._wire.write_at_once(data)
+            whole: bool = self._transport.write_at_once(data)
             return whole
         except (OSError, RecoverableConnectionError) as error:
             self._lose(error)
-            if not raised_by_carrier(error):
+            if not raised_by_library(error):
                 raise
             return True
         except BaseException as error:
@@ -160,18 +160,18 @@ class SharedConnection:
     @property
     def is_unfinished(self) -> bool:
         """Whether a part of what was written waits for room in the socket."""
-        return bool(self._wire.unfinished)
+        return bool(self._transport.unfinished)
 
     def wait_for_room(self, seconds: float) -> None:
         """Wait until the socket takes more, or for *seconds*; another thread has to read meanwhile."""
-        self._wire.wait_for_room(seconds)
+        self._transport.wait_for_room(seconds)
 
     def flush(self, until: float) -> None:
         """Write what waits for room, and read meanwhile; only for who leads.
 
         :param until: in seconds of ``time.monotonic``; the connection is lost if it takes longer.
         """
-        self._io(until, self._wire.flush)
+        self._io(until, self._transport.flush)
 
     # -- reading ------------------------------------------------------------------------------------------
 
@@ -182,7 +182,7 @@ class SharedConnection:
 
         :param owes: whether the broker owes an answer, and may be expected to give a sign.
         """
-        session, wire = self._session, self._wire
+        session, transport = self._session, self._transport
         session.deadline = min(until, time.monotonic() + LOOK)
         try:
             if not self._answers.read():
@@ -190,9 +190,9 @@ class SharedConnection:
                 self._established.drain_events()
             self._hear()
         except TimeoutError as error:
-            if wire.torn or not raised_by_carrier(error) or self._answers.has_a_part:
+            if transport.torn or not raised_by_library(error) or self._answers.has_a_part:
                 self._lose(error)
-                if not raised_by_carrier(error):
+                if not raised_by_library(error):
                     raise
             elif owes:
                 self._note_silence()
@@ -204,7 +204,7 @@ class SharedConnection:
             self._lose(error)
         except BaseException as error:
             self._lose(error)
-            if not isinstance(error, Exception) or not raised_by_carrier(error):
+            if not isinstance(error, Exception) or not raised_by_library(error):
                 raise
         finally:
             session.deadline = None
@@ -236,7 +236,7 @@ class SharedConnection:
             work()
         except BaseException as error:
             self._lose(error)
-            if not isinstance(error, Exception) or not raised_by_carrier(error):
+            if not isinstance(error, Exception) or not raised_by_library(error):
                 raise
         finally:
             self._session.deadline = None
@@ -247,7 +247,7 @@ class SharedConnection:
 
     def _lose(self, error: BaseException) -> None:
         if self.lost is None:
-            if not isinstance(error, Exception) or not raised_by_carrier(error):
+            if not isinstance(error, Exception) or not raised_by_library(error):
                 # It is that of one caller, and none of the others'.
                 error = RecoverableConnectionError(
                     f"another publish was interrupted by {type(error).__name__}"

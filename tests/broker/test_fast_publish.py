@@ -277,8 +277,8 @@ def test_the_channels_end_is_heard_before_the_next_publish(
     with pools.producers[amqp_url].acquire(timeout=PATIENCE) as producer:
         producer.publish(0, routing_key=box.name)
         producer.publish("x", exchange=f"{queue}-nobody", routing_key=box.name)
-        wire = producer._lease.item.pooled_session.wire
-        eventually(lambda: wire.look() is not None)
+        transport = producer._lease.item.pooled_session.transport
+        eventually(lambda: transport.look() is not None)
         with pytest.raises(NotFound, match="no exchange"):
             producer.publish(1, routing_key=box.name)
         assert producer.broken

@@ -112,7 +112,7 @@ def test_a_single_connection_that_breaks_costs_the_others_a_question_and_no_more
     pools = Pools({"default": {"URL": through(proxy, amqp_url), "LIMIT": 10}})
     idle(pools, 3, box.name)
     pool = pools.connections["default"]
-    warmest = pool.engine.state.idle[-1].item.pooled_session.wire._sock.getsockname()
+    warmest = pool.engine.state.idle[-1].item.pooled_session.transport._sock.getsockname()
     (link,) = [one for one in proxy.alive if one.client.getpeername() == warmest]
     link.play([(TO_SERVER, len(link.sent(TO_SERVER)) + 1, "reset")])
     for number in range(3):

@@ -43,27 +43,27 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def gathered(producer: Any) -> int:
-    size: int = producer._lease.item.pooled_session.wire.gathered
+    size: int = producer._lease.item.pooled_session.transport.gathered
     return size
 
 
-# -- on the wire ---------------------------------------------------------------------------------------------
+# -- on the transport ---------------------------------------------------------------------------------------------
 
 
 def test_what_was_gathered_goes_first(ends: Ends) -> None:  # noqa: F811
     for kind in (1, 2):
-        ends.wire.gather(FRAME)
-        ends.wire.gather(FRAME.replace(b"\x01", b"\x02", kind))
-        assert ends.wire.gathered == 2 * len(FRAME)
+        ends.transport.gather(FRAME)
+        ends.transport.gather(FRAME.replace(b"\x01", b"\x02", kind))
+        assert ends.transport.gathered == 2 * len(FRAME)
         with ends.within(time.monotonic() + PATIENCE if kind == 1 else None):
             ends.transport.write(memoryview(FRAME))
-        assert ends.wire.gathered == 0
+        assert ends.transport.gathered == 0
         assert ends.heard(3 * len(FRAME)) == FRAME + FRAME.replace(b"\x01", b"\x02", kind) + FRAME
 
 
 def test_before_anything_is_read_it_is_written(ends: Ends) -> None:  # noqa: F811
-    for read in (ends.transport.read_frame, lambda: ends.wire.receive(len(FRAME))):
-        ends.wire.gather(FRAME)
+    for read in (ends.transport.read_frame, lambda: ends.transport.receive(len(FRAME))):
+        ends.transport.gather(FRAME)
         ends.peer.sendall(FRAME)
         with ends.within(time.monotonic() + PATIENCE):
             assert read() in ((1, 1, bytes(range(40))), FRAME)
@@ -71,19 +71,19 @@ def test_before_anything_is_read_it_is_written(ends: Ends) -> None:  # noqa: F81
 
 
 def test_what_is_given_up_is_not_written(ends: Ends) -> None:  # noqa: F811
-    ends.wire.gather(FRAME)
-    ends.wire.forget()
-    ends.wire.forget()
-    ends.wire.flush()
+    ends.transport.gather(FRAME)
+    ends.transport.forget()
+    ends.transport.forget()
+    ends.transport.flush()
     ends.transport.write(b"end")
     assert ends.heard(3) == b"end"
 
 
 def test_a_write_that_is_cut_short_takes_it_along(ends: Ends) -> None:  # noqa: F811
-    ends.wire.gather(bytes(16_000_000))
+    ends.transport.gather(bytes(16_000_000))
     with pytest.raises(TimeoutError), ends.soon():
-        ends.wire.flush()
-    assert ends.wire.torn
+        ends.transport.flush()
+    assert ends.transport.torn
     with pytest.raises(OSError, match="cut short"):
         ends.transport.write(FRAME)
 
@@ -241,6 +241,6 @@ def test_over_tls(node: Any, monkeypatch: pytest.MonkeyPatch, queue: str) -> Non
         with producer.batch() as batch:
             for number in range(2000):
                 producer.publish({"number": number}, routing_key=queue)
-        assert isinstance(producer._lease.item.pooled_session.wire, Transport)
+        assert isinstance(producer._lease.item.pooled_session.transport, Transport)
     assert len(batch.results) == 2000
     assert set(batch.results.values()) == {ACKED}

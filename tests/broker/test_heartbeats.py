@@ -82,7 +82,7 @@ def test_an_idle_connection_says_a_heartbeat_when_it_is_time_to(
     driver, item = opened(url, heartbeat=60)
     assert driver.keep_alive(item, lent=False)
     assert driver.keep_alive(item, lent=False)
-    item.pooled_session.wire.beaten -= 20.0
+    item.pooled_session.transport.beaten -= 20.0
     assert driver.keep_alive(item, lent=False)
     assert driver.keep_alive(item, lent=False)
     eventually(lambda: beats(proxy))
@@ -111,7 +111,7 @@ def test_a_lent_connection_says_a_heartbeat_and_reads_nothing(
 def test_a_dead_connection_is_told(url: str, proxy: Proxy, opened: Any) -> None:
     driver, item = opened(url, heartbeat=4)
     proxy.cut()
-    eventually(lambda: item.pooled_session.wire.look() is not None)
+    eventually(lambda: item.pooled_session.transport.look() is not None)
     # Whoever holds it will notice himself.
     assert driver.keep_alive(item, lent=True)
     assert not driver.keep_alive(item, lent=False)
@@ -128,18 +128,18 @@ def test_silence_is_told_and_logged(
     now = time.monotonic()
     # A machine that stands still meanwhile must not have the broker look silent.
     monkeypatch.setattr(amqp_session, "time", SimpleNamespace(monotonic=lambda: now))
-    since, known = item.pooled_session.wire.heard
+    since, known = item.pooled_session.transport.heard
     # Something has come meanwhile: whatever was before, it lives.
-    item.pooled_session.wire.heard = since - 3600, known
+    item.pooled_session.transport.heard = since - 3600, known
     proxy.alive[0].say(HEARTBEAT)
-    eventually(lambda: item.pooled_session.wire.look() is not None)
+    eventually(lambda: item.pooled_session.transport.look() is not None)
     assert driver.keep_alive(item, lent=False)
-    assert item.pooled_session.wire.heard[0] == now
-    known = item.pooled_session.wire.heard[1]
-    item.pooled_session.wire.heard = now - 79, known
+    assert item.pooled_session.transport.heard[0] == now
+    known = item.pooled_session.transport.heard[1]
+    item.pooled_session.transport.heard = now - 79, known
     assert driver.keep_alive(item, lent=False)
     assert "pool 'shop'" not in caplog.text
-    item.pooled_session.wire.heard = now - 81, known
+    item.pooled_session.transport.heard = now - 81, known
     assert not driver.keep_alive(item, lent=False)
     assert "pool 'shop': nothing was heard from the broker for 81" in caplog.text
 

@@ -356,8 +356,8 @@ def test_a_connection_that_broke_while_idle_is_not_lent(
         producers = pools.ProducerPool(connections, limit=1)
         with producers.acquire() as producer:
             producer.publish(1, routing_key=box.name)
-            wire = producer.connection.connection._transport.sock
-        wire.shutdown(socket.SHUT_RDWR)
+            sock = producer.connection.connection._transport.sock
+        sock.shutdown(socket.SHUT_RDWR)
         with producers.acquire() as producer:
             producer.publish(2, routing_key=box.name)
     finally:

@@ -477,7 +477,7 @@ def test_what_comes_while_the_pool_reads_is_told_to_nobody(
     with producers.acquire(timeout=PATIENCE) as producer:
         item = producer.connection.item
         producer.publish("x", routing_key=queue, mandatory=True)
-    eventually(lambda: item.pooled_session.wire.look() == "readable")
+    eventually(lambda: item.pooled_session.transport.look() == "readable")
     if way == "check":
         with pool.acquire(timeout=PATIENCE) as connection:
             assert connection.item is item

@@ -382,7 +382,7 @@ def test_a_silent_peer_does_not_hold_up_the_closing(url: str, proxy: Proxy) -> N
 
 # -- what came unasked ---------------------------------------------------------------------
 
-#: Frames of a server, as they go over the wire: the header, the method, its arguments, the end.
+#: Frames of a server, as they are sent: the header, the method, its arguments, the end.
 CLOSE_OK = b"\x01\x00\x00\x00\x00\x00\x04\x00\x0a\x00\x33\xce"
 CHANNEL_CLOSE = (
     b"\x01\x00\x01\x00\x00\x00\x13\x00\x14\x00\x28\x01\x94\x08NO QUEUE\x00\x00\x00\x00\xce"

@@ -220,7 +220,7 @@ ATTRIBUTES: dict[str, Any] = {
     "heartbeat": 99,
     "alt": ["amqp://elsewhere//"],
     # Names that the pool has a use for itself.
-    **dict.fromkeys(("wire", "bounds", "size", "untidy", "publisher", "confirms"), "mine"),
+    **dict.fromkeys(("bounds", "size", "untidy", "publisher", "confirms"), "mine"),
     **dict.fromkeys(("altered", "pool_name", "own_names", "pooled_producers"), "mine"),
 }
 

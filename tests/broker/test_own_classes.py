@@ -160,7 +160,7 @@ def test_it_has_heartbeats_and_deadlines(make: MakePool, transport: Any) -> None
     with pool.acquire(timeout=PATIENCE) as lease:
         item = lease.item
         assert pool._driver.keep_alive_every(item) == 20
-        assert item.pooled_session.wire.beat()
+        assert item.pooled_session.transport.beat()
         with pytest.raises(TimeoutError), item.within(0.0):
             lease.connection.send_heartbeat()
     assert pool.stats().closed == {"broken": 1}
@@ -226,7 +226,7 @@ def test_the_users_objects_keep_their_classes_and_methods(make: MakePool) -> Non
         assert isinstance(established, MakesAnother)
         transport = established._transport
         assert isinstance(transport, CountingTransport)
-        assert transport is producer.connection.item.pooled_session.wire
+        assert transport is producer.connection.item.pooled_session.transport
         before = transport.writes
         producer.publish("x", routing_key=NOBODY, mandatory=False)
         assert transport.writes > before
@@ -311,9 +311,9 @@ def test_a_replaced_transport_is_used(
     monkeypatch.setattr(owner, "Transport", makes)
     pool = make()
     with pools.ProducerPool(pool).acquire(timeout=PATIENCE) as producer:
-        wire = producer.connection.item.pooled_session.wire
-        assert isinstance(wire, CountingTransport)
-        assert isinstance(wire, TCPTransport)
+        transport = producer.connection.item.pooled_session.transport
+        assert isinstance(transport, CountingTransport)
+        assert isinstance(transport, TCPTransport)
         with pytest.raises(PublishReturned):
             producer.publish("x", routing_key=NOBODY, mandatory=True)
     assert is_whole(pool)

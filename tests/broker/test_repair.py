@@ -128,10 +128,10 @@ def test_heartbeats_are_kept_up_on_a_repaired_connection(
 ) -> None:
     pool = make(heartbeat=1)
     lease = repaired(pool, proxy)
-    established, wire = lease.connection, lease.item.pooled_session.wire
-    first = wire.beaten
+    established, transport = lease.connection, lease.item.pooled_session.transport
+    first = transport.beaten
     # Longer than the broker waits for a word of ours: three of its intervals.
-    eventually(lambda: wire.beaten > first + 3.5)
+    eventually(lambda: transport.beaten > first + 3.5)
     assert lease.connection is established
     lease.default_channel.basic_qos(0, 0, False)
     lease.release()
@@ -766,7 +766,7 @@ def test_a_retry_takes_a_producer_back_to_its_pool(
         second.refuse()
         second.cut()
         producer.publish(2, routing_key=box.name, retry=True, retry_policy=QUICK)
-        assert producer.carrier is producer.connection.item
+        assert producer.publishes_on is producer.connection.item
     assert box.bodies() == [1, 2]
     other.collect()
 

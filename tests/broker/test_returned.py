@@ -52,7 +52,7 @@ def lost(producer: Any, message_id: str, nobody: str = "nobody's") -> None:
     """Publish a message that comes back, and wait until it has come."""
     producer.publish("x", routing_key=nobody, mandatory=True, message_id=message_id)
     item = producer.connection.item
-    eventually(lambda: item.pooled_session.wire.look() == "readable")
+    eventually(lambda: item.pooled_session.transport.look() == "readable")
 
 
 @pytest.mark.parametrize("options", [{}, {"Producer": OfItsOwn}], ids=["short", "kombu's way"])

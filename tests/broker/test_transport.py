@@ -35,7 +35,7 @@ class Ends:
     """A transport, and the socket of its peer."""
 
     def __init__(self, transport: Any, peer: Any) -> None:
-        self.transport = self.wire = transport
+        self.transport = transport
         self.peer = peer
         transport.opened(FRAME_MAX)
 
@@ -120,14 +120,14 @@ def test_a_write_reads_what_the_peer_has_to_say_before_it_reads(ends: Ends) -> N
     peer.start()
     with ends.within(time.monotonic() + PATIENCE):
         ends.transport.write(FLOOD)
-        assert ends.wire.look() == "readable"
+        assert ends.transport.look() == "readable"
         # Whole, and in the order in which it came, a part of it read before and a part after.
         for _ in range(1500):
             assert ends.transport.read_frame() == (3, 1, memoryview(frame)[7:-1])
     peer.join(PATIENCE)
     assert not peer.is_alive()
-    assert ends.wire.look() is None
-    assert not ends.wire.torn
+    assert ends.transport.look() is None
+    assert not ends.transport.torn
 
 
 def test_a_peer_that_has_said_its_last_word_is_written_to_all_the_same(ends: Ends) -> None:
@@ -151,7 +151,7 @@ def test_frames_pass(ends: Ends) -> None:
             assert ends.heard(len(FRAME)) == FRAME
             ends.peer.sendall(FRAME)
             assert ends.transport.read_frame() == (1, 1, bytes(range(40)))
-    assert "whole" in repr(ends.wire)
+    assert "whole" in repr(ends.transport)
 
 
 def test_a_silent_peer_holds_nobody_up(ends: Ends) -> None:
@@ -160,7 +160,7 @@ def test_a_silent_peer_holds_nobody_up(ends: Ends) -> None:
     # Nothing was lost: the connection may be read later on.
     ends.peer.sendall(FRAME)
     assert within(PATIENCE, ends.transport.read_frame) == (1, 1, bytes(range(40)))
-    assert not ends.wire.torn
+    assert not ends.transport.torn
     assert ends.transport.sock.gettimeout() is None
 
 
@@ -191,22 +191,22 @@ def test_a_peer_that_reads_nothing_holds_nobody_up(ends: Ends) -> None:
     with pytest.raises(TimeoutError), ends.soon():
         ends.transport.write(FLOOD)
     # Half a frame is out: not fit for anybody, and whatever came now would be taken for the rest of it.
-    assert ends.wire.torn
+    assert ends.transport.torn
     assert not ends.transport.connected
-    assert "torn" in repr(ends.wire)
+    assert "torn" in repr(ends.transport)
     with pytest.raises(OSError, match="cut short"):
         ends.transport.write(FRAME)
-    assert not ends.wire.beat()
+    assert not ends.transport.beat()
 
 
 def test_an_interrupted_write_is_a_torn_one(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(data: Any) -> int:
         raise KeyboardInterrupt
 
-    ends.wire._send = ends.wire._sendall = interrupt
+    ends.transport._send = ends.transport._sendall = interrupt
     with pytest.raises(KeyboardInterrupt):
         ends.transport.write(FRAME)
-    assert ends.wire.torn
+    assert ends.transport.torn
 
 
 def test_after_the_deadline_nothing_is_begun(ends: Ends) -> None:
@@ -272,9 +272,9 @@ def test_a_frame_longer_than_was_agreed_on_is_the_end(ends: Ends, size: int) -> 
 
 
 def test_a_hang_up_is_seen(ends: Ends) -> None:
-    assert ends.wire.look() is None
+    assert ends.transport.look() is None
     ends.peer.close()
-    eventually(lambda: ends.wire.look() is not None)
+    eventually(lambda: ends.transport.look() is not None)
     with pytest.raises(OSError, match="closed"):
         within(PATIENCE, ends.transport.read_frame)
 
@@ -283,10 +283,10 @@ def test_a_hang_up_is_seen(ends: Ends) -> None:
 
 
 def test_a_heartbeat_goes_out(ends: Ends) -> None:
-    before = ends.wire.beaten
-    assert ends.wire.beat()
+    before = ends.transport.beaten
+    assert ends.transport.beat()
     assert ends.heard(len(HEARTBEAT)) == HEARTBEAT
-    assert ends.wire.beaten >= before
+    assert ends.transport.beaten >= before
 
 
 def test_a_heartbeat_goes_out_while_the_borrower_waits(ends: Ends) -> None:
@@ -301,7 +301,7 @@ def test_a_heartbeat_goes_out_while_the_borrower_waits(ends: Ends) -> None:
     reader.start()
     assert reading.wait(PATIENCE)
     for _ in range(3):
-        assert within(PATIENCE, lambda: eventually(ends.wire.beat))
+        assert within(PATIENCE, lambda: eventually(ends.transport.beat))
     assert ends.heard(3 * len(HEARTBEAT)) == 3 * HEARTBEAT
     ends.peer.sendall(FRAME)
     reader.join(PATIENCE)
@@ -311,9 +311,11 @@ def test_a_heartbeat_goes_out_while_the_borrower_waits(ends: Ends) -> None:
 def test_a_heartbeat_does_not_wait_for_a_writer(ends: Ends) -> None:
     stuck = threading.Thread(target=lambda: swallow(ends.transport.write, FLOOD), daemon=True)
     stuck.start()
-    eventually(lambda: not ends.wire._lock.acquire(blocking=False) or ends.wire._lock.release())
+    eventually(
+        lambda: not ends.transport._lock.acquire(blocking=False) or ends.transport._lock.release()
+    )
     # Taken within the patience of the test, and nothing came to lie inside the frame.
-    assert within(PATIENCE, ends.wire.beat) is False
+    assert within(PATIENCE, ends.transport.beat) is False
     ends.peer.close()
     ends.transport.close()
     stuck.join(PATIENCE)
@@ -336,13 +338,13 @@ def test_no_heartbeat_into_a_full_buffer(ends: Ends) -> None:
             if not sock.send(FLOOD[:16384]):
                 raise BlockingIOError
     sock.settimeout(None)
-    assert within(PATIENCE, ends.wire.beat) is False
-    assert not ends.wire.torn
+    assert within(PATIENCE, ends.transport.beat) is False
+    assert not ends.transport.torn
     # OpenSSL has a record under way, which is this test's doing.
     if isinstance(ends.transport, TCPTransport):
         with pytest.raises(TimeoutError), ends.soon():
             ends.transport.write(FRAME)
-        assert ends.wire.torn
+        assert ends.transport.torn
 
 
 def test_half_a_heartbeat_is_half_a_frame(ends: Ends) -> None:
@@ -351,15 +353,15 @@ def test_half_a_heartbeat_is_half_a_frame(ends: Ends) -> None:
             raise ssl.SSLWantWriteError
         return len(data) // 2
 
-    ends.wire._send = begin
-    assert not ends.wire.beat()
-    assert ends.wire.torn
+    ends.transport._send = begin
+    assert not ends.transport.beat()
+    assert ends.transport.torn
 
 
-def test_whoever_is_overtaken_by_the_close_gets_an_error_of_the_wire(ends: Ends) -> None:
+def test_whoever_is_overtaken_by_the_close_gets_an_error_of_the_transport(ends: Ends) -> None:
     if isinstance(ends.transport, TLSTransport):
         ends.transport.sock._sslobj = None  # as unwrap() does, before the socket is closed
-        assert not ends.wire.beat()
+        assert not ends.transport.beat()
     else:
         ends.transport.sock.close()
     for use in (ends.transport.read_frame, lambda: ends.transport.write(FRAME)):
@@ -372,14 +374,14 @@ def test_no_heartbeat_after_the_end(ends: Ends) -> None:
     ends.peer.close()
     ends.transport.close()
     # Another socket could have got the descriptor.
-    assert not ends.wire.beat()
-    assert "ended" in repr(ends.wire)
+    assert not ends.transport.beat()
+    assert "ended" in repr(ends.transport)
 
 
 def test_a_heartbeat_to_a_dead_peer_is_no_error(ends: Ends) -> None:
     ends.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
     ends.peer.close()
-    eventually(lambda: not ends.wire.beat())
+    eventually(lambda: not ends.transport.beat())
 
 
 @pytest.mark.threads
@@ -388,7 +390,7 @@ def test_heartbeats_never_come_to_lie_inside_a_frame(ends: Ends) -> None:
 
     def beat() -> None:
         while not stop.is_set():
-            ends.wire.beat()
+            ends.transport.beat()
 
     count = 300
     beating = threading.Thread(target=beat, daemon=True)
@@ -419,12 +421,12 @@ def test_every_amqp_connection_has_one(amqp_url: str) -> None:
     pool = pools.ConnectionPool(kombu.Connection(amqp_url), limit=1)
     with pool.acquire(timeout=PATIENCE) as lease:
         item = lease.item
-        assert item.pooled_session.wire is not None
-        assert item.pooled_session.wire.carries(item.established)
+        assert item.pooled_session.transport is not None
+        assert item.pooled_session.transport.belongs_to(item.established)
         with item.within(time.monotonic() + PATIENCE):
             lease.channel().close()
     pool.force_close_all()
-    assert not item.pooled_session.wire.beat()
+    assert not item.pooled_session.transport.beat()
 
 
 def test_other_transports_have_none(memory_url: str) -> None:

@@ -211,8 +211,8 @@ def test_the_connection_breaks(
             publish(producer, box, AT_ONCE + 5)
             assert gathered(producer) > 0
             proxy.cut(rst=rst)
-            wire = producer._lease.item.pooled_session.wire
-            eventually(lambda: wire.look() is not None)
+            transport = producer._lease.item.pooled_session.transport
+            eventually(lambda: transport.look() is not None)
             if by == "flush":
                 with pytest.raises((OSError, amqp.AMQPError)) as first:
                     batch.flush()
@@ -246,8 +246,8 @@ def test_nobody_dials_after_the_broker_has_closed_the_connection(
         with producers.acquire(timeout=PATIENCE) as producer, producer.batch() as batch:
             publish(producer, box, AT_ONCE + 5)
             producer._lease.item.established._transport.write(UNEXPECTED)
-            wire = producer._lease.item.pooled_session.wire
-            eventually(lambda: wire.look() is not None)
+            transport = producer._lease.item.pooled_session.transport
+            eventually(lambda: transport.look() is not None)
             if by == "the next message":
                 publish(producer, box, 1)
             elif by == "flush":
@@ -269,14 +269,14 @@ def test_a_broker_that_reads_no_more(make: MakePool, proxy: Proxy, box: Inbox, b
             with producer.batch() as batch:
                 publish(producer, box, AT_ONCE + 5)
                 # More than the buffers hold, and whole frames of the connection's own.
-                producer._lease.item.pooled_session.wire.gather(bytes(16_000_000))
+                producer._lease.item.pooled_session.transport.gather(bytes(16_000_000))
                 if by == "flush":
                     batch.flush()
                 elif by == "the next message":
                     # Before it is published, what came is read; and before that, what was gathered is written.
                     proxy.alive[0].say(HEARTBEAT)
-                    wire = producer._lease.item.pooled_session.wire
-                    eventually(lambda: wire.look() is not None)
+                    transport = producer._lease.item.pooled_session.transport
+                    eventually(lambda: transport.look() is not None)
                     producer.publish("x", routing_key=box.name, message_id="mine")
     assert time.monotonic() - began < 10.0
     assert isinstance(caught.value, TimeoutError)
@@ -297,8 +297,8 @@ def test_the_channels_end_is_heard_before_the_next_publish(
             publish(producer, box, AT_ONCE)
             producer.publish("x", exchange=f"{queue}-nobody")
             batch.flush()
-            wire = producer._lease.item.pooled_session.wire
-            eventually(lambda: wire.look() is not None)
+            transport = producer._lease.item.pooled_session.transport
+            eventually(lambda: transport.look() is not None)
             producer.publish("x", routing_key=box.name)
         assert producer.broken
         producer.publish("next", routing_key=box.name)
@@ -317,8 +317,8 @@ def test_the_first_ones_are_tried_again(
         # The broker answers in turn.
         producer.channel.queue_declare(box.name, passive=True)
         proxy.cut(rst=True)
-        wire = producer._lease.item.pooled_session.wire
-        eventually(lambda: wire.look() is not None)
+        transport = producer._lease.item.pooled_session.transport
+        eventually(lambda: transport.look() is not None)
         with producer.batch():
             publish(producer, box, AT_ONCE + 5)
     assert box.bodies(AT_ONCE + 6) == ["warm", *range(AT_ONCE + 5)]

@@ -8,7 +8,7 @@ import pytest
 from amqp import spec
 from amqp.exceptions import NotAllowed, NotFound
 
-from kombu_pools_ext.engine.mailbox import Mailbox
+from kombu_pools_ext.engine.reentrant_queue import ReentrantQueue
 from kombu_pools_ext.errors import PoolTimeout, PublishUnknown
 from kombu_pools_ext.publisher import CannotBeShared
 from kombu_pools_ext.publisher.channel_numbers import MOST_NUMBERS, ChannelNumbers
@@ -64,7 +64,7 @@ class Stage:
 
     def play(self) -> list[BaseException | None]:
         """Go on until all is told, and return the errors."""
-        me: Mailbox[Any] = Mailbox()
+        me: ReentrantQueue[Any] = ReentrantQueue()
         for _ in range(100):
             pause = self.publisher.read_for_all(me)
             self.publisher.tell()
@@ -225,7 +225,7 @@ def test_a_callback_that_fails_is_logged() -> None:
     stage = Stage(lambda broker: None)
     stage.told = _Refusing()
     stage.submit(1)
-    me: Mailbox[Any] = Mailbox()
+    me: ReentrantQueue[Any] = ReentrantQueue()
     while stage.publisher.read_for_all(me) is not None:
         stage.publisher.tell()
     stage.publisher.tell()

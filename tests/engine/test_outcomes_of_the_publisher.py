@@ -14,7 +14,7 @@ from amqp.exceptions import NotFound
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kombu_pools_ext.engine.mailbox import Mailbox
+from kombu_pools_ext.engine.reentrant_queue import ReentrantQueue
 from kombu_pools_ext.errors import PoolTimeout, PublishNacked, PublishReturned, PublishUnknown
 from kombu_pools_ext.publisher.content import Content
 from kombu_pools_ext.publisher.exchange_line import ExchangeLine
@@ -264,7 +264,7 @@ def play(data: st.DataObject, retry: RetryPolicy | None) -> Play:
     )
     for _ in range(data.draw(st.integers(1, 10))):
         publish()
-    me: Mailbox[Any] = Mailbox()
+    me: ReentrantQueue[Any] = ReentrantQueue()
     for _ in range(1000):
         pause = publisher.read_for_all(me)
         publisher.tell()

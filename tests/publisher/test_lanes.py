@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from kombu_pools_ext import Pools
-from kombu_pools_ext.engine.mailbox import Mailbox
+from kombu_pools_ext.engine.reentrant_queue import ReentrantQueue
 from kombu_pools_ext.errors import PoolClosed, UnknownAlias
 from kombu_pools_ext.publisher.reader import Reader
 from kombu_pools_ext.submitting.leased_road import LeasedRoad
@@ -272,7 +272,7 @@ def test_a_reading_thread_that_is_killed_is_followed_by_another_one() -> None:
     called = threading.Event()
     inside: set[int] = set()
 
-    def work(box: Mailbox[Any]) -> float | None:
+    def work(box: ReentrantQueue[Any]) -> float | None:
         seen.append(threading.get_ident() in inside)
         if len(seen) == 1:
             reader.call(called.set)
@@ -294,7 +294,7 @@ def test_a_thread_that_has_ended_is_not_inside(monkeypatch: pytest.MonkeyPatch) 
     inside: set[int] = set()
     seen: list[set[int]] = []
 
-    def work(box: Mailbox[Any]) -> None:
+    def work(box: ReentrantQueue[Any]) -> None:
         seen.append(set(inside))
 
     reader = Reader(work, inside=inside)

@@ -18,14 +18,14 @@ class AnswerReader:
     """Reads a connection, and tells the tracker of each channel of its answers.
 
     :param established: that of py-amqp.
-    :param wire: its transport.
+    :param transport: its transport.
     """
 
-    __slots__ = ("_by_head", "_established", "_wire")
+    __slots__ = ("_by_head", "_established", "_transport")
 
-    def __init__(self, established: Any, wire: Any) -> None:
+    def __init__(self, established: Any, transport: Any) -> None:
         self._established = established
-        self._wire = wire
+        self._transport = transport
         self._by_head: dict[bytes, Callable[[int, bool], None]] = {}
 
     def add(self, channel: int, tracker: DeliveryTracker) -> None:
@@ -45,22 +45,22 @@ class AnswerReader:
         :returns: whether there was one; else py-amqp has to read a frame.
         :raises OSError: if the connection ended, or nothing came by the session's deadline.
         """
-        wire, established = self._wire, self._established
-        data = wire._read_buffer
+        transport, established = self._transport, self._established
+        data = transport._read_buffer
         if not data:
-            data = wire.receive(min(_CHUNK, established.frame_max))
+            data = transport.receive(min(_CHUNK, established.frame_max))
             if not data:
-                wire.connected = False
+                transport.connected = False
                 raise OSError("Server unexpectedly closed connection")
         taken = self.take(data)
-        wire._read_buffer = data[taken:]
+        transport._read_buffer = data[taken:]
         established.bytes_recv += taken // ANSWER
         return taken > 0
 
     @property
     def has_a_part(self) -> bool:
         """Whether the beginning of a frame has come, and not its end."""
-        return bool(self._wire._read_buffer)
+        return bool(self._transport._read_buffer)
 
     def take(self, data: bytes) -> int:
         """Pass on the answers that *data* begins with, and return how many bytes they have.

@@ -7,14 +7,14 @@ from amqp.exceptions import AMQPError, RecoverableConnectionError
 from ...errors import BatchFailed, LeaseError
 from ..batch_state import BatchState
 from ..session import Session
-from ..soundness import is_from_wire
+from ..soundness import is_connection_error
 
 __all__ = ["connected_anew", "is_of_the_connection", "settle_after"]
 
 
 def is_of_the_connection(session: Session, error: BaseException) -> bool:
     """Whether *error* is the connection's own, or what the broker said of the channel."""
-    return isinstance(error, AMQPError) or is_from_wire(session, error)
+    return isinstance(error, AMQPError) or is_connection_error(session, error)
 
 
 def connected_anew() -> RecoverableConnectionError:

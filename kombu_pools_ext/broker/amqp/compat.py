@@ -23,7 +23,7 @@ from amqp.abstract_channel import AbstractChannel
 from amqp.method_framing import frame_writer
 from kombu.transport import pyamqp
 
-from ..own_errors import raised_by_carrier
+from ..own_errors import raised_by_library
 from . import json_encoder
 from .frames import encode
 
@@ -121,7 +121,7 @@ def problems() -> Iterator[str]:
     try:
         yield from _trials()
     except Exception as error:
-        if not raised_by_carrier(error) and not _fails_again(error):
+        if not raised_by_library(error) and not _fails_again(error):
             # A signal handler's: it says nothing of the installed versions.
             raise
         yield f"a trial failed: {error!r}"

@@ -24,8 +24,8 @@ class GatheredBatch(BatchState):
         self._published = 0
         #: The ids of those that were gathered since the last write.
         self._waiting: list[str] = []
-        #: The wire that they were gathered for.
-        self._wire: Any = None
+        #: The transport that they were gathered for.
+        self._transport: Any = None
         #: What there is to say since the connection broke: nothing is written or read any more.
         self._broken: str | None = None
 
@@ -44,22 +44,22 @@ class GatheredBatch(BatchState):
         kwargs: dict[str, Any],
         deadline: float,
     ) -> Any:
-        wire, publisher, waiting = session.wire, session.publisher, self._waiting
+        transport, publisher, waiting = session.transport, session.publisher, self._waiting
         before = session.deadline
         try:
             if before is None or deadline < before:
                 session.deadline = deadline
-            if waiting and wire is not self._wire:
+            if waiting and transport is not self._transport:
                 raise connected_anew()
             if publisher is not None:
                 publisher.gathers = True
             done = session.publish(self.view, body, args, kwargs, deadline)
-            if wire.gathered:
+            if transport.gathered:
                 waiting.append(kwargs["message_id"])
-                self._wire = wire
+                self._transport = transport
                 if not self._published % self._most:
-                    wire.flush()
-            if not wire.gathered:
+                    transport.flush()
+            if not transport.gathered:
                 waiting.clear()
         except BaseException as error:
             self._note(session, error, kwargs["message_id"])
@@ -84,9 +84,9 @@ class GatheredBatch(BatchState):
         session: Any = self.view.leased_item.pooled_session
         try:
             with session.within(monotonic() + seconds):
-                if self._waiting and session.wire is not self._wire:
+                if self._waiting and session.transport is not self._transport:
                     raise connected_anew()
-                session.wire.flush()
+                session.transport.flush()
                 self._waiting.clear()
                 if heed and session.publisher is not None:
                     # A connection that the broker has ended takes the first write after that.
@@ -111,7 +111,7 @@ class GatheredBatch(BatchState):
             if message_id is not None and waiting[-1:] != [message_id]:
                 waiting.append(message_id)
             publisher = session.publisher
-            lost = session.wire.forget() + (
+            lost = session.transport.forget() + (
                 message_id is not None and publisher is not None and publisher.heeding
             )
             if lost and waiting:

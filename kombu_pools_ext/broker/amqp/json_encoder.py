@@ -14,7 +14,7 @@ from kombu.exceptions import EncodeError
 from kombu.serialization import registry
 from kombu.utils import json as kombus_json
 
-from ..own_errors import passed_through, raised_by_carrier
+from ..own_errors import passed_through, raised_by_library
 
 __all__ = ["octets_of", "problems", "serialized"]
 
@@ -103,7 +103,7 @@ def serialized(
                 return _encode(body), kind, encoding
             except Exception as error:
                 # Its encoder calls the body's own methods by way of kombu: what comes straight is a signal handler's.
-                if not raised_by_carrier(error, ("json",)) and not passed_through(error, "kombu"):
+                if not raised_by_library(error, ("json",)) and not passed_through(error, "kombu"):
                     raise
                 with serialization._reraise_errors(EncodeError):
                     raise

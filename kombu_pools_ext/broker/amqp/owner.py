@@ -18,7 +18,7 @@ class Owner(Protocol):
     #: Set to ``False`` before a publish; ``True`` once something was, or may have been, written.
     spoken: bool
     #: The socket.
-    wire: Any
+    transport: Any
     #: Who counts what is published on the default channel, where that is in confirm mode.
     confirms: Any
     #: Who publishes by the fast path, on the channel that was published on last.

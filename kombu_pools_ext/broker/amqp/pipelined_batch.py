@@ -155,7 +155,7 @@ class PipelinedBatch(BatchState):
         return (
             (self._confirms is not None and self._confirms.losses != self._losses)
             or (confirms is not None and confirms.interrupted)
-            or not session.wire.carries(session.connection.established)
+            or not session.transport.belongs_to(session.connection.established)
         )
 
     def settle(self) -> None:

@@ -1,4 +1,4 @@
-"""Publishing on one channel of AMQP: the fast path onto the wire, and the confirms of what was published.
+"""Publishing on one channel of AMQP: the fast path, and the confirms of what was published.
 
 py-amqp's own confirms take the next ack for this message's, whosever it is. Here every publish on a channel in confirm
 mode is counted, and an ack belongs to the message with its number. As long as a message is without an answer the
@@ -26,7 +26,7 @@ from amqp.exceptions import (
 
 from ...errors import Outcome, PublishError, PublishReturned
 from ..message_id import new_message_id
-from ..own_errors import raised_by_carrier
+from ..own_errors import raised_by_library
 from .channel import Channel
 from .compat import fits, is_unchanged
 from .connection import Connection
@@ -42,7 +42,7 @@ __all__ = [
     "KOMBUS",
     "MOST_PENDING",
     "ChannelPublisher",
-    "carries_fast_path",
+    "allows_fast_path",
     "has_fast_path",
 ]
 
@@ -88,7 +88,7 @@ class ChannelPublisher(DeliveryTracker):
         "_selected",
         "_session",
         "_since",
-        "_wire",
+        "_transport",
         "channel",
         "counts",
         "gathers",
@@ -105,7 +105,7 @@ class ChannelPublisher(DeliveryTracker):
         super().__init__()
         self._session = session
         self._established: Any = session.connection.established
-        self._wire: Any = session.wire
+        self._transport: Any = session.transport
         self.channel = channel
         self.counts = counts
         #: Messages that may be without an answer when ``publish`` returns; 0 is none: it waits.
@@ -213,8 +213,8 @@ class ChannelPublisher(DeliveryTracker):
         own = channel.__dict__
         return (
             channel.connection is established
-            and established._transport is self._wire
-            and self._wire.connected
+            and established._transport is self._transport
+            and self._transport.connected
             and established._frame_writer is self._frame_writer
             and own.get("basic_publish") is self._basic_publish
             and "send_method" not in own
@@ -227,14 +227,14 @@ class ChannelPublisher(DeliveryTracker):
 
         :raises Exception: py-amqp's, if it reads that the channel or the connection has ended.
         """
-        if not self._heeds or self._wire.look() is None:
+        if not self._heeds or self._transport.look() is None:
             return True
         self.heeding = True
         try:
             self._established.drain_events(timeout=0)
         except TimeoutError as error:
             # Else half a frame, or what only TLS is interested in. What was gathered is written before, and may fail.
-            if self._wire.torn or not raised_by_carrier(error):
+            if self._transport.torn or not raised_by_library(error):
                 raise
         self.heeding = False
         return self.fits()
@@ -250,14 +250,14 @@ class ChannelPublisher(DeliveryTracker):
             else:
                 self.put(frames)
         except TimeoutError as error:
-            if not raised_by_carrier(error):
+            if not raised_by_library(error):
                 raise
             # py-amqp's: the socket is of no use any more.
             raise RecoverableConnectionError("basic_publish: timed out") from error
 
     def put(self, frames: bytes) -> None:
         """:meth:`write`, with the socket's own error where the time was up."""
-        self._wire.write(frames)
+        self._transport.write(frames)
         self._established.bytes_sent += 1
 
     def gather(self, frames: bytes) -> None:
@@ -266,17 +266,17 @@ class ChannelPublisher(DeliveryTracker):
         They are written now if few messages are without an answer, or once there are :data:`GATHERED` bytes, or the
         first of them has been kept for :data:`GATHERED_FOR` seconds.
         """
-        wire = self._wire
-        if not wire.gathered:
+        transport = self._transport
+        if not transport.gathered:
             few = self.counts and len(self.pending) <= AT_ONCE
             if few or len(frames) >= GATHERED:
                 self.put(frames)
                 return
             self._since = _monotonic()
         self._established.bytes_sent += 1
-        wire.gather(frames)
-        if wire.gathered >= GATHERED or _monotonic() - self._since >= GATHERED_FOR:
-            wire.flush()
+        transport.gather(frames)
+        if transport.gathered >= GATHERED or _monotonic() - self._since >= GATHERED_FOR:
+            transport.flush()
 
     def read_answers(self) -> bool:
         """Read what has come, or what comes next, and take the acks and nacks that it begins with.
@@ -287,12 +287,12 @@ class ChannelPublisher(DeliveryTracker):
 
         :raises OSError: if the connection ended, or nothing came in time.
         """
-        channel, established, wire = self.channel, self._established, self._wire
+        channel, established, transport = self.channel, self._established, self._transport
         listeners = channel.events
         if (
             channel.connection is not established
-            or established._transport is not wire
-            or not wire.connected
+            or established._transport is not transport
+            or not transport.connected
             or "drain_events" in established.__dict__
             or channel._pending
             or channel.is_closing
@@ -301,23 +301,23 @@ class ChannelPublisher(DeliveryTracker):
         ):
             # It was closed meanwhile; or py-amqp has to read, because somebody else listens, or replaced a method.
             return False
-        data = wire._read_buffer
+        data = transport._read_buffer
         if not data:
             # As py-amqp does it, for what a frame begins with.
             try:
-                data = wire.receive(min(_CHUNK, established.frame_max))
+                data = transport.receive(min(_CHUNK, established.frame_max))
             except TimeoutError:
                 raise
             except OSError as error:
-                if error.errno in _LATER and raised_by_carrier(error):
+                if error.errno in _LATER and raised_by_library(error):
                     raise TimeoutError("nothing to read") from error
-                wire.connected = False
+                transport.connected = False
                 raise
             if not data:
-                wire.connected = False
+                transport.connected = False
                 raise OSError("Server unexpectedly closed connection")
         taken = take_answers(data, channel.channel_id, self)
-        wire._read_buffer = data[taken:]
+        transport._read_buffer = data[taken:]
         established.bytes_recv += taken // ANSWER
         return taken > 0
 
@@ -428,7 +428,7 @@ class ChannelPublisher(DeliveryTracker):
 
     def fail_all(self, unsent: int = 0) -> None:
         # What was gathered with them is not sent any more: the broker would count it.
-        super().fail_all(unsent + self._wire.forget())
+        super().fail_all(unsent + self._transport.forget())
 
     def _open_anew(self) -> None:
         """Let the broker forget what it knows of the channel.
@@ -478,7 +478,7 @@ class ChannelPublisher(DeliveryTracker):
             self.interrupt()
             if (
                 isinstance(error, OSError | ConnectionError)
-                and raised_by_carrier(error)
+                and raised_by_library(error)
                 and not (alone and is_for_a_publish(error))
             ):
                 raise unknown(delivery, error) from error
@@ -490,7 +490,7 @@ class ChannelPublisher(DeliveryTracker):
         :raises BaseException: whatever kept the answers from coming; all messages are settled then.
         """
         try:
-            self._wire.flush()
+            self._transport.flush()
             while len(self.pending) > left or self.returnable > returnable:
                 if not (self._is_fast and self.read_answers()):
                     self._established.drain_events()
@@ -540,10 +540,10 @@ class ChannelPublisher(DeliveryTracker):
 
 def has_fast_path(established: Any, channel: Any) -> bool:
     """Whether there is a fast path on *channel*, and it is known that it does the same as kombu's ``publish``."""
-    return type(channel) is Channel and carries_fast_path(established)
+    return type(channel) is Channel and allows_fast_path(established)
 
 
-def carries_fast_path(established: Any) -> bool:
+def allows_fast_path(established: Any) -> bool:
     """Whether there is a fast path on channels of *established* that are of the pool's class."""
     return (
         type(established) is Connection

@@ -1,4 +1,4 @@
-"""The session of a connection that py-amqp carries: its socket, its default channel and what is counted there."""
+"""The session of an AMQP connection: its socket, its default channel and what is counted there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .. import tls
 from ..arguments import CANNOT_BE_ENCODED, explain, named
 from ..batch_state import BatchState
 from ..left import Left
-from ..own_errors import is_marked, raised_by_carrier
+from ..own_errors import is_marked, raised_by_library
 from ..sender import BatchSender, Sender
 from ..session import has_its_channel
 from ..sockets import Within, close_inherited
@@ -25,7 +25,7 @@ from .compat import fits
 from .gathered_batch import GatheredBatch
 from .opening import open_connection
 from .pipelined_batch import PipelinedBatch
-from .publisher import KOMBUS, ChannelPublisher, carries_fast_path, has_fast_path
+from .publisher import KOMBUS, ChannelPublisher, allows_fast_path, has_fast_path
 from .transport import Transport
 
 __all__ = ["AmqpSession"]
@@ -52,8 +52,8 @@ ANNOUNCE_TIMEOUT = 0.01
 class AmqpSession:
     """The session of one AMQP connection.
 
-    From :meth:`settle` on, when the pool has opened the connection, it has the socket to itself, as ``wire``. If the
-    borrower connects anew, the session stays, and has another wire.
+    From :meth:`settle` on, when the pool has opened the connection, it has the socket to itself, as ``transport``. If
+    the borrower connects anew, the session stays, and has another transport.
 
     :param connection: a pooled connection of kombu's.
     """
@@ -67,7 +67,7 @@ class AmqpSession:
         "publisher",
         "shared",
         "spoken",
-        "wire",
+        "transport",
     )
 
     certain = True
@@ -82,12 +82,12 @@ class AmqpSession:
     def __init__(self, connection: Any) -> None:
         self.connection = connection
         #: When what is being done must have ended, in seconds of ``time.monotonic``; ``None`` is never. It is kept
-        #: here and nowhere else, and outlasts the wire.
+        #: here and nowhere else, and outlasts the transport.
         self.deadline: float | None = None
         #: Set to ``False`` before a publish; ``True`` once something was, or may have been, written.
         self.spoken = False
         #: What is below the connection; ``None`` until the pool has opened it.
-        self.wire: Transport | None = None
+        self.transport: Transport | None = None
         #: The channel that was opened together with the connection, until it is used.
         self.first_channel: Any = None
         #: Who counts what is published on the default channel, where that is in confirm mode.
@@ -116,9 +116,9 @@ class AmqpSession:
         on_unblocked: Callable[[], object] | None,
     ) -> None:
         established = self.connection.established
-        wire: Transport = established._transport
-        wire.session = self
-        self.wire = wire
+        transport: Transport = established._transport
+        transport.session = self
+        self.transport = transport
         self.shared = None
         self.spoken = False
         # In the place of those that its options may name: nobody else's code runs in a thread of the pool.
@@ -129,17 +129,17 @@ class AmqpSession:
             established.when_unblocked = on_unblocked
 
     def check(self, *, thorough: bool = False) -> bool:
-        wire = self.wire
+        transport = self.transport
         established = self.connection._connection
-        if wire is None or established is None or not wire.carries(established):
+        if transport is None or established is None or not transport.belongs_to(established):
             return False
-        state = wire.look()
+        state = transport.look()
         if state is None and not thorough:
             return True
         # Whatever was left behind, nobody else's code runs here.
         established.quiet = established.idle = True
         try:
-            if state is not None and not self._drain(wire, established, state):
+            if state is not None and not self._drain(transport, established, state):
                 return False
             return not thorough or self._answers()
         finally:
@@ -152,7 +152,7 @@ class AmqpSession:
                 # A channel's default: no bound on what is delivered.
                 self.default_channel().basic_qos(0, 0, False)
             except Exception as error:
-                if not raised_by_carrier(error):
+                if not raised_by_library(error):
                     raise
                 logger.info(
                     "pool %r: an idle connection does not answer: %s", self._pool_name, error
@@ -164,7 +164,7 @@ class AmqpSession:
     def _pool_name(self) -> str:
         return self.connection.pool_name  # type: ignore[no-any-return]  # a str
 
-    def _drain(self, wire: Transport, established: Any, state: str | None) -> bool:
+    def _drain(self, transport: Transport, established: Any, state: str | None) -> bool:
         """Read what came unasked, and say whether the connection has survived it."""
         deadline = time.monotonic() + LONGEST_CHECK
         with self.within(deadline):
@@ -174,7 +174,7 @@ class AmqpSession:
                     # Even when the peer has hung up, what it said before tells why.
                     established.blocking_read(timeout=0)
                 except TimeoutError as error:
-                    if not raised_by_carrier(error):
+                    if not raised_by_library(error):
                         raise
                     # A hang-up with nothing left to read is the end; so is a frame whose answer did not come, and a
                     # peer without end. Else there is half a frame to read, or what only TLS is interested in.
@@ -186,10 +186,10 @@ class AmqpSession:
                 except Exception as error:
                     self._tell_end(error)
                     return False
-                if not wire.carries(established):
+                if not transport.belongs_to(established):
                     # Looked at before anything else, for py-amqp dials when a collected connection is asked to read.
                     return False
-                state = wire.look()
+                state = transport.look()
                 if state is None:
                     return True
         return False
@@ -208,7 +208,7 @@ class AmqpSession:
             logger.info("pool %r: an idle connection is given up: %s", pool, error)
         elif isinstance(error, amqp_errors.ConnectionError):
             logger.info("pool %r: the broker closed an idle connection: %s", pool, error)
-        elif raised_by_carrier(error):
+        elif raised_by_library(error):
             logger.debug("pool %r: an idle connection is dead: %s", pool, error)
         else:
             raise error
@@ -216,10 +216,10 @@ class AmqpSession:
     @property
     def is_connected(self) -> bool:
         """Whether the connection is still the one that was opened, and has not been found gone."""
-        return self.wire is not None and self.wire.carries(self.connection.established)
+        return self.transport is not None and self.transport.belongs_to(self.connection.established)
 
     def is_hung_up(self) -> bool:
-        return self.wire is not None and self.wire.look() == "gone"
+        return self.transport is not None and self.transport.look() == "gone"
 
     def keep_alive_every(self) -> float | None:
         # A third of the heartbeat that was agreed on, if any.
@@ -227,17 +227,17 @@ class AmqpSession:
         return interval / LOOKS if interval else None
 
     def keep_alive(self) -> bool:
-        wire = self.wire
-        if wire is None or not self.check():
+        transport = self.transport
+        if transport is None or not self.check():
             return False
         established = self.connection._connection
         interval = getattr(established, "heartbeat", 0)
         if not interval:
             return True
         now, frames = time.monotonic(), established.bytes_recv
-        since, known = wire.heard
+        since, known = transport.heard
         if frames != known:
-            wire.heard = now, frames
+            transport.heard = now, frames
         elif now - since >= interval * SILENT_FOR:
             logger.warning(
                 "pool %r: nothing was heard from the broker for %.1f s, with a HEARTBEAT of %g s; the connection is "
@@ -247,21 +247,21 @@ class AmqpSession:
                 interval,
             )
             return False
-        if now - wire.beaten >= interval * BEAT_AFTER:
-            wire.beat()
+        if now - transport.beaten >= interval * BEAT_AFTER:
+            transport.beat()
         return True
 
     def beat(self) -> None:
-        if self.wire is not None and self.keep_alive_every() is not None:
-            self.wire.beat()
+        if self.transport is not None and self.keep_alive_every() is not None:
+            self.transport.beat()
 
     def ping(self) -> None:
         self.connection.channel().close()
 
     def disconnect(self) -> None:
         self.first_channel = None
-        if self.wire is not None:
-            self.wire.forget()
+        if self.transport is not None:
+            self.transport.forget()
         item = self.connection
         old, item._connection = item.established, None
         if old is not None:
@@ -312,7 +312,7 @@ class AmqpSession:
         """
         item, confirms = self.connection, self.confirms
         channel = item._default_channel
-        if self.wire is None:
+        if self.transport is None:
             return item.kombus_default_channel()
         if confirms is not None and confirms.channel is channel:
             return channel
@@ -393,7 +393,7 @@ class AmqpSession:
 
     @property
     def can_be_shared(self) -> bool:
-        return self.wire is not None and carries_fast_path(self.connection.established)
+        return self.transport is not None and allows_fast_path(self.connection.established)
 
     @property
     def may_have_left(self) -> bool:
@@ -403,7 +403,7 @@ class AmqpSession:
     @property
     def is_torn(self) -> bool:
         """Whether a write was cut short, so that half a frame may be out."""
-        return self.wire is not None and self.wire.torn
+        return self.transport is not None and self.transport.torn
 
     def has_refused(self, error: BaseException) -> bool:
         """Whether the broker has ended channel or connection for the message that *error* is about.
@@ -422,21 +422,21 @@ class AmqpSession:
     # -- the end of a lease -------------------------------------------------------------------------------
 
     def has_raised(self, error: BaseException) -> bool:
-        return is_marked(error, self.wire)
+        return is_marked(error, self.transport)
 
     def break_off(self) -> None:
-        if self.wire is not None:
-            self.wire.interrupted = True
+        if self.transport is not None:
+            self.transport.interrupted = True
 
     def is_sound(self) -> bool:
-        item, wire = self.connection, self.wire
+        item, transport = self.connection, self.transport
         established = item._connection
         # Nothing is connected, or something that neither the pool nor a repair in place has connected.
         if established is None or established is not item.established:
             return False
-        transport = established._transport
+        current = established._transport
         # Interrupted: by an exception that tells nothing of the connection, as Celery's soft time limit is.
-        if wire is None or wire.interrupted or transport is None or not transport.connected:
+        if transport is None or transport.interrupted or current is None or not current.connected:
             return False
         confirms = self.confirms
         # A late confirm is not for the next borrower.

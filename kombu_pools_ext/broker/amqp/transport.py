@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from amqp import transport as pyamqp
 
-from ..own_errors import mark, raised_by_carrier
+from ..own_errors import mark, raised_by_library
 from ..sockets import GONE, Bounded, Timer, system_poll
 from ..tls import forget_errors, wrap_unchecked
 from .adopting import change_class, subclass
@@ -94,7 +94,7 @@ def _is_closed_meanwhile(error: BaseException) -> bool:
     return (
         isinstance(error, ValueError)
         and not isinstance(error, OSError)
-        and raised_by_carrier(error)
+        and raised_by_library(error)
     )
 
 
@@ -206,7 +206,7 @@ class Transport(pyamqp._AbstractTransport):
         state = "torn" if self.torn else "ended" if self._ended else "whole"
         return f"{super().__repr__()[:-1]}, {state}>"
 
-    def carries(self, established: Any) -> bool:
+    def belongs_to(self, established: Any) -> bool:
         """Whether this is still what *established* talks through, and has not been found gone."""
         return established._transport is self and self.connected and self.sock is not None
 
@@ -431,7 +431,7 @@ class Transport(pyamqp._AbstractTransport):
         try:
             data = self._receive_at_once(_CHUNK)
         except _WANTS as error:
-            if not raised_by_carrier(error):
+            if not raised_by_library(error):
                 raise
             return  # less than TLS can make something of
         if data:
@@ -449,7 +449,7 @@ class Transport(pyamqp._AbstractTransport):
 
     def _blame(self, error: BaseException) -> None:
         """Mark what the socket raised; note what somebody else raised in the middle of an operation."""
-        if isinstance(error, OSError) and raised_by_carrier(error):
+        if isinstance(error, OSError) and raised_by_library(error):
             mark(error, self)
         else:
             self.interrupted = True
@@ -561,7 +561,7 @@ class TCPTransport(Transport, pyamqp.TCPTransport):
                 sock.settimeout(patience)
         except OSError as error:
             self._blame(error)
-            if isinstance(error, BlockingIOError) and raised_by_carrier(error):
+            if isinstance(error, BlockingIOError) and raised_by_library(error):
                 # py-amqp would ask again and again for the rest of a frame, as fast as it can.
                 raise TimeoutError("nothing to read") from None
             raise
@@ -607,7 +607,7 @@ class TCPTransport(Transport, pyamqp.TCPTransport):
                 return self._send(data, _AT_ONCE)
             return self._unblocked(self._send, data)  # type: ignore[no-any-return]  # an int
         except BlockingIOError as error:
-            if not raised_by_carrier(error):
+            if not raised_by_library(error):
                 raise
             return 0
 
@@ -645,7 +645,7 @@ class TLSTransport(Transport, pyamqp.SSLTransport):
                 view = view[sent:]
         except _WANTS as want:
             forget_errors()
-            if not raised_by_carrier(want):
+            if not raised_by_library(want):
                 raise
         except ValueError as error:
             if not _is_closed_meanwhile(error):
@@ -714,7 +714,7 @@ class TLSTransport(Transport, pyamqp.SSLTransport):
                     data: bytes = self._recv(size)
                     return data
                 except _WANTS as want:
-                    if not raised_by_carrier(want):
+                    if not raised_by_library(want):
                         raise
                     writable = isinstance(want, ssl.SSLWantWriteError)
                 except ValueError as error:
@@ -745,7 +745,7 @@ class TLSTransport(Transport, pyamqp.SSLTransport):
                     try:
                         view = view[self._send(view) :]
                     except _WANTS as want:
-                        if not raised_by_carrier(want):
+                        if not raised_by_library(want):
                             raise
                         if isinstance(want, ssl.SSLWantReadError):
                             self._wait_until(until, writable=False, what="write")

@@ -155,7 +155,7 @@ class RabbitMailbox(Mailbox):
         if not session.is_connected:
             # py-amqp would connect again.
             raise ConnectionLost("the connection was closed")
-        return session.wire
+        return session.transport
 
     # -- what py-amqp calls ----------------------------------------------------------------------------
 

@@ -14,14 +14,14 @@ from .reports import Reports
 from .state import PoolState
 from .waiters import Waiter
 
-__all__ = ["Carrier"]
+__all__ = ["PoolInterface"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 D = TypeVar("D", bound=Decision[Any])
 
 
-class Carrier(Protocol[T]):
+class PoolInterface(Protocol[T]):
     """The pool: it takes the lock, and carries decisions out."""
 
     name: str
