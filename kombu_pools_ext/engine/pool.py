@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any, Generic, Literal, TypeVar
 
 from . import closing, exit_hooks, fork, maintenance
+from .auto_reset_event import AutoResetEvent
 from .bounded_lock import BoundedLock
 from .checker import Checker
 from .decision import Decision
@@ -32,7 +33,7 @@ from .state import PoolState
 from .stats import Drained, PoolStats
 from .threads import spawn_thread
 from .wait import LOOK_AGAIN, Wait
-from .waiters import Waiter, Watcher
+from .waiters import Waiter
 
 __all__ = ["Pool"]
 
@@ -689,7 +690,7 @@ class Pool(Generic[T]):
         :param clock: which the deadline is of, if not the pool's own.
         """
         clock = clock or self.clock
-        watcher = Watcher()
+        watcher = AutoResetEvent()
         self.locked(lambda: self.state.watchers.keep(watcher))
         try:
             while True:

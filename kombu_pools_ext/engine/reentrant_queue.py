@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
 from collections import deque
 from typing import Generic, TypeVar
+
+from .auto_reset_event import AutoResetEvent
 
 __all__ = ["ReentrantQueue"]
 
@@ -23,25 +23,20 @@ class ReentrantQueue(Generic[T]):
 
     def __init__(self) -> None:
         self._items: deque[T] = deque()
-        # Looked up now, not at import: gevent and eventlet may have replaced it. Taken, but for when there is an item.
-        self._filled = threading.Lock()
-        self._filled.acquire()
+        self._filled = AutoResetEvent()
 
     def put(self, item: T) -> None:
         """Have the reader find *item*."""
         # In this order: a reader that was woken before looks after that.
         self._items.append(item)
-        if self._filled.locked():
-            # Closes the race of two who found it taken.
-            with contextlib.suppress(RuntimeError):
-                self._filled.release()
+        self._filled.set()
 
     def get(self, timeout: float) -> list[T]:
         """Return all items; wait up to *timeout* seconds for the first.
 
         There may be none, also before that: what one call was woken for, the call before may have found.
         """
-        self._filled.acquire(timeout=timeout)
+        self._filled.wait(timeout)
         items: list[T] = []
         while self._items:
             items.append(self._items.popleft())

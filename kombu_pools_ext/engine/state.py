@@ -10,13 +10,14 @@ import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, Literal, TypeVar
 
+from .auto_reset_event import AutoResetEvent
 from .breaker import AT_ONCE, Breaker
 from .decision import Decision, Failed, Opened
 from .lease import Borrower, Entry, Gate, Lease, Lender, Share
 from .openings import Opening, Openings
 from .options import PoolOptions
 from .stats import Counters, PoolStats
-from .waiters import Waiter, WaitQueue, Watcher
+from .waiters import Waiter, WaitQueue
 from .weakrefs import Holding, WeakPlaces
 
 __all__ = ["FOREVER", "PoolState"]
@@ -63,7 +64,7 @@ class PoolState(Generic[T]):
         #: The gates that are shut.
         self.shut_gates: set[Gate] = set()
         #: Who is to be told when something is closed; held by those who wait.
-        self.watchers: WeakPlaces[Watcher] = WeakPlaces()
+        self.watchers: WeakPlaces[AutoResetEvent] = WeakPlaces()
         #: One object for each ``wait_ready`` that is under way, which opens what ``min_idle`` asks for, and holds it.
         self.pending_ready: WeakPlaces[object] = WeakPlaces()
         self.waiters: WaitQueue[T] = WaitQueue()
@@ -457,7 +458,7 @@ class PoolState(Generic[T]):
         It may be in a nap that began before the last opening failed, or while somebody else stood before it.
         """
         if self.breaker.failures and (waiter := self.waiters.next()) is not None:
-            waiter.nudge()
+            waiter.set()
 
     def plan(self, wanted: int) -> int:
         """Plan up to *wanted* openings, as far as limit and breaker allow; return how many to start."""
@@ -481,7 +482,7 @@ class PoolState(Generic[T]):
         if waiter is None:
             self.openings.cancel_unclaimed()
         else:
-            waiter.nudge()
+            waiter.set()
 
     def opened(self, opening: Opening, item: T, keep_every: float | None) -> Opened[T]:
         """Take in what was opened: for whoever waits, to the idle ones, or to be closed at once.
@@ -557,7 +558,7 @@ class PoolState(Generic[T]):
             gate.open(entry.item)
         self.forget_open_gates()
         for watcher in self.watchers.alive():
-            watcher.ring()
+            watcher.set()
         return self._decided()
 
     @property

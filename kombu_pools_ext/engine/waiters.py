@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from typing import Any, Generic, TypeVar
 
+from .auto_reset_event import AutoResetEvent
 from .lease import Lease, Share
 
-__all__ = ["WaitQueue", "Waiter", "Watcher"]
+__all__ = ["WaitQueue", "Waiter"]
 
 T = TypeVar("T")
 
 
-class Waiter(Generic[T]):
+class Waiter(AutoResetEvent, Generic[T]):
     """One blocked ``acquire``.
 
-    Its thread blocks on a lock of the waiter's own, which another thread releases: after it has set an outcome, or to
-    have the waiter look for itself. ``lease`` and ``error`` are written under the pool's lock, before that release.
+    Another thread sets the event after it has set an outcome, or to have the waiter look for itself. ``lease`` and
+    ``error`` are written under the pool's lock, before the event is set.
 
     :param blocking: waits for what others give back, and for a broker that is down; ``False``: for an opening only.
     :param waits_for_broker: ``False``: a blocking one waits for what others give back, but not for a broker that is
@@ -26,7 +26,7 @@ class Waiter(Generic[T]):
     """
 
     __slots__ = (
-        *("_lock", "error", "kind", "lease", "blocking", "share", "ignore_outage"),
+        *("error", "kind", "lease", "blocking", "share", "ignore_outage"),
         *("since", "waits_for_broker"),
     )
 
@@ -39,6 +39,7 @@ class Waiter(Generic[T]):
         ignore_outage: bool = False,
         waits_for_broker: bool = True,
     ) -> None:
+        super().__init__()
         self.share = share
         self.kind = kind
         self.blocking = blocking
@@ -48,9 +49,6 @@ class Waiter(Generic[T]):
         self.since: float | None = None
         self.lease: Lease[T] | None = None
         self.error: Exception | None = None
-        # Looked up now, not at import: gevent and eventlet may have replaced it.
-        self._lock = threading.Lock()
-        self._lock.acquire()
 
     @property
     def ended(self) -> bool:
@@ -75,45 +73,12 @@ class Waiter(Generic[T]):
     def serve(self, lease: Lease[T]) -> None:
         """Hand a lease over."""
         self.lease = lease
-        self.nudge()
+        self.set()
 
     def fail(self, error: Exception) -> None:
         """End the wait with an error."""
         self.error = error
-        self.nudge()
-
-    def nudge(self) -> None:
-        """Wake its thread: there is an outcome, or it is to look for itself. To be called under the pool's lock."""
-        # If the lock is free, the waiter has been nudged before and is yet to look: it will see the outcome as well.
-        if self._lock.locked():
-            self._lock.release()
-
-    def wait(self, timeout: float) -> None:
-        """Block for at most *timeout* seconds, or until there is an outcome or a nudge."""
-        self._lock.acquire(timeout=timeout)
-
-
-class Watcher:
-    """Waits for closings. Not by an ``Event``: a signal handler may call ``ring`` when it has interrupted this wait.
-
-    ``ring`` is called under the pool's lock.
-    """
-
-    __slots__ = ("__weakref__", "_bell")
-
-    def __init__(self) -> None:
-        # Looked up now, not at import: gevent and eventlet may have replaced it.
-        self._bell = threading.Lock()
-        self._bell.acquire()
-
-    def ring(self) -> None:
-        """Something was closed."""
-        if self._bell.locked():
-            self._bell.release()
-
-    def wait(self, timeout: float) -> None:
-        """Block for at most *timeout* seconds, or until something has been closed since the last wait."""
-        self._bell.acquire(timeout=timeout)
+        self.set()
 
 
 class WaitQueue(OrderedDict[Waiter[T], None]):

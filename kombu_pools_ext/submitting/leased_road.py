@@ -10,9 +10,9 @@ from functools import partial
 
 from ..broker.event_loops import blocking_is_meant, event_loop
 from ..engine import exit_hooks, fork
+from ..engine.auto_reset_event import AutoResetEvent
 from ..engine.bounded_lock import BoundedLock
 from ..engine.threads import interpreter_ends, spawn_thread
-from ..engine.waiters import Watcher
 from ..engine.weakrefs import Holding, WeakPlaces
 from ..errors import PoolFull
 from .callback_threads import THREAD, reads_for_all, runs_callbacks
@@ -68,12 +68,12 @@ class LeasedRoad:
         #: The messages that take room.
         self._counted: set[Submission] = set()
         #: Those who wait for room, in their order.
-        self._callers: Holding[Watcher, None] = Holding()
+        self._callers: Holding[AutoResetEvent, None] = Holding()
         #: The threads, and those of them that have nothing to do.
         self._workers: WeakPlaces[Worker] = WeakPlaces()
         self._idle: list[Worker] = []
         #: Those who wait for the end of all.
-        self._watchers: WeakPlaces[Watcher] = WeakPlaces()
+        self._watchers: WeakPlaces[AutoResetEvent] = WeakPlaces()
         self._ending = False
 
     def renew_lock(self) -> None:
@@ -129,7 +129,7 @@ class LeasedRoad:
         if not self._ready:
             return None
         if self._idle:
-            self._idle.pop().ring()
+            self._idle.pop().set()
         elif self._ending or len(self._workers) < most_threads:
             worker = Worker()
             self._workers.keep(worker)
@@ -137,7 +137,7 @@ class LeasedRoad:
         return None
 
     def _put_when_there_is_room(self, submission: Submission, most_threads: int) -> Worker | None:
-        me, patience = Watcher(), submission.seconds_left()
+        me, patience = AutoResetEvent(), submission.seconds_left()
         if patience is None:
             patience = threading.TIMEOUT_MAX
         worker: Worker | None = None
@@ -170,8 +170,8 @@ class LeasedRoad:
         finally:
             with self._lock.patient:
                 self._callers.drop(me)
-                # Whoever gives up, or finds room, passes the bell on.
-                self._ring_for_room()
+                # Whoever gives up, or finds room, wakes the next.
+                self._wake_for_room()
 
     def _has_room(self) -> bool:
         if len(self._counted) < MOST_WAITING:
@@ -179,10 +179,10 @@ class LeasedRoad:
         self._counted = {one for one in self._counted if not one.future.cancelled()}
         return len(self._counted) < MOST_WAITING
 
-    def _ring_for_room(self) -> None:
+    def _wake_for_room(self) -> None:
         if self._callers and len(self._counted) < MOST_WAITING:
             for first in self._callers.alive()[:1]:
-                first.ring()
+                first.set()
 
     def _is_full(self, waited: float) -> Exception:
         within = f", and none was begun within {waited:.3g} s" if waited else ""
@@ -197,7 +197,7 @@ class LeasedRoad:
 
     def await_empty(self, deadline: float) -> bool:
         """Wait until all that was started has an outcome; see :meth:`.Road.await_empty`."""
-        me = Watcher()
+        me = AutoResetEvent()
         with self._lock.patient:
             self._watchers.keep(me)
         try:
@@ -245,7 +245,7 @@ class LeasedRoad:
             if worker in self._idle:
                 self._idle.remove(worker)
             if self._ready and self._idle:
-                self._idle.pop().ring()
+                self._idle.pop().set()
 
     def _work_here(self, submission: Submission | None) -> None:
         """Publish what there is in the caller's thread, until *submission* has its outcome, or nothing is left."""
@@ -285,7 +285,7 @@ class LeasedRoad:
         submission = self._begun[name] = self._lanes[name].popleft()
         self._counted.discard(submission)
         if len(self._counted) <= FEW_WAITING:
-            self._ring_for_room()
+            self._wake_for_room()
         return submission
 
     def _leave(self, name: Hashable) -> None:
@@ -298,7 +298,7 @@ class LeasedRoad:
                 del self._lanes[name]
             if not self._lanes:
                 for watcher in self._watchers.alive():
-                    watcher.ring()
+                    watcher.set()
 
     # -- the end of the process ------------------------------------------------------------------------------
 
@@ -307,7 +307,7 @@ class LeasedRoad:
         with self._lock.patient:
             self._ending = True
             for worker in self._idle:
-                worker.ring()
+                worker.set()
         try:
             self.await_empty(deadline)
         finally:

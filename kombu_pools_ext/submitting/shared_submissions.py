@@ -11,8 +11,8 @@ from itertools import count
 
 from ..broker.event_loops import event_loop
 from ..engine import exit_hooks, fork
+from ..engine.auto_reset_event import AutoResetEvent
 from ..engine.bounded_lock import BoundedLock
-from ..engine.waiters import Watcher
 from ..errors import PoolFull
 from ..publisher import CannotBeShared, Outgoing, SharedRoad
 from .callback_threads import runs_callbacks
@@ -174,7 +174,7 @@ class SharedSubmissions:
     def _wait_for_room(self, submission: Submission) -> None:
         patience = submission.seconds_left()
         deadline = None if patience is None else time.monotonic() + patience
-        me = Watcher()
+        me = AutoResetEvent()
         while len(self._flying) + sum(map(len, list(self._behind.values()))) >= MOST_WAITING:
             left = LOOK if deadline is None else deadline - time.monotonic()
             # In a coroutine there is nobody who could make room while this thread waits for it.
@@ -187,7 +187,7 @@ class SharedSubmissions:
 
     def await_empty(self, deadline: float) -> bool:
         """Wait until all that was started has an outcome; see :meth:`.Road.await_empty`."""
-        me = Watcher()
+        me = AutoResetEvent()
         while self._flying or self._in_lane or self._behind:
             left = deadline - time.monotonic()
             if left <= 0:

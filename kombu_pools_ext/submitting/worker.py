@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ..engine.waiters import Watcher
+from ..engine.auto_reset_event import AutoResetEvent
 
 __all__ = ["Worker"]
 
 
-class Worker(Watcher):
+class Worker(AutoResetEvent):
     """What a thread waits with while it has nothing to publish.
 
     Its thread alone holds it: when that is killed, the road knows by the weak reference that it is gone.

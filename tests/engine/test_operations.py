@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from kombu_pools_ext.engine import Gate, Share, shutdown
+from kombu_pools_ext.engine.auto_reset_event import AutoResetEvent
 from kombu_pools_ext.engine.errors import (
     ConnectTimeout,
     PoolBlocked,
@@ -21,7 +22,7 @@ from kombu_pools_ext.engine.errors import (
     PoolSuspended,
     PoolTimeout,
 )
-from kombu_pools_ext.engine.waiters import Waiter, Watcher
+from kombu_pools_ext.engine.waiters import Waiter
 from tests.engine.fakes import PATIENCE, Keeper, assert_sound, in_thread, rig, wait_until
 
 WHY = "the broker is short of memory"
@@ -409,11 +410,11 @@ def test_a_drain_looks_now_and_then_and_no_later_than_its_deadline(
     (lease,) = tested.take(1)
     naps: list[float] = []
 
-    def nap(watcher: Watcher, seconds: float) -> None:
+    def nap(watcher: AutoResetEvent, seconds: float) -> None:
         naps.append(seconds)
         tested.clock.advance(seconds)
 
-    monkeypatch.setattr(Watcher, "wait", nap)
+    monkeypatch.setattr(AutoResetEvent, "wait", nap)
     assert tested.pool.drain(2.5) == (0, 1)
     assert naps == [1.0, 1.0, 0.5]
     assert not lease.ended
@@ -534,11 +535,11 @@ def test_what_is_lent_at_exit_has_a_grace(others: str, closed: dict[str, bool], 
 def test_whoever_watches_hears_of_a_closing() -> None:
     tested = rig(1)
     tested.fill(1)
-    watcher = Watcher()
+    watcher = AutoResetEvent()
     tested.pool.state.watchers.keep(watcher)
-    assert watcher._bell.locked()
+    assert not watcher.wait(0)
     tested.pool.drain()
-    assert not watcher._bell.locked()
+    assert watcher.wait(0)
 
 
 def test_who_waited_in_vain_for_the_end_of_a_suspension_timed_out(
