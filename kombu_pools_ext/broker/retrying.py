@@ -6,6 +6,7 @@ goes on with another one, under the same bound on the pool, with the same ``mess
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -23,6 +24,8 @@ from .session import Session
 from .soundness import is_connection_error, is_interruption
 
 __all__ = ["LONGEST_TRY", "Message", "carry_on", "says_it_is_gone", "seconds_for_one_try"]
+
+logger = logging.getLogger("kombu_pools_ext")
 
 #: Seconds for one try, at most, whatever the caller says: sockets take no more than 24 days.
 LONGEST_TRY = 86400.0
@@ -290,6 +293,11 @@ class _Tries:
             # ChannelPublisher, which has heard of the return, has forgotten what was declared on this connection.
             return message.send(min(time.monotonic() + self._seconds, deadline))
         message.give_up()
+        # Only now: while it holds a connection, a log handler that publishes may wait for that.
+        logger.info(
+            "pool %r: message %s is tried again on another connection, after %s: %s",
+            *(message.pool_name, message.message_id, type(error).__name__, error),
+        )
         if plan.errback is not None:
             plan.errback(error, pause)
         if pause:

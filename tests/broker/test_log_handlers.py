@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import kombu
 import pytest
 
 from kombu_pools_ext import Pools
 from tests.broker.common import PATIENCE, eventually, within
+from tests.broker.conftest import Inbox
+from tests.broker.rig import through
+from tests.proxy import Proxy
 
 LEVELS = [logging.WARNING, logging.INFO, logging.DEBUG]
 
@@ -78,6 +81,32 @@ def test_records_of_the_application_are_published_at_every_level(
             pools.reset()
     assert "app" not in handler.lost
     assert len([body for body in bodies if body in ("0", "1", "2")]) == 3
+
+
+@pytest.mark.broker
+def test_a_record_whose_publish_is_tried_again_and_says_so_is_published(
+    amqp_url: str, proxied: Callable[[str], Proxy], level: int, inbox: Callable[[str], Inbox]
+) -> None:
+    """What the retry logs is a record for the same handler, while the other connections are as broken."""
+    proxy, limit, box = proxied(amqp_url), 4, inbox(amqp_url)
+    pools = Pools(default={"URL": through(proxy, amqp_url), "LIMIT": limit, "CHECK_AFTER": 3600})
+    try:
+        leases = [pools.producers["default"].acquire(timeout=PATIENCE) for _ in range(limit)]
+        for lease in leases:
+            lease.publish("warm", routing_key=box.name)
+        for lease in leases:
+            lease.release()
+        proxy.reset()
+        handler = Publishes(pools, box.name)
+        record_three(handler)
+    finally:
+        pools.reset()
+    assert "app" not in handler.lost
+    bodies = [str(one.payload) for one in box.messages()]
+    assert {"0", "1", "2"} <= set(bodies)
+    # What it logs within the publish is sent on an idle connection, or is lost at once.
+    told = any("is tried again on another connection" in body for body in bodies)
+    assert (told or "kombu_pools_ext" in handler.lost) == (level <= logging.INFO)
 
 
 def test_while_the_broker_is_away_a_record_costs_no_more_than_the_time_out(level: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -92,6 +93,37 @@ def test_sent_without_an_answer_it_is_sent_again_as_the_same_message(
     assert len(ids) in (1, 2)
     assert len(set(ids)) == 1
     assert {one.payload for one in messages} == {"warm", "x", "next"}
+
+
+def test_that_it_is_tried_again_is_logged_once_it_holds_no_connection(
+    make: MakePool, proxy: Proxy, amqp_url: str, inbox: MakeInbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    box, producers = inbox(amqp_url), make(retry=AT_ONCE)
+    lent: list[int] = []
+
+    class Counts(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "tried again" in record.getMessage():
+                lent.append(producers.lent)
+
+    logger, counts = logging.getLogger("kombu_pools_ext"), Counts()
+    caplog.set_level(logging.INFO, logger.name)
+    logger.addHandler(counts)
+    try:
+        with producers.acquire(timeout=PATIENCE) as producer:
+            producer.publish("warm", routing_key=box.name)
+            assert "tried again" not in caplog.text
+            cut_after_sending(producer, proxy)
+            producer.publish("x", routing_key=box.name, message_id="the-third-of-may")
+    finally:
+        logger.removeHandler(counts)
+    (record,) = (one for one in caplog.records if "tried again" in one.getMessage())
+    assert record.levelno == logging.INFO
+    assert record.getMessage().startswith(
+        f"pool {producers.connections.name!r}: message the-third-of-may is tried again on another connection, after "
+        "PublishUnknown: "
+    )
+    assert lent == [0]
 
 
 @pytest.mark.parametrize("confirms", [True, False])
@@ -267,8 +299,13 @@ def test_over_kombus_own_pool_a_refusal_is_an_answer_too(amqp_url: str, full: st
 
 
 def test_retries_are_exhausted(
-    make: MakePool, proxy: Proxy, queue: str, monkeypatch: pytest.MonkeyPatch
+    make: MakePool,
+    proxy: Proxy,
+    queue: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.INFO, "kombu_pools_ext")
     producers = make(retry=AT_ONCE)
     pauses: list[float] = []
     renew = producers.renew
@@ -289,6 +326,8 @@ def test_retries_are_exhausted(
     assert "was not sent; it is not in the broker" in caught.value.__notes__[-1]
     assert len(pauses) == 2
     assert 10 > pauses[0] > pauses[1] > 0
+    # Each retry is told, and the end is the caller's.
+    assert len([line for line in caplog.messages if "is tried again on another" in line]) == 2
     sound(producers)
     assert producers.connections.stats().closed == {"broken": 3}
 
