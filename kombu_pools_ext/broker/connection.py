@@ -18,6 +18,7 @@ from ..engine.fork import child_begins, mark
 from ..engine.weakrefs import Holding
 from ..errors import ConnectTimeout, LeaseError
 from ..masking import MASK
+from ..settings import CONFIRM_TIMEOUT
 from . import tls
 from .addresses import SHORTEST
 from .amqp.connection import transport_class
@@ -29,15 +30,12 @@ from .lent_settings import MISSING, SETTINGS, Options, put_back_attributes
 from .naming import uri_of
 from .plain import PlainSession
 from .pool_key import PoolKey, make_key
-from .redis_sockets import ANSWER_TIMEOUT
 from .session import Session
 
-__all__ = ["CONFIRM_TIMEOUT", "Driver", "OpenConnection"]
+__all__ = ["Driver", "OpenConnection"]
 
 logger = logging.getLogger("kombu_pools_ext")
 
-#: Seconds for a publish, confirm included, by default; for an alias, the default is ``PoolSettings.confirm_timeout``.
-CONFIRM_TIMEOUT = 10.0
 #: Seconds for everything that is said to the old connection's peer, which may be silent.
 LAST_WORD = 1.0
 #: What says which broker a connection is set to, and how it is spoken to; a failover changes these.
@@ -111,7 +109,7 @@ class OpenConnection(kombu.Connection):
     #: What errors and logs call its pool.
     pool_name = ""
     #: Seconds that Redis gets for an answer.
-    answer_timeout: float = ANSWER_TIMEOUT
+    answer_timeout: float = CONFIRM_TIMEOUT
     #: Called for user and password each time it connects.
     credentials: Credentials | None = None
     #: Seconds for connecting, where it must not take as long as it may.

@@ -18,17 +18,18 @@ from ..engine.stats import Drained
 from ..engine.threads import spawn_thread
 from ..engine.trial import Trial
 from ..errors import BrokerUnreachable, ConnectTimeout, LeaseError
+from ..settings import CONFIRM_TIMEOUT
 from . import hooks
 from .base_pool import BasePool
 from .connection import OpenConnection
 from .credentials import Credentials
-from .driver import ConnectionDriver, KombuErrors
+from .driver import ConnectionDriver
 from .event_loops import loops, warn_of_blocking
 from .failed_openings import NotConnected
+from .kombu_errors import KombuErrors
 from .lazy_attribute import LazyAttribute
 from .leased_connection import LeasedConnection
 from .naming import describe_resource, masked_uri
-from .redis_sockets import ANSWER_TIMEOUT
 from .soundness import verdict_on
 from .validate import FLAGS, FOREVER, PLAIN, check_flag, valid_limit, valid_timeout
 
@@ -117,7 +118,9 @@ class ConnectionPool(BasePool, KombuConnectionPool):  # type: ignore[misc, unuse
         return ConnectionDriver(
             lambda: self.connection,
             lambda: self.name,
-            answer_timeout=ANSWER_TIMEOUT if self.confirm_timeout is None else self.confirm_timeout,
+            answer_timeout=CONFIRM_TIMEOUT
+            if self.confirm_timeout is None
+            else self.confirm_timeout,
             credentials=self._credentials,
             on_blocked=self.publishing_blocked,
             on_unblocked=self.publishing_unblocked,

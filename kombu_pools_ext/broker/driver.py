@@ -10,24 +10,11 @@ from typing import Any, Protocol
 
 import kombu
 from kombu.connection import PooledConnection
-from kombu.exceptions import OperationalError
 from kombu.utils.functional import lazy
 
 from ..engine import Lease
-from ..engine.errors import ErrorFamily
 from ..engine.weakrefs import Holding
-from ..errors import (
-    BrokerBlocked,
-    BrokerUnreachable,
-    ConnectTimeout,
-    LeaseError,
-    PoolClosed,
-    PoolExhausted,
-    PoolFull,
-    PoolReentered,
-    PoolSuspended,
-    PoolTimeout,
-)
+from ..settings import CONFIRM_TIMEOUT
 from .connecting import Connector
 from .connection import OpenConnection
 from .credentials import Credentials
@@ -36,11 +23,10 @@ from .leased_connection import INHERITED, ended_state
 from .lent_settings import STATE, Options
 from .naming import with_host
 from .own_errors import raised_by_library
-from .redis_sockets import ANSWER_TIMEOUT
 
 logger = logging.getLogger("kombu_pools_ext")
 
-__all__ = ["ConnectionDriver", "KombuErrors"]
+__all__ = ["ConnectionDriver"]
 
 #: Seconds that a peer gets to answer a goodbye. It answers within a millisecond or never.
 CLOSE_TIMEOUT = 1.0
@@ -102,7 +88,7 @@ class ConnectionDriver:
         make_origin: Callable[[], kombu.Connection],
         name: Callable[[], str] = str,
         *,
-        answer_timeout: float = ANSWER_TIMEOUT,
+        answer_timeout: float = CONFIRM_TIMEOUT,
         credentials: Credentials | None = None,
         on_blocked: Callable[[OpenConnection, str], object] | None = None,
         on_unblocked: Callable[[OpenConnection], object] | None = None,
@@ -275,40 +261,3 @@ class ConnectionDriver:
             producer.__dict__.update(ended_state(INHERITED))
         item.__dict__.clear()
         item.__dict__.update(ended_state(INHERITED))
-
-
-def _comes_too_late(cause: BaseException) -> bool:
-    """Whether *cause* is Python's word for something that cannot be had in an interpreter that ends.
-
-    Such as an import: what Redis' client needs registers exit handlers, which is refused once they run.
-    """
-    return isinstance(cause, RuntimeError | ImportError) and "shut" in str(cause)
-
-
-class KombuErrors(ErrorFamily):
-    """The library's errors; what kombu itself would let through stays as it is, with the pool's name as a note."""
-
-    exhausted = PoolExhausted
-    timeout = PoolTimeout
-    connect_timeout = ConnectTimeout
-    full = PoolFull
-    blocked = BrokerBlocked
-    suspended = PoolSuspended
-    closed = PoolClosed
-    reentered = PoolReentered
-    open_failed = BrokerUnreachable
-    lease = LeaseError
-
-    def failed_opening(self, message: str, cause: BaseException) -> Exception:
-        """Unreachable, or not a matter of reaching: wrong credentials, a missing virtual host, a bug."""
-        if isinstance(cause, OperationalError | TimeoutError):
-            return super().failed_opening(message, cause.__cause__ or cause)
-        if not isinstance(cause, Exception) or _comes_too_late(cause):
-            return super().failed_opening(message, cause)
-        # Each caller gets an error of its own: one that many threads raise would gather their tracebacks.
-        kind = type(cause)
-        error = kind.__new__(kind, *cause.args)
-        error.__dict__.update(cause.__dict__)
-        error.__notes__ = [*getattr(cause, "__notes__", ()), message]
-        error.__cause__ = cause.__cause__
-        return error

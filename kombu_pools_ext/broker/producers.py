@@ -16,10 +16,9 @@ from kombu.utils.functional import lazy
 from ..engine import Lease, Pool, Share
 from ..engine.stats import Drained
 from ..errors import LeaseError, PoolClosed
-from ..settings import RetryPolicy
+from ..settings import CONFIRM_TIMEOUT, RetryPolicy
 from . import hooks
 from .base_pool import BasePool
-from .connection import CONFIRM_TIMEOUT
 from .event_loops import loops, warn_of_blocking
 from .lazy_attribute import LazyAttribute
 from .leased_connection import LeasedConnection

@@ -13,13 +13,13 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from ..settings import CONFIRM_TIMEOUT
 from .credentials import CredentialsFailed
 from .own_errors import mark, raised_by_library
 from .sockets import GONE, Within, system_poll
 from .tls import forget_errors
 
 __all__ = [
-    "ANSWER_TIMEOUT",
     "Bounds",
     "Interruption",
     "alive",
@@ -31,8 +31,6 @@ __all__ = [
     "take_sockets",
 ]
 
-#: Seconds that Redis gets for an answer, by default: as many as ``connection.CONFIRM_TIMEOUT``.
-ANSWER_TIMEOUT = 10.0
 #: The most bytes that Redis may send while connecting, when its answers are short, and in answer to a publish: half a
 #: million queues of an exchange take less.
 MOST_IN_HANDSHAKE, MOST_ANSWERED = 1 << 20, 64 << 20
@@ -250,7 +248,7 @@ class _Connecting:
         # At each connect: redis-py makes another socket in the place of one that was closed.
         client = self.client
         if client.credentials is not None:
-            seconds = self.bounds.shorten(client.connect_timeout or ANSWER_TIMEOUT)
+            seconds = self.bounds.shorten(client.connect_timeout or CONFIRM_TIMEOUT)
             login = client.credentials.ask(seconds, needs_user=False)
             client.log_in(login)
             self.username, self.password = client.userid, login.password
@@ -280,7 +278,7 @@ class _Channel:
         if parameters.get("socket_timeout") is None:
             parameters["socket_timeout"] = client.answer_timeout
         if parameters.get("socket_connect_timeout", 0) is None:
-            parameters["socket_connect_timeout"] = client.connect_timeout or ANSWER_TIMEOUT
+            parameters["socket_connect_timeout"] = client.connect_timeout or CONFIRM_TIMEOUT
         if client.ssl:
             # Older redis-pys compare names only if they are told to; and cannot do so where they verify nothing.
             verifies = parameters.get("ssl_cert_reqs", "required") not in _NOT_VERIFIED

@@ -10,8 +10,8 @@ from ..engine import Lease, Pool, PoolOptions, Share
 from ..engine.stats import Drained
 from . import hooks
 from .connections import ConnectionPool
-from .driver import KombuErrors
 from .foreign import ForeignDriver
+from .kombu_errors import KombuErrors
 from .leased_connection import LeasedConnection
 
 __all__ = ["Source", "source_of"]

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 from .parser import CHECKS, RetryPolicy, UseGlobalLimit, use_global_limit
-from .pool_settings import PoolSettings, parse_settings
+from .pool_settings import CONFIRM_TIMEOUT, PoolSettings, parse_settings
 from .problems import Problem, SettingsError
 
 __all__ = [
     "CHECKS",
+    "CONFIRM_TIMEOUT",
     "PoolSettings",
     "Problem",
     "RetryPolicy",

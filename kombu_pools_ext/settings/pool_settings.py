@@ -32,6 +32,7 @@ from .parser import (
 from .problems import Problem, SettingsError, forgets_arguments, text_hint
 
 __all__ = [
+    "CONFIRM_TIMEOUT",
     "PoolSettings",
     "Problem",
     "RetryPolicy",
@@ -41,6 +42,9 @@ __all__ = [
     "use_global_limit",
 ]
 
+#: Seconds for a publish with its confirm, and for an answer of Redis: of an alias by default, and of pools that have no
+#: settings.
+CONFIRM_TIMEOUT = 10.0
 #: How many callers may wait for each connection of the limit if ``max_waiting`` is ``None``. The last of them is served
 #: within ``acquire_timeout`` as long as a lease takes less than 50 ms; ``docs/howto/size-a-pool.md`` measures it.
 WAITING_PER_CONNECTION = 100
@@ -85,7 +89,7 @@ class PoolSettings:
     confirm: bool = True
     #: The longest that a publish may take, with all attempts, unless the call has a time-out of its own. With Redis,
     #: also the longest wait for each answer.
-    confirm_timeout: float = 10.0
+    confirm_timeout: float = CONFIRM_TIMEOUT
     #: When a publish is tried again after its connection broke; ``None`` means never.
     retry: RetryPolicy | None = field(default_factory=RetryPolicy)
     #: Whether a message that no queue takes is an error; ``"default_exchange"`` means only those whose routing key

@@ -15,6 +15,7 @@ from ..engine.bounded_lock import BoundedLock
 from ..engine.threads import interpreter_ends, spawn_thread
 from ..engine.weakrefs import Holding, WeakPlaces
 from ..errors import PoolFull
+from ..settings import CONFIRM_TIMEOUT
 from .callback_threads import THREAD, reads_for_all, runs_callbacks
 from .refusals import has_no_answer, is_busy, was_not_sent
 from .submission import Submission
@@ -33,8 +34,8 @@ FEW_WAITING = 3 * MOST_WAITING // 4
 LOOK_FOR_ROOM = 0.1
 #: Seconds after which a thread without work ends.
 IDLE = 5.0
-#: Seconds that what was submitted has at the end of the process: those of ``CONFIRM_TIMEOUT``.
-GRACE = 10.0
+#: Seconds that what was submitted has at the end of the process.
+GRACE = CONFIRM_TIMEOUT
 #: Seconds between two looks of those who wait for the end of all.
 LOOK_AGAIN = 1.0
 
