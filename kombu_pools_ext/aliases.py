@@ -32,7 +32,7 @@ from .broker.publish_keywords import MessageKeywords
 from .broker.validate import valid_seconds
 from .engine.stats import Drained
 from .engine.weakrefs import snapshot
-from .errors import ConnectionsKept
+from .errors import ConnectionsKept, UnknownAlias
 from .reloading import Change, Reloaded
 from .settings import PoolSettings, SettingsError, parse_settings
 from .settings.problems import forgets_arguments, suggestion
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from .submitting.awaited_future import AwaitedFuture
     from .submitting.submission import Road, Submission
 
-__all__ = ["AliasedPools", "Pools", "configure"]
+__all__ = ["AliasedPools", "Pools", "configure", "configured_pools"]
 
 #: Connection pools or producer pools.
 P = TypeVar("P")
@@ -58,7 +58,7 @@ LOOKUP_GRACE = 0.05
 #: All :class:`Pools` of this process that are alive.
 _all: weakref.WeakSet[Pools] = weakref.WeakSet()
 #: The :class:`Pools` whose aliases the shared groups understand.
-_configured: weakref.ref[Pools] | None = None
+_configured: Pools | None = None
 
 
 #: The settings of ``Pools()``, which is valid. An empty dict that is passed is reported as a mistake.
@@ -250,7 +250,7 @@ class Pools:
             raise _kept(kept, new, " and its settings")
         change.suspend()
         self._settings = new
-        if _configured is not None and _configured() is self:
+        if _configured is self:
             groups.name_aliases(new)
         self.connections.forget_names()
         self.producers.forget_names()
@@ -325,10 +325,23 @@ class Pools:
             :class:`~.PublishNacked`, :class:`~.PublishReturned`, :class:`~.PublishRefused`, and
             :class:`~.PublishUnknown`, with which it may be in the broker.
         """
-        routing_key, exchange, options = checked(routing_key, exchange, kwargs, body)
-        settings = self.settings_of(using)
+        key, to, options = checked(routing_key, exchange, kwargs, body)
         if acquire_timeout is _AS_CONFIGURED:
-            acquire_timeout = settings.acquire_timeout
+            acquire_timeout = self.settings_of(using).acquire_timeout
+        self.publish_checked(body, key, to, options, using=using, acquire_timeout=acquire_timeout)
+
+    def publish_checked(
+        self,
+        body: Any,
+        routing_key: str,
+        exchange: str | Exchange | None,
+        options: dict[str, Any],
+        *,
+        using: str,
+        acquire_timeout: float | None,
+    ) -> None:
+        """:meth:`publish`, with arguments that were checked by :func:`.arguments.checked`."""
+        settings = self.settings_of(using)
         message_id = options.get("message_id")
         if message_id is None:
             message_id = options["message_id"] = new_message_id()
@@ -641,5 +654,17 @@ def configure(
     global _configured
     pools = Pools(settings, **aliases)
     groups.name_aliases(pools.settings)
-    _configured = weakref.ref(pools)
+    _configured = pools
     return pools
+
+
+def configured_pools() -> Pools:
+    """Return the pools of the last :func:`configure`.
+
+    :raises UnknownAlias: if there was none.
+    """
+    if _configured is None:
+        raise UnknownAlias(
+            "no broker pools are configured; call kombu_pools_ext.configure(default={'url': 'amqp://…'}) first"
+        )
+    return _configured

@@ -54,6 +54,9 @@ def forbidden(source: str, package: str) -> list[tuple[int, str]]:
             )
         elif within(package, "kombu_pools_ext"):
             bad = within(name, "django", "flask", "django_app", "flask_ext")
+            if not within(package, "kombu_pools_ext.contrib"):
+                # Each part of it needs a library that the core does not need.
+                bad = bad or within(name, "celery", "kombu_pools_ext.contrib")
         elif within(package, "django_app"):
             bad = within(name, "flask", "flask_ext")
         else:
@@ -86,6 +89,13 @@ def forbidden(source: str, package: str) -> list[tuple[int, str]]:
             ["django.conf", "django.conf.settings"],
         ),
         ("kombu_pools_ext", "import flask_ext.context", ["flask_ext.context"]),
+        ("kombu_pools_ext.broker", "import celery.signals", ["celery.signals"]),
+        (
+            "kombu_pools_ext.control",
+            "def f():\n    from ..contrib import celery",
+            ["kombu_pools_ext.contrib", "kombu_pools_ext.contrib.celery"],
+        ),
+        ("kombu_pools_ext.contrib.celery", "import celery\nfrom ...aliases import Pools", []),
         ("kombu_pools_ext", "import flaskish", []),
         ("django_app.management", "from flask import g", ["flask", "flask.g"]),
         ("django_app.management", "from ..conf import x\nfrom kombu_pools_ext import pools", []),
@@ -178,6 +188,7 @@ ORDERED = (
     *("django_app", "flask_ext", "kombu_pools_ext/settings"),
     *("kombu_pools_ext/control", "kombu_pools_ext/broker"),
     *("kombu_pools_ext/engine", "kombu_pools_ext/submitting", "kombu_pools_ext/publisher"),
+    "kombu_pools_ext/contrib",
 )
 #: Lines of a function.
 LONGEST_FUNCTION = 60
@@ -192,6 +203,8 @@ LIBRARIES_OWN = {
     *("_info", "_connection", "_default_channel", "_channel", "_initial_params"),
     *("_failover_strategy", "_connection_factory", "_avail_channels", "_consumers", "_qos"),
     *("_flush", "_delivered", "_chan_to_sock", "_fd_to_chan"),
+    # Of Celery's applications: where they keep their pool, and the hook that empties it in a child.
+    *("_pool", "_ensure_after_fork"),
     # Python's own: sys._getframe().
     "_getframe",
     *("_current_frames", "_getframe", "_is_owned", "_parent_pid"),

@@ -89,7 +89,13 @@ def test_kombu_is_all_that_the_core_needs(metadata: Message) -> None:
 
 
 def test_the_extras(metadata: Message) -> None:
-    assert set(metadata.get_all("Provides-Extra", [])) == {"all", "django", "flask", "redis"}
+    assert set(metadata.get_all("Provides-Extra", [])) == {
+        "all",
+        "celery",
+        "django",
+        "flask",
+        "redis",
+    }
     in_all = {
         r.split(";")[0].strip().lower()
         for r in metadata.get_all("Requires-Dist", [])
@@ -98,7 +104,7 @@ def test_the_extras(metadata: Message) -> None:
     each = {
         r.split(";")[0].strip().lower()
         for r in metadata.get_all("Requires-Dist", [])
-        if re.search("'(django|flask|redis)'", r)
+        if re.search("'(celery|django|flask|redis)'", r)
     }
     assert in_all == each
 

@@ -186,6 +186,10 @@ class ProducerPool(BasePool, KombuProducerPool):  # type: ignore[misc, unused-ig
         share = self._share
         return None if share is None else share.blocked
 
+    def is_away_for(self, seconds: float) -> bool:
+        """Whether no connection is there, and none could be opened for *seconds*. Nothing is opened or waited for."""
+        return bool(self.engine.state.is_away_for(seconds))
+
     def why_not_lent(self, seconds: float) -> Exception:
         """Return the error of a caller that has waited for so long, and got nothing. Nothing is opened."""
         engine = self.engine

@@ -381,6 +381,17 @@ class PoolState(Generic[T]):
         oldest = self.openings.oldest()
         return oldest is not None and self._hangs_at(now) >= max(oldest, self.breaker.well_at)
 
+    def is_away_for(self, seconds: float) -> bool:
+        """Whether nothing is here, and nothing could be opened for *seconds*, or cannot be opened at all."""
+        if not (self.breaker.failures or self.openings):
+            return False
+        if self.lent_count or self.idle or len(self.reserved) or self.suspended:
+            return False
+        if self.breaker.failures:
+            return not self.breaker.may_pass or self.clock() - self.breaker.since >= seconds
+        oldest = self.openings.oldest()
+        return oldest is not None and self.clock() - oldest >= seconds
+
     def _hangs_at(self, now: float) -> float:
         """An opening that began then, or earlier, hangs."""
         # Without patience for outages, an opening still has its own time.
