@@ -9,6 +9,8 @@ PACKAGES := kombu_pools_ext django_app flask_ext
 # Folders too: their times change when a file goes away.
 SOURCES := pyproject.toml LICENSE $(wildcard README.md) $(shell find $(PACKAGES) -not -path '*/__pycache__*' 2>/dev/null)
 PIP := -m pip --disable-pip-version-check install -qq
+# Into the environment of the Python that follows.
+INSTALL := .venv/build/bin/python -m tests.installing
 
 # Else each run would compile all tests anew, and their children what those import of them.
 export PYTHONDONTWRITEBYTECODE :=
@@ -78,7 +80,7 @@ format: .venv/lint/.locked ## put the code into ruff's form
 	.venv/lint/bin/ruff format .
 
 matrix: export AFTER_TESTS := $(AFTER_TESTS)
-matrix: $(WHEEL) brokers pythons ## the tests on every Python, Django, Flask, kombu and RabbitMQ that is supported
+matrix: $(WHEEL) .venv/lock/.locked brokers pythons ## the tests on every Python, Django, Flask, kombu and RabbitMQ that is supported
 	@.venv/build/bin/python -m tests.matrix $(ARGS)
 
 brokers: .venv/brokers/.fetched ## RabbitMQ 4 and Redis 8 from Debian's archive, into .venv/brokers/ (make test ARGS=… RABBITMQ=4.0 runs on it)
@@ -127,12 +129,18 @@ define venv
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=…")'
 @echo "setting up $(1)"
 @rm -rf $(1)
-@$(PYTHON) -m venv $(1)
+@$(PYTHON) -m venv $(2) $(1)
 endef
 
-.venv/%/.locked: .requirements/%.txt
+# What installs into the others.
+.venv/build/.locked .venv/lock/.locked: .venv/%/.locked: .requirements/%.txt
 	$(call venv,$(@D))
 	@$(@D)/bin/python $(PIP) --require-hashes -r $<
+	@touch $@
+
+.venv/%/.locked: .requirements/%.txt | .venv/build/.locked .venv/lock/.locked
+	$(call venv,$(@D),--without-pip)
+	@$(INSTALL) $(@D)/bin/python --require-hashes -r $<
 	@touch $@
 
 $(WHEEL): $(SOURCES) .venv/build/.locked
@@ -154,5 +162,5 @@ $(WHEEL): $(SOURCES) .venv/build/.locked
 	@.venv/build/bin/python -m tests.foreign.sources
 
 .venv/%/.installed: .venv/%/.locked $(WHEEL)
-	@$(@D)/bin/python $(PIP) --no-deps --no-index --force-reinstall .venv/wheel/*.whl
+	@$(INSTALL) $(@D)/bin/python --no-deps --no-index --force-reinstall .venv/wheel/*.whl
 	@touch $@

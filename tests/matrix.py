@@ -41,6 +41,7 @@ from pathlib import Path
 
 from tests import side_by_side
 from tests.from_debian import fetched
+from tests.installing import install
 from tests.interpreters import PYTHONS, find_python
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -204,7 +205,7 @@ class Run:
         ) == (mine, NEWEST, newest_django(mine), {})
 
     def requirements(self) -> list[str]:
-        """What pip is asked for: the lock file of the stack; another Django without its marker."""
+        """What is to be installed: the lock file of the stack; another Django without its marker."""
         wanted = locked(self.stack)
         if self.django != newest_django(self.python):
             without_marker = re.sub(" *;.*?(?= --hash)", "", djangos(self.stack)[self.django])
@@ -248,29 +249,21 @@ def set_up(run: Run, wheel: Path, log: Path) -> None:
     stamp = run.folder / ".requirements"
     mark = hashlib.sha256("\n".join([run.interpreter, *wanted]).encode()).hexdigest()
     python = run.folder / "bin" / "python"
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "--disable-pip-version-check",
-        "--python",
-        str(python),
-        "install",
-        "-qq",
-    ]
     with log.open("ab") as out:
-
-        def call(*command: str) -> None:
-            subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
-
         if not stamp.exists() or stamp.read_text() != mark:
             shutil.rmtree(run.folder, ignore_errors=True)
-            call(run.interpreter, "-m", "venv", "--without-pip", str(run.folder))
+            subprocess.run(
+                [run.interpreter, "-m", "venv", "--without-pip", str(run.folder)],
+                check=True,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+            )
             asked = HOME / f"{run.name}.txt"
             asked.write_text("\n".join(wanted) + "\n")
-            call(*pip, "--require-hashes", "-r", str(asked))
+            install(python, "--require-hashes", "-r", str(asked), out=out)
             stamp.write_text(mark)
-        call(*pip, "--no-deps", "--no-index", "--force-reinstall", str(wheel))
+        install(python, "--no-deps", "--no-index", "--force-reinstall", str(wheel), out=out)
 
 
 def carry_out(

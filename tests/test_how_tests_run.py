@@ -10,7 +10,7 @@ from pathlib import Path
 import kombu
 import pytest
 
-from tests import from_debian, interpreters, matrix, side_by_side
+from tests import from_debian, installing, interpreters, matrix, side_by_side
 from tests.brokers import PrivateRabbitMQ, PrivateRedis, Unavailable, asked_for
 
 ROOT = Path(__file__).parent.parent
@@ -100,6 +100,39 @@ def test_ci_refuses_a_step_that_it_does_not_have(make: Path) -> None:
     done = ci("style", "stlye", make=make)
     assert done.returncode == 1
     assert "not every one of these is a step: style stlye" in done.stdout
+
+
+# -- what installs ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("uv", ["installs", "fails", "is missing"])
+def test_what_uv_does_not_install_pip_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uv: str
+) -> None:
+    told = tmp_path / "told"
+    for name, outcome in (("UV", int(uv == "fails")), ("WITH_PIP", 0)):
+        program = tmp_path / name
+        program.write_text(f'#!/bin/sh\necho "{name} $*" >>"{told}"\nexit {outcome}\n')
+        program.chmod(0o755)
+        monkeypatch.setattr(installing, name, program)
+    if uv == "is missing":
+        (tmp_path / "UV").unlink()
+    installing.install("here/python", "-r", "lock.txt")
+    by_uv = "UV pip install --quiet --compile-bytecode --python here/python -r lock.txt"
+    by_pip = (
+        "WITH_PIP -m pip --disable-pip-version-check --python here/python install -qq -r lock.txt"
+    )
+    expected = {"installs": [by_uv], "fails": [by_uv, by_pip], "is missing": [by_pip]}
+    assert told.read_text().splitlines() == expected[uv]
+
+
+def test_what_neither_can_install_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(installing, "UV", tmp_path / "none")
+    monkeypatch.setattr(installing, "WITH_PIP", "false")
+    with pytest.raises(subprocess.CalledProcessError):
+        installing.install("here/python", "-r", "lock.txt")
 
 
 # -- the matrix --------------------------------------------------------------------------------------------------------

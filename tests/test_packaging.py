@@ -142,7 +142,7 @@ def test_a_lock_file_pins_every_version_and_its_hashes(path: Path) -> None:
 @pytest.mark.parametrize("name", ["Makefile", "tests/matrix.py", "tests/benchmarks/pythons.py"])
 def test_what_is_installed_from_a_registry_is_checked_against_the_hashes(name: str) -> None:
     text = (ROOT / name).read_text()
-    installs = re.findall(r"^.*(?:\$\(PIP\) |\*pip, ).*$", text, re.MULTILINE)
+    installs = re.findall(r"^.*(?:\$\((?:PIP|INSTALL)\) |\binstall\().*$", text, re.MULTILINE)
     assert installs
     unchecked = [line for line in installs if not re.search("--require-hashes|--no-index", line)]
     assert unchecked == []

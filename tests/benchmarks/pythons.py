@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
+from tests.installing import install
 from tests.interpreters import PYTHONS, find_python
 
 __all__ = ["ROOT", "environment", "in_each", "versions"]
@@ -41,9 +41,7 @@ def environment(version: str) -> Path | None:
         shutil.rmtree(folder, ignore_errors=True)
         # A Python of Debian's has no pip of its own.
         subprocess.run([found, "-m", "venv", "--without-pip", str(folder)], check=True)
-        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python)]
-        pip += ["install", "-qq"]
-        subprocess.run([*pip, "--require-hashes", "-r", str(LOCK)], check=True)
+        install(python, "--require-hashes", "-r", str(LOCK))
         stamp.write_text(mark)
     return python
 
