@@ -45,7 +45,20 @@ class Killed(BaseException):
     """Thrown into a thread from without."""
 
 
-@cache
+#: By the number of a code object, which is kept: the offsets at which an exception can interrupt a thread. A look-up by
+#: the object itself would hash all that is in it, at each step.
+_offsets: dict[int, frozenset[int]] = {}
+_kept: list[CodeType] = []
+
+
+def _offsets_of(code: CodeType) -> frozenset[int]:
+    found = _offsets.get(id(code))
+    if found is None:
+        _kept.append(code)
+        found = _offsets[id(code)] = _interruptible(code)
+    return found
+
+
 def _interruptible(code: CodeType) -> frozenset[int]:
     found, called = set(), False
     for instruction in dis.get_instructions(code):
@@ -160,6 +173,15 @@ class Steps:
         finally:
             sys.settrace(before)
 
+    def _listen_no_more(self) -> None:
+        """What comes after the step does not count, and runs as fast as without steps."""
+        if sys.version_info >= (3, 13):
+            events = sys.monitoring.events
+            sys.monitoring.register_callback(TOOL, events.PY_START, None)
+            sys.monitoring.register_callback(TOOL, events.INSTRUCTION, None)
+        else:
+            sys.settrace(None)
+
     def _monitor(self, function: Callable[[], Any]) -> Any:
         """The same by other means: from Python 3.13 on a function's first call under a tracer tells no opcodes."""
         monitoring = sys.monitoring
@@ -170,8 +192,10 @@ class Steps:
             if threading.get_ident() == me and not self.paused:
                 self._step()
 
+        everywhere, offsets = self.everywhere, _offsets
+
         def at_opcode(code: CodeType, offset: int) -> None:
-            here = self.everywhere or offset in _interruptible(code)
+            here = everywhere or offset in (offsets.get(id(code)) or _offsets_of(code))
             if here and threading.get_ident() == me and not self.paused:
                 self._step()
 
@@ -181,8 +205,7 @@ class Steps:
             monitoring.register_callback(TOOL, events.INSTRUCTION, at_opcode)
             return function()
         finally:
-            monitoring.register_callback(TOOL, events.PY_START, None)
-            monitoring.register_callback(TOOL, events.INSTRUCTION, None)
+            self._listen_no_more()
 
     def aside(self, function: Callable[[], Any]) -> Callable[[], Any]:
         """What another thread does meanwhile: `function`, whose steps do not count."""
@@ -204,16 +227,19 @@ class Steps:
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False
         self._step()
-        return self._within
+        offsets = None if self.everywhere else _offsets_of(frame.f_code)
 
-    def _within(self, frame: FrameType, event: str, arg: Any) -> Any:
-        here = self.everywhere or frame.f_lasti in _interruptible(frame.f_code)
-        if here and event == "opcode" and not self.paused:
-            self._step()
-        return self._within
+        def within(frame: FrameType, event: str, arg: Any) -> Any:
+            here = event == "opcode" and (offsets is None or frame.f_lasti in offsets)
+            if here and not self.paused:
+                self._step()
+            return within
+
+        return within
 
     def _step(self) -> None:
         self.done += 1
         if self.done == self.at:
             self.happened = True
+            self._listen_no_more()
             self.aside(self.what)()
