@@ -43,13 +43,19 @@ def test_a_part_that_fails_fails_the_whole(capsys: pytest.CaptureFixture[str]) -
 
 
 def steps_of_ci() -> list[str]:
-    return re.findall(r'^step "([a-z]+)"', (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    text = (ROOT / ".ci" / "run").read_text()
+    return re.findall(r'^(?:step|beside) "([a-z]+)"', text, re.MULTILINE)
+
+
+def made(output: str) -> list[str]:
+    """What make was asked for, but for environments."""
+    return [one for one in re.findall(r"^made (\S+)", output, re.MULTILINE) if one[0] != "."]
 
 
 def test_the_workflow_runs_each_step_of_ci() -> None:
     workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
     (block,) = re.findall(r"^        step:\n((?: {10}- [a-z]+\n)+)", workflow, re.MULTILINE)
-    assert re.findall(r"- (\w+)", block) == steps_of_ci()
+    assert sorted(re.findall(r"- (\w+)", block)) == sorted(steps_of_ci())
 
 
 def ci(*steps: str, make: Path) -> subprocess.CompletedProcess[str]:
@@ -72,7 +78,7 @@ def test_ci_goes_on_after_a_step_that_failed(make: Path) -> None:
     done = ci(make=make)
     assert done.returncode == 1
     output, table = done.stdout.split("=== all in ")
-    assert output.count("made ") == len(steps_of_ci())
+    assert len(made(output)) == len(steps_of_ci())
     assert re.search(r"^types +FAILED \(1\) in \d+ s$", table, re.MULTILINE)
 
 
@@ -90,10 +96,17 @@ def test_ci_shows_the_end_of_a_step_that_does_not_say_what_failed(make: Path) ->
     assert last == "types\nmade types\n"
 
 
+def test_ci_shows_what_ran_at_the_same_time_one_after_the_other(make: Path) -> None:
+    make.write_text('#!/bin/sh\nfor i in 1 2 3; do echo "$1 $i"; sleep 0.05; done\n')
+    shown = ci("style", "types", "documentation", make=make).stdout
+    for what in ("types", "style", "docs"):
+        assert f"{what} 1\n{what} 2\n{what} 3\n=== " in shown
+
+
 def test_ci_runs_the_steps_that_are_named_and_no_others(make: Path) -> None:
     done = ci("style", "demo", make=make)
     assert done.returncode == 0
-    assert re.findall(r"^made (\S+)", done.stdout, re.MULTILINE) == ["style", "demo"]
+    assert made(done.stdout) == ["style", "demo"]
 
 
 def test_ci_refuses_a_step_that_it_does_not_have(make: Path) -> None:
