@@ -15,7 +15,8 @@ class KombuPoolsConfig(AppConfig):
     verbose_name = "Broker connection pools"
 
     def ready(self) -> None:
-        """Register checks and signals, log wrong settings, and listen for commands from the first use of a pool on.
+        """Register checks and signals, log wrong settings, listen for commands from the first use of a pool on, and
+        have Celery publish over the pools if ``KOMBU_POOLS_CELERY`` is set.
 
         If a pool was used already, at an import or in the ``ready()`` of an earlier application, it listens from now
         on. Nothing else is opened, and the settings are read again when a pool is first used.
@@ -26,3 +27,4 @@ class KombuPoolsConfig(AppConfig):
 
         events.demand.connect(conf.listen)
         start.report_problems()
+        conf.adopt_celery()

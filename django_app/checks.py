@@ -1,4 +1,4 @@
-"""System checks for ``KOMBU_POOLS`` and ``KOMBU_POOLS_CONTROL``. They are static: they connect to nothing.
+"""System checks for ``KOMBU_POOLS``, and for the settings of control and of Celery. They connect to nothing.
 
 ``docs/reference/checks.md`` has an entry for each.
 """
@@ -26,6 +26,8 @@ from .decorators import decorated_in, used_aliases
 __all__ = [
     "TAG",
     "check_aliases",
+    "check_celery",
+    "check_celerys_broker",
     "check_control",
     "check_credentials",
     "check_credentials_path",
@@ -203,6 +205,37 @@ def check_credentials_path(**kwargs: Any) -> list[CheckMessage]:
                 )
             )
     return found
+
+
+@register(TAG)
+def check_celery(**kwargs: Any) -> list[CheckMessage]:
+    """E007: ``KOMBU_POOLS_CELERY`` is wrong; one for each problem."""
+    try:
+        conf.celery_alias(_valid() or None)
+    except SettingsError as error:
+        return [_wrong(problem, conf.CELERY, "kombu_pools.E007") for problem in error.problems]
+    return []
+
+
+@register(TAG)
+def check_celerys_broker(**kwargs: Any) -> list[CheckMessage]:
+    """E008: the broker of the Celery application is not that of the alias that it publishes over."""
+    if not _valid() or check_celery() or getattr(django_settings, conf.CELERY, None) is None:
+        return []
+    from kombu_pools_ext.contrib.celery import wrong_with
+    from kombu_pools_ext.contrib.celery.project import default_app
+
+    app = default_app()
+    wrong = None if app is None else wrong_with(app)
+    if wrong is None:
+        return []
+    return [
+        Error(
+            "The Celery app and the pool that it publishes over have different brokers.",
+            hint=f"{wrong}.",
+            id="kombu_pools.E008",
+        )
+    ]
 
 
 @register(TAG)

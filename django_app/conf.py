@@ -1,4 +1,4 @@
-"""The settings ``KOMBU_POOLS`` and ``KOMBU_POOLS_CONTROL``.
+"""The settings ``KOMBU_POOLS``, ``KOMBU_POOLS_CONTROL`` and ``KOMBU_POOLS_CELERY``.
 
 They are read at their first use, and again when a test overrides them.
 """
@@ -26,13 +26,18 @@ from kombu_pools_ext.control.attaching import begin
 from kombu_pools_ext.control.options import KEYS, parse_control
 from kombu_pools_ext.control.options import NAME as CONTROL
 from kombu_pools_ext.errors import Problem, SettingsError
+from kombu_pools_ext.settings.celery_alias import NAME as CELERY
+from kombu_pools_ext.settings.celery_alias import parse_celery_alias
 from kombu_pools_ext.settings.misspelt import MisspeltNames
 
 __all__ = [
+    "CELERY",
     "CONTROL",
     "NAME",
     "DjangoPools",
     "PoolsImproperlyConfigured",
+    "adopt_celery",
+    "celery_alias",
     "connections",
     "control",
     "control_settings",
@@ -41,6 +46,7 @@ __all__ = [
     "misspelt_names",
     "pools",
     "producers",
+    "project_pools",
     "read_settings",
     "say_unreachable",
 ]
@@ -70,7 +76,7 @@ def configured() -> Any:
     return getattr(django_settings, NAME, None)
 
 
-_MISSPELT = MisspeltNames(NAME, {CONTROL: KEYS})
+_MISSPELT = MisspeltNames(NAME, {CONTROL: KEYS, CELERY: ()})
 
 
 def misspelt_names(near: str) -> list[Problem]:
@@ -137,6 +143,39 @@ pools = DjangoPools(_source, name=NAME)
 connections: AliasedPools[ConnectionPool] = pools.connections
 #: The producer pools, by alias.
 producers: AliasedPools[ProducerPool] = pools.producers
+
+
+def celery_alias(aliases: Collection[str] | None = None) -> str | None:
+    """Return the checked value of ``KOMBU_POOLS_CELERY``; ``None`` if Celery keeps its own pools.
+
+    :param aliases: those of ``KOMBU_POOLS``; ``None`` if that is not known.
+    :raises ImproperlyConfigured: :class:`PoolsImproperlyConfigured`, with every problem.
+    """
+    value = getattr(django_settings, CELERY, None)
+    try:
+        return parse_celery_alias(value, aliases, beside=misspelt_names(CELERY))
+    except SettingsError as error:
+        raise PoolsImproperlyConfigured(error.problems, error.name) from None
+
+
+def project_pools() -> Pools:
+    """Return :data:`pools`: a function, because an application of Celery is pickled with it."""
+    return pools
+
+
+def adopt_celery() -> None:
+    """Have the project's Celery application publish over the alias in ``KOMBU_POOLS_CELERY``, if there is one.
+
+    Wrong settings are left to those who report them: Celery keeps its own pools then.
+    """
+    try:
+        using = celery_alias()
+    except ImproperlyConfigured:
+        return
+    if using is not None:
+        from kombu_pools_ext.contrib.celery.project import adopt_project
+
+        adopt_project(using, project_pools)
 
 
 def _secret() -> str | bytes | None:

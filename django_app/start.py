@@ -63,6 +63,10 @@ def _problems() -> Iterator[str]:
         if missing:
             yield f"each use of the pool {alias!r} will fail: {missing}"
     try:
+        conf.celery_alias(settings)
+    except SettingsError as error:
+        yield f"Celery publishes over its own pools, because the settings are wrong:\n{error}"
+    try:
         conf.control_settings(settings)
     except ImproperlyConfigured as error:
         conf.say_unreachable(str(error), logging.ERROR)

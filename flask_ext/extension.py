@@ -23,6 +23,8 @@ from kombu_pools_ext.control.options import KEYS, parse_control
 from kombu_pools_ext.control.options import NAME as CONTROL
 from kombu_pools_ext.errors import Problem, SettingsError
 from kombu_pools_ext.settings import PoolSettings, parse_settings
+from kombu_pools_ext.settings.celery_alias import NAME as CELERY
+from kombu_pools_ext.settings.celery_alias import parse_celery_alias
 from kombu_pools_ext.settings.misspelt import MisspeltNames
 from kombu_pools_ext.settings.problems import forgets_arguments
 
@@ -43,7 +45,7 @@ POOLS = "KOMBU_POOLS"
 URL = "KOMBU_POOLS_URL"
 
 
-_MISSPELT = MisspeltNames(POOLS, {URL: (), CONTROL: KEYS})
+_MISSPELT = MisspeltNames(POOLS, {URL: (), CONTROL: KEYS, CELERY: ()})
 
 
 def _misspelt(app: Flask, *near: str) -> list[Problem]:
@@ -105,6 +107,34 @@ def project_of(app: Flask, settings: Mapping[str, PoolSettings]) -> Project:
     name = f"flask {app.import_name} {app.root_path}"
     former = app.config.get("SECRET_KEY_FALLBACKS") or ()
     return Project(how, secret, name, former_secrets=former)
+
+
+def celery_alias(app: Flask, aliases: Mapping[str, PoolSettings]) -> str | None:
+    """Return the alias in ``KOMBU_POOLS_CELERY``; ``None`` if Celery keeps its own pools.
+
+    :raises SettingsError: with every problem.
+    """
+    return parse_celery_alias(app.config.get(CELERY), aliases, beside=_misspelt(app, CELERY))
+
+
+def adopt_celery(app: Flask, using: str, pools: AppPools) -> None:
+    """Have the Celery application of *app*, which is ``app.extensions["celery"]``, publish over *using*.
+
+    If it is not there yet, this is done when it is finalized; then it may also be the default one, unless it was
+    adopted for another Flask application.
+    """
+    from kombu_pools_ext.contrib.celery.project import adopt_project, adoption_of, default_app
+
+    known = weakref.ref(app)
+
+    def find_app(finalized: Any) -> Any:
+        app = known()
+        own = None if app is None else app.extensions.get("celery")
+        if own is not None or app is None or finalized is not default_app():
+            return own
+        return None if finalized is None or adoption_of(finalized) else finalized
+
+    adopt_project(using, pools, find_app)
 
 
 class AppPools(Pools):
@@ -187,7 +217,8 @@ class KombuPools:
 
         :raises RuntimeError: if it was called for *app* before.
         :raises PoolsImproperlyConfigured: a :class:`~.SettingsError` with every problem of ``KOMBU_POOLS`` or
-            ``KOMBU_POOLS_URL``, or else of ``KOMBU_POOLS_CONTROL``.
+            ``KOMBU_POOLS_URL``, or else of ``KOMBU_POOLS_CONTROL`` or ``KOMBU_POOLS_CELERY``.
+        :raises CannotAdopt: if ``KOMBU_POOLS_CELERY`` is set, and the Celery application cannot be adopted.
         """
         if EXTENSION in app.extensions:
             raise RuntimeError(
@@ -197,6 +228,7 @@ class KombuPools:
         try:
             settings = settings_from(app)
             project = project_of(app, settings)
+            using = celery_alias(app, settings)
         except SettingsError as error:
             raise PoolsImproperlyConfigured(error.problems, error.name) from None
         pools = AppPools(app, settings)
@@ -206,6 +238,8 @@ class KombuPools:
         app.extensions[EXTENSION] = pools
         pools.control = attach(pools, project)
         signals.watch(app)
+        if using is not None:
+            adopt_celery(app, using, pools)
 
     @property
     def _pools(self) -> AppPools:

@@ -203,8 +203,9 @@ LIBRARIES_OWN = {
     *("_info", "_connection", "_default_channel", "_channel", "_initial_params"),
     *("_failover_strategy", "_connection_factory", "_avail_channels", "_consumers", "_qos"),
     *("_flush", "_delivered", "_chan_to_sock", "_fd_to_chan"),
-    # Of Celery's applications: where they keep their pool, and the hook that empties it in a child.
-    *("_pool", "_ensure_after_fork"),
+    # Of Celery: where an application keeps its pool, the hook that empties it in a child, and the module that has the
+    # default application.
+    *("_pool", "_ensure_after_fork", "_state"),
     # Python's own: sys._getframe().
     "_getframe",
     *("_current_frames", "_getframe", "_is_owned", "_parent_pid"),

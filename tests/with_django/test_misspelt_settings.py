@@ -48,6 +48,18 @@ def test_a_misspelt_name_beside_right_settings_is_reported_by_check_and_use() ->
     assert conf.pools.settings
 
 
+def test_a_misspelt_setting_of_celery_does_not_prevent_publishing() -> None:
+    with override_settings(KOMBU_POOLS_CELERYS="default"):
+        assert found() == [
+            (
+                "kombu_pools.E007",
+                "KOMBU_POOLS_CELERY: 'KOMBU_POOLS_CELERYS' is not a setting",
+                "did you mean KOMBU_POOLS_CELERY?",
+            )
+        ]
+        assert conf.pools.settings
+
+
 def test_a_misspelt_control_setting_does_not_prevent_publishing() -> None:
     with override_settings(KOMBU_POOLS_CONTROLL=False):
         assert found() == [

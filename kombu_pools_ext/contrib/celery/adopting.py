@@ -14,7 +14,7 @@ from .adopted_amqp import AdoptedAMQP
 from .adoption import Adoption
 from .errors import CannotAdopt
 
-__all__ = ["adopt", "adoption_of", "wrong_with"]
+__all__ = ["adopt", "adopt_unchecked", "adoption_of", "wrong_with"]
 
 
 def adopt(
@@ -37,6 +37,17 @@ def adopt(
         does nothing.
     :raises UnknownAlias: if *app* is configured, and the alias is not.
     """
+    adopt_unchecked(app, using, pools, check=True)
+
+
+def adopt_unchecked(
+    app: celery.Celery,
+    using: str,
+    pools: Pools | Callable[[], Pools] | None,
+    *,
+    check: bool = False,
+) -> None:
+    """:func:`adopt`; but unless *check* is true, the brokers are compared at the first use only."""
     app = _checked(app)
     find_pools = _finder_of(pools)
     made = app.amqp_cls
@@ -51,7 +62,7 @@ def adopt(
     adoption = Adoption(app, using, find_pools)
     amqp_cls.adoption = adoption
     own_class = amqp_cls.class_for(app)
-    if app.configured:
+    if check and app.configured:
         adoption.check()
     app.amqp_cls = amqp_cls
     _replace_what_is_made(app, own_class)
