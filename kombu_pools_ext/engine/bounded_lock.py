@@ -7,12 +7,13 @@ from collections.abc import Callable
 from itertools import repeat, starmap
 from typing import Any
 
-__all__ = ["ONCE_MORE", "PATIENCE", "BoundedLock"]
+__all__ = ["LOOKS", "ONCE_MORE", "PATIENCE", "BoundedLock"]
 
 #: Seconds that a caller waits for the lock. What is done under it takes microseconds.
 PATIENCE = 10.0
-#: Seconds for a second attempt.
+#: Seconds for a second attempt, and how often it looks meanwhile who has the lock.
 ONCE_MORE = 1.0
+LOOKS = 10
 
 
 class _Taken(dict[bool, bool]):
@@ -25,14 +26,23 @@ class _Taken(dict[bool, bool]):
 
     def __missing__(self, taken: bool) -> bool:
         # The whole process may have stood still, or one thread had the interpreter for all the time: the owner gets a
-        # chance to go on.
-        if self._lock.acquire(True, ONCE_MORE):
-            return True
-        raise self._refuse()
+        # chance to go on. Or hundreds of threads want it on a busy machine: then it has other owners each time, who
+        # stand in its text, and nobody waits for anybody else.
+        owners: set[str] = set()
+        while True:
+            for _ in range(LOOKS):
+                if self._lock.acquire(True, ONCE_MORE / LOOKS):
+                    return True
+                owners.add(repr(self._lock))
+            if len(owners) == 1:
+                raise self._refuse()
+            owners.clear()
 
 
 class BoundedLock:
     """A re-entrant lock, for ``with``. Whoever has waited for :data:`PATIENCE` seconds gets an error in place of it.
+
+    That is so if it has had the same owner for the last second.
 
     The garbage collector may run while the lock is held, and call a finalizer that waits for something else: one that
     logs waits for the lock of a log handler. If the thread that has that handler now wants this lock, each waits for

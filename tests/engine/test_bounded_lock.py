@@ -7,12 +7,13 @@ import logging
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from kombu_pools_ext.engine import Lease, bounded_lock
-from kombu_pools_ext.engine.bounded_lock import BoundedLock
+from kombu_pools_ext.engine.bounded_lock import LOOKS, BoundedLock
 from kombu_pools_ext.engine.errors import PoolReentered
 from kombu_pools_ext.engine.maintenance import Maintenance
 from tests.engine.fakes import PATIENCE, assert_sound, in_thread, rig
@@ -87,6 +88,49 @@ def test_whoever_has_waited_for_long_enough_is_refused_and_may_ask_again() -> No
                 pytest.fail("nobody can be here")
     with lock:
         assert lock.owned()
+
+
+class Sought:
+    """A lock that is free at a certain attempt; until then it says who has it."""
+
+    def __init__(self, free_at: int, owner: Callable[[int], int]) -> None:
+        self._free_at = free_at
+        self._owner = owner
+        self.attempts = 0
+
+    def __repr__(self) -> str:
+        return f"<locked, owner={self._owner(self.attempts)}>"
+
+    def acquire(self, blocking: bool, seconds: float) -> bool:
+        assert blocking
+        assert seconds > 0
+        self.attempts += 1
+        return self.attempts >= self._free_at
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def _is_owned(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize(
+    "owner, is_served",
+    [(lambda attempt: attempt // 5, True), (lambda attempt: 7, False)],
+    ids=["many, one after the other", "the same one"],
+)
+def test_who_waits_among_many_is_not_taken_for_one_who_would_wait_for_ever(
+    monkeypatch: pytest.MonkeyPatch, owner: Callable[[int], int], is_served: bool
+) -> None:
+    sought = Sought(5 * LOOKS, owner)
+    monkeypatch.setattr(threading, "RLock", lambda: sought)
+    lock = BoundedLock(Refused)
+    if is_served:
+        assert lock.__enter__() is True
+        assert sought.attempts == 5 * LOOKS
+    else:
+        with pytest.raises(Refused):
+            lock.__enter__()
+        assert sought.attempts == 1 + LOOKS
 
 
 @pytest.mark.threads
