@@ -63,7 +63,8 @@ def sound(producers: pools.ProducerPool, box: Inbox) -> None:
     """The pool publishes, and nothing of it is lost."""
     with producers.acquire(timeout=PATIENCE) as producer:
         # Not within SOON, which a busy machine may need for nothing.
-        producer.publish("sound", routing_key=box.name, timeout=PATIENCE)
+        patient = {"timeout": PATIENCE, "confirm_timeout": PATIENCE}
+        producer.publish("sound", routing_key=box.name, **patient)
     stats = producers.connections.stats()
     assert (stats.lent, stats.idle) == (0, 1)
 
