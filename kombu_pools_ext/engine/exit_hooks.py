@@ -17,19 +17,21 @@ import atexit
 import os
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from . import fork
 from .loaded import loaded
 
-__all__ = ["at_exit", "is_uwsgi_master", "prepare"]
+__all__ = ["at_exit", "have_run", "is_uwsgi_master", "prepare", "run"]
 
 #: The priority among finalizers: after those of others, which may publish.
 LAST = -1000
 
 _callbacks: list[Callable[[], object]] = []
-#: Whether :func:`prepare` was called in this process.
+#: Whether :func:`prepare` was called in this process; and whether :func:`run` was.
 _prepared: list[bool] = []
+_have_run: list[bool] = []
 #: The function that uWSGI calls at a worker's end, once it is ours.
 _ours: list[Callable[[], None]] = []
 
@@ -37,8 +39,19 @@ _ours: list[Callable[[], None]] = []
 def at_exit(callback: Callable[[], object]) -> None:
     """Have ``callback()`` called at the end of this process, and of each child; perhaps more than once."""
     _callbacks.append(callback)
-    # Registered with the first import, so it runs after what an application registers later.
-    atexit.register(callback)
+
+
+def have_run() -> bool:
+    """Whether this process has come to its end: what is done from now on, nobody waits for."""
+    return bool(_have_run)
+
+
+def run(*args: object, **kwargs: object) -> None:
+    """Call what was given to :func:`at_exit`, as exit handlers are: the last comes first, and an error stops none."""
+    _have_run.append(True)
+    with ExitStack() as stack:
+        for callback in _callbacks:
+            stack.callback(callback)
 
 
 def prepare() -> None:
@@ -54,10 +67,10 @@ def prepare() -> None:
     util: Any = loaded("multiprocessing.util")
     # A main process has exit handlers, and those of the application come before ours. billiard uses the same registry.
     if process is not None and util is not None and process.current_process()._parent_pid:
-        util.Finalize(None, _run, exitpriority=LAST)
+        util.Finalize(None, run, exitpriority=LAST)
     celery: Any = loaded("celery.signals")
     if celery is not None:
-        celery.worker_process_shutdown.connect(_run, weak=False, dispatch_uid="kombu-pools")
+        celery.worker_process_shutdown.connect(run, weak=False, dispatch_uid="kombu-pools")
     uwsgi: Any = sys.modules.get("uwsgi")
     if uwsgi is not None:
         _chain(uwsgi)
@@ -72,12 +85,6 @@ def is_uwsgi_master() -> bool:
     return uwsgi is not None and bool(uwsgi.masterpid() == os.getpid())
 
 
-def _run(*args: object, **kwargs: object) -> None:
-    # As exit handlers: what was registered last needs what was registered before.
-    for callback in reversed(_callbacks):
-        callback()
-
-
 def _chain(uwsgi: Any) -> None:
     """Run after what the application has put into ``uwsgi.atexit``, where one function has room."""
     theirs = getattr(uwsgi, "atexit", None)
@@ -90,10 +97,13 @@ def _chain(uwsgi: Any) -> None:
             if theirs is not None:
                 theirs()
         finally:
-            _run()
+            run()
 
     _ours[:] = [at_the_end]
     uwsgi.atexit = at_the_end
 
 
 fork.on_fork(_prepared.clear)
+fork.on_fork(_have_run.clear)
+# With the first import, so it runs after what an application registers later, whatever is imported or used after that.
+atexit.register(run)

@@ -75,7 +75,8 @@ class LeasedRoad:
         self._idle: list[Worker] = []
         #: Those who wait for the end of all.
         self._watchers: WeakPlaces[AutoResetEvent] = WeakPlaces()
-        self._ending = False
+        #: Whether nobody will wait for a thread of ours any more, so that each caller publishes by itself.
+        self._ending = exit_hooks.have_run()
 
     def renew_lock(self) -> None:
         """Have a lock that nobody holds."""

@@ -56,6 +56,8 @@ class SharedSubmissions:
         self._in_lane: Counter[Hashable] = Counter()
         #: By lane in which a message is on a lease, or waits for that, those that come after it, in their order.
         self._behind: dict[Hashable, deque[Submission]] = {}
+        #: Whether nobody will wait for the answers any more: each message takes a lease, on which its caller waits.
+        self._ending = exit_hooks.have_run()
 
     def renew_lock(self) -> None:
         """Have a lock that nobody holds."""
@@ -118,7 +120,7 @@ class SharedSubmissions:
         :raises Exception: if the alias is gone, or its settings are wrong.
         """
         road = self._shared()
-        if road is None or submission.needs_lease or submission.is_ended:
+        if road is None or submission.needs_lease or submission.is_ended or self._ending:
             return road, None
         return road, submission.outgoing(road)
 
@@ -297,7 +299,8 @@ class SharedSubmissions:
     # -- the end of the process ------------------------------------------------------------------------------
 
     def end(self, deadline: float) -> None:
-        """Wait for the outcomes until *deadline*, and fail the rest."""
+        """Wait for the outcomes until *deadline*, and fail the rest. From now on callers publish by themselves."""
+        self._ending = True
         self.await_empty(deadline)
         behind = [one for lane in list(self._behind.values()) for one in list(lane)]
         # All at first: what one leaves behind would be sent otherwise.

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..engine import fork
+from ..engine import exit_hooks, fork
 from ..engine.maintenance import LONGEST_NAP, shared
 
 __all__ = ["Failure", "UnobservedFailures", "failures"]
@@ -48,8 +48,15 @@ class UnobservedFailures:
         self._logging: set[int] = set()
 
     def keep(self, failure: Failure) -> None:
-        """Log *failure* unless :meth:`forget` is called before its future is collected and before the process ends."""
+        """Log *failure* unless :meth:`forget` is called before its future is collected and before the process ends.
+
+        Once that has ended, it is logged at once.
+        """
         self._kept[failure] = None
+        if exit_hooks.have_run():
+            # Nobody would log it later, and it may be that nobody asks.
+            self._log(failure)
+            return
         # Starts the thread here, because a finalizer must not.
         shared.watch(self, quiet=LONGEST_NAP)
 

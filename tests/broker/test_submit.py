@@ -465,7 +465,15 @@ def test_a_child_begins_afresh_and_the_parent_publishes_its_own(
 ) -> None:
     box, pools = (
         inbox(amqp_url),
-        Pools(default={"URL": amqp_url, "PUBLISH_OVER": "leased", "LIMIT": 2}),
+        # As long as the child takes, on a busy machine, the messages of the parent wait.
+        Pools(
+            default={
+                "URL": amqp_url,
+                "PUBLISH_OVER": "leased",
+                "LIMIT": 2,
+                "ACQUIRE_TIMEOUT": 4 * PATIENCE,
+            }
+        ),
     )
     pools.submit("before", box.name).result(PATIENCE)
     pools.suspend(mode="wait")
@@ -489,6 +497,7 @@ def test_a_child_begins_afresh_and_the_parent_publishes_its_own(
 PROGRAM = """
 import sys
 from kombu_pools_ext import Pools
+from kombu_pools_ext.engine import exit_hooks
 from kombu_pools_ext.submitting import leased_road
 
 url, queue, grace, suspended = sys.argv[1:]
@@ -510,8 +519,8 @@ if suspended == "late":
         assert future.result(30) is None
     # Runs before the pools' own, and one after it.
     atexit.register(last)
-    leased_road.exit_hooks.atexit.unregister(leased_road.finish)
-    atexit.register(leased_road.finish)
+    atexit.unregister(exit_hooks.run)
+    atexit.register(exit_hooks.run)
 print("ends", flush=True)
 """
 

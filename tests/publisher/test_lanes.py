@@ -383,6 +383,55 @@ def test_the_end_of_the_process_publishes_what_needs_a_lease(
     assert box.bodies(61) == [*range(50), LARGE, *range(50, 60)]
 
 
+#: Exit handlers run in the reverse order of their registration, and ours is registered with the import.
+FROM_AN_EXIT_HANDLER = """
+import atexit, sys
+
+url, queue, over, registered, used = sys.argv[1:]
+
+def last():
+    pools.submit("last", queue)
+    # Nobody asks what became of it.
+    pools.submit("nowhere", queue + "-gone", message_id="mine")
+
+if registered == "before the import":
+    atexit.register(last)
+from kombu_pools_ext import Pools
+if registered == "after the import":
+    atexit.register(last)
+pools = Pools(default={"URL": url, "PUBLISH_OVER": over})
+if used == "used":
+    pools.submit("first", queue).result(30)
+if registered == "late":
+    atexit.register(last)
+"""
+
+
+@pytest.mark.parametrize("used", ["used", "unused"])
+@pytest.mark.parametrize("registered", ["before the import", "after the import", "late"])
+@pytest.mark.parametrize("over", ["auto", "leased"])
+def test_an_exit_handler_may_submit_without_waiting(
+    amqp_url: str, inbox: MakeInbox, over: str, registered: str, used: str
+) -> None:
+    box = inbox(amqp_url)
+    arguments = (amqp_url, box.name, over, registered, used)
+    ended = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", FROM_AN_EXIT_HANDLER, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=2 * PATIENCE,
+        check=False,
+    )
+    assert (ended.stdout, ended.returncode) == ("", 0)
+    assert box.bodies(2 if used == "used" else 1) == [
+        *(["first"] if used == "used" else []),
+        "last",
+    ]
+    # Each failure is told once.
+    assert ended.stderr.count("was not published, or may not have been: message mine") == 1
+    assert ended.stderr.count("a submitted message") == 1
+
+
 def test_what_was_refused_is_not_told_to_be_published(
     amqp_url: str, shared: MakePools, inbox: MakeInbox
 ) -> None:
