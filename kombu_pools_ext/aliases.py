@@ -349,11 +349,12 @@ class Pools:
         road: SharedRoad | None = None
         # What a framework has lent already is there: another lease might not be.
         if isinstance(lender, ProducerPool):
-            road = _shared_road(lender) if settings.publish_is_shared else lender.shared_road
-        if road is not None and settings.publish_is_shared:
-            message = road.prepare(body, routing_key, exchange, options, acquire_timeout)
-            if message is not None and road.publish(message):
-                return
+            shares = settings.publish_is_shared or (settings.is_shared and lender.is_crowded)
+            road = _shared_road(lender) if shares else lender.shared_road
+            if shares and road is not None:
+                message = road.prepare(body, routing_key, exchange, options, acquire_timeout)
+                if message is not None and road.publish(message):
+                    return
         became = "was not sent; it is not in the broker"
         try:
             with lender.acquire(block=acquire_timeout is None, timeout=acquire_timeout) as producer:

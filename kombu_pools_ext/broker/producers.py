@@ -32,7 +32,11 @@ from .sources import source_of
 from .standalone import StandaloneProducer, give_back, make_standalone
 from .validate import FLAGS, FOREVER, PLAIN, check_flag, valid_limit, valid_timeout
 
-__all__ = ["ProducerPool"]
+__all__ = ["MOST_LEASED", "ProducerPool"]
+
+#: Leases up to which each of the threads that publish at once is served sooner by one of its own than by a connection
+#: for all: measured, from 1 to 32 threads; with 8 it was as quick, and with 16 they took a third more processor time.
+MOST_LEASED = 8
 
 _new = object.__new__
 
@@ -189,6 +193,17 @@ class ProducerPool(BasePool, KombuProducerPool):  # type: ignore[misc, unused-ig
     def is_away_for(self, seconds: float) -> bool:
         """Whether no connection is there, and none could be opened for *seconds*. Nothing is opened or waited for."""
         return bool(self.engine.state.is_away_for(seconds))
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether so many publish that a connection which they share serves them sooner than a lease for each."""
+        road = self.shared_road
+        if road is not None and road.publisher.live:
+            # Until nobody is there: who takes a lease meanwhile would have to wait for it soon.
+            return True
+        state = self.engine.state
+        most = MOST_LEASED if state.limit is None else min(state.limit, MOST_LEASED)
+        return state.lent_count >= most
 
     def why_not_lent(self, seconds: float) -> Exception:
         """Return the error of a caller that has waited for so long, and got nothing. Nothing is opened."""

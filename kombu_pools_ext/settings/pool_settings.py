@@ -96,8 +96,8 @@ class PoolSettings:
     #: names a queue.
     mandatory: bool | str = DEFAULT_EXCHANGE
     #: What messages go over on AMQP with confirms: ``"shared"`` is one connection for all threads, ``"leased"`` a lease
-    #: for each message; ``"auto"`` is a lease for ``publish``, and the shared connection for ``submit`` and
-    #: ``apublish``, which no thread waits for. Elsewhere it is always a lease.
+    #: for each message; ``"auto"`` is a lease for ``publish`` as long as one is free, and the shared connection else,
+    #: and for ``submit`` and ``apublish``, which no thread waits for. Elsewhere it is always a lease.
     publish_over: str = AUTO
     #: How many messages may be without an outcome at once on the shared connection; further callers wait.
     in_flight: int = 1000
@@ -115,8 +115,8 @@ class PoolSettings:
     connection_name: str | None = None
 
     _identity: Identity = field(init=False, compare=False)
-    #: Whether ``submit`` and ``apublish`` go over one connection, and whether ``publish`` does, too; if nothing speaks
-    #: against it once that is open.
+    #: Whether ``submit`` and ``apublish`` go over one connection, and whether every ``publish`` does, too; if nothing
+    #: speaks against it once that is open.
     is_shared: bool = field(init=False, compare=False)
     publish_is_shared: bool = field(init=False, compare=False)
 
