@@ -15,7 +15,7 @@ from amqp import spec
 from amqp.exceptions import ChannelError, NotFound
 from kombu.exceptions import OperationalError
 
-from ..errors import PublishError, PublishReturned, PublishUnknown
+from ..errors import PublishError, PublishNacked, PublishReturned, PublishUnknown
 from ..settings import RetryPolicy
 from .arguments import check_retry_policy
 from .own_errors import raised_by_library
@@ -61,6 +61,9 @@ class _Plan:
             own.interval_max,
         )
         self.tries = 0
+        #: How often the broker has refused the message, and whether that is a reason to try again.
+        self.nacks = 0
+        self.heeds_nacks = self.wanted and own.nacked and self.most != 0
         self.errback = given.get("errback")
         self.on_revive = given.get("on_revive")
         errors = given.get("retry_errors") or ()
@@ -76,6 +79,16 @@ class _Plan:
             return None
         self.tries += 1
         return self._pause(self.tries - 1)
+
+    def pause_after_nack(self) -> float | None:
+        """Count a nack, which is no failure of a connection: the time alone bounds how many there are.
+
+        :returns: seconds before the next try; ``None`` if there is none.
+        """
+        if not self.heeds_nacks:
+            return None
+        self.nacks += 1
+        return self._pause(self.nacks - 1)
 
     def _pause(self, number: int) -> float:
         return float(min(self.start + number * self.step, self.longest))
@@ -94,6 +107,8 @@ class _GivenPlan(_Plan):
         if self.wanted:
             self.most = given.get("max_retries")
             self.ends = "max_retries" in given
+        # kombu knows no nacks.
+        self.heeds_nacks = False
         self.start, self.step, self.longest = (
             KOMBUS_INTERVAL if given.get(part) is None else given[part]
             for part in ("interval_start", "interval_step", "interval_max")
@@ -233,6 +248,8 @@ class _Tries:
         self._seconds = seconds
         #: Whether a try may have brought the message to the broker.
         self._maybe_there = False
+        #: The broker's last refusal.
+        self._nack: PublishNacked | None = None
         #: Whether it was tried again because something in its ``declare`` was not there; and whether that is the only
         #: reason for the present try.
         self._declared_anew = self._only_declares = False
@@ -253,6 +270,7 @@ class _Tries:
             raise self._last_word(error, here, lost=lost)
         finally:
             # As above.
+            self._nack = None
             del error
 
     def _pause_after(self, error: BaseException, here: Session, *, lost: bool) -> float | None:
@@ -262,6 +280,9 @@ class _Tries:
         :param lost: whether it was raised because there was no connection.
         """
         plan, self._only_declares = self._plan, False
+        if isinstance(error, PublishNacked):
+            self._nack = error
+            return self._if_in_time(plan.pause_after_nack())
         own = _is_of_the_pool(error) if lost else is_connection_error(here, error)
         if not (own or isinstance(error, plan.more_errors)):
             # Or somebody deleted a queue or exchange that was declared on this connection: the message is not there.
@@ -283,25 +304,34 @@ class _Tries:
             # Counted by the plan, so what will not be tried again is not asked for.
             again_helps = torn or _helps_to_try_again(plan, error, self._first.connection)
             pause = plan.next_pause(connecting=lost) if again_helps else None
+        return self._if_in_time(pause)
+
+    def _if_in_time(self, pause: float | None) -> float | None:
+        """*pause*, unless there is no time left after it."""
         if pause is None or time.monotonic() + pause >= self._deadline:
             return None
         return pause
 
     def _try_again(self, error: BaseException, pause: float) -> Any:
         message, plan, deadline = self._message, self._plan, self._deadline
-        if self._only_declares and isinstance(error, PublishReturned):
-            # ChannelPublisher, which has heard of the return, has forgotten what was declared on this connection.
-            return message.send(min(time.monotonic() + self._seconds, deadline))
-        message.give_up()
-        # Only now: while it holds a connection, a log handler that publishes may wait for that.
-        logger.info(
-            "pool %r: message %s is tried again on another connection, after %s: %s",
-            *(message.pool_name, message.message_id, type(error).__name__, error),
+        # Neither is about the connection. ChannelPublisher, which has heard of a return, has forgotten what was
+        # declared there; after a nack it opens the channel anew.
+        stays = isinstance(error, PublishNacked) or (
+            self._only_declares and isinstance(error, PublishReturned)
         )
-        if plan.errback is not None:
-            plan.errback(error, pause)
+        if not stays:
+            message.give_up()
+            # Only now: while it holds a connection, a log handler that publishes may wait for that.
+            logger.info(
+                "pool %r: message %s is tried again on another connection, after %s: %s",
+                *(message.pool_name, message.message_id, type(error).__name__, error),
+            )
+            if plan.errback is not None:
+                plan.errback(error, pause)
         if pause:
             time.sleep(pause)
+        if stays:
+            return message.send(min(time.monotonic() + self._seconds, deadline))
         left = deadline - time.monotonic()
         if plan.unless_down:
             message.reconnect(min(self._seconds, left), unless_down=True)
@@ -335,6 +365,9 @@ class _Tries:
             ).like(error)
             unknown.pool, unknown.__cause__ = name, error
             return unknown
+        if self._nack is not None and not isinstance(error, PublishError):
+            # What failed since then was not sent. But of several queues some may have it from before.
+            self._nack.__cause__, error = error, self._nack
         if isinstance(error, PublishError):
             error.pool = name
         elif is_answer(error) and not lost:

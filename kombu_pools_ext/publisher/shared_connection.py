@@ -10,6 +10,7 @@ from amqp.exceptions import ChannelError, RecoverableConnectionError
 
 from ..broker.amqp.answers import AnswerReader
 from ..broker.amqp.shared_channel import SharedChannel
+from ..broker.amqp.silence import PATIENCE, SILENCE, ask_for_a_sign, no_sign
 from ..broker.leased_producer import LeasedProducer
 from ..broker.own_errors import raised_by_library
 from .exchange_line import ExchangeLine
@@ -22,11 +23,6 @@ MOST_CHANNELS = 16
 FEWEST_CHANNELS = 32
 #: Seconds for the rest of a frame whose beginning has come.
 REST_OF_A_FRAME = 5.0
-#: Seconds without a byte from the broker after which it is asked for one, while it owes answers: a queue may take its
-#: time, but a connection that is alive answers in milliseconds.
-SILENCE = 3.0
-#: Seconds for the answer to that. With both, what is on its way has half of the default CONFIRM_TIMEOUT left.
-PATIENCE = 2.0
 #: Seconds between two looks at that.
 LOOK = 0.5
 
@@ -216,8 +212,7 @@ class SharedConnection:
 
     def ask_for_a_sign(self) -> None:
         """Ask the broker for something that the connection answers, whatever its queues do; only for who writes."""
-        spare = SharedChannel(self._established, self._free_number(), lambda error: None)
-        self.write(spare.opening + spare.closing)
+        ask_for_a_sign(self._established, self.write)
         self._asked = time.monotonic()
 
     def _note_silence(self) -> None:
@@ -225,10 +220,7 @@ class SharedConnection:
         now = time.monotonic()
         self._silent = now - self._heard >= SILENCE
         if self._asked is not None and now - self._asked >= PATIENCE:
-            silent = (
-                f"the broker has said nothing for {now - self._heard:.1f} s, also when it was asked"
-            )
-            self._lose(RecoverableConnectionError(silent))
+            self._lose(no_sign(now - self._heard))
 
     def _io(self, until: float, work: Callable[[], object]) -> None:
         self._session.deadline = until

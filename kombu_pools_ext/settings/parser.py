@@ -278,7 +278,7 @@ _RETRY_CHECKS: Mapping[str, Check] = {
 
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
-    """How often and when a publish is tried again after its connection broke.
+    """How often and when a publish is tried again after its connection broke, or the broker refused it.
 
     The names are those of kombu's ``retry_policy``, but for :attr:`nacked`.
 
@@ -293,8 +293,8 @@ class RetryPolicy:
     interval_step: float = 0.2
     #: The most seconds between two attempts.
     interval_max: float = 1.0
-    #: With ``PUBLISH_OVER: "shared"``: whether a message that the broker has refused is tried again until its time is
-    #: up. Otherwise that is an error at once, as over a lease.
+    #: Whether a message that the broker has refused is tried again until its time is up, however often that is.
+    #: Otherwise it is an error at once.
     nacked: bool = True
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import kombu
@@ -547,7 +548,6 @@ def test_where_nothing_is_confirmed_a_retried_message_may_be_there(
 @pytest.mark.parametrize(
     "error",
     [
-        PublishNacked("no", "mine"),
         KeyError("a bug"),
         PermissionError("a file"),
         KeyboardInterrupt(),
@@ -565,10 +565,24 @@ def test_what_is_not_of_the_connection_is_not_tried_again(
 def test_an_answer_to_a_second_try_says_nothing_of_the_first(failing: Callable[..., Any]) -> None:
     lost = PublishUnknown("perhaps", "mine")
     lost.__cause__ = OperationalError("reset")
-    producers, _, _ = failing(lost, PublishNacked("no", "mine"), retry=AT_ONCE)
+    once = replace(AT_ONCE, nacked=False)
+    producers, _, _ = failing(lost, PublishNacked("no", "mine"), retry=once)
     with producers.acquire() as producer, pytest.raises(PublishUnknown) as caught:
         producer.publish("x", routing_key="q", message_id="mine")
     assert isinstance(caught.value.__cause__, PublishNacked)
+
+
+def test_nacks_are_bounded_by_the_time_and_not_by_the_number_of_retries(
+    failing: Callable[..., Any],
+) -> None:
+    producers, mine, _ = failing(*[PublishNacked("no", "mine")] * 5, retry=AT_ONCE)
+    with producers.acquire() as producer:
+        producer.publish("x", routing_key="q", message_id="mine")
+        connection = producer.connection.item
+    assert mine.tries == ["mine"] * 6
+    # Each on the connection that it had.
+    assert producers.connections.stats().closed == {}
+    assert connection.pooled_session.is_sound()
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from kombu_pools_ext.broker.amqp.silence import PATIENCE, SILENCE
 from kombu_pools_ext.errors import BrokerBlocked, PublishUnknown
-from kombu_pools_ext.publisher.shared_connection import PATIENCE, SILENCE
 from tests.broker.common import eventually
 from tests.broker.conftest import Inbox
 from tests.broker.rig import AMQP, through

@@ -72,6 +72,8 @@ class ConnectionBase(amqp.Connection):
     quiet = False
     #: Whether it is read because something came to it that nobody has asked for.
     idle = False
+    #: Whether the broker has said that it takes no messages for now.
+    is_blocked = False
     #: The pool's own, which no borrower can put something else in the place of.
     when_blocked: Callable[[str], object] | None = None
     when_unblocked: Callable[[], object] | None = None
@@ -177,6 +179,7 @@ class ConnectionBase(amqp.Connection):
             raise newer from error
 
     def _on_blocked(self) -> None:
+        self.is_blocked = True
         if self.when_blocked is not None:
             # py-amqp does not read the reason; these are its words.
             self.when_blocked("connection blocked, see broker logs")
@@ -184,6 +187,7 @@ class ConnectionBase(amqp.Connection):
             super()._on_blocked()
 
     def _on_unblocked(self) -> None:
+        self.is_blocked = False
         if self.when_unblocked is not None:
             self.when_unblocked()
         if not self.quiet:

@@ -35,6 +35,7 @@ from .frames import ANSWER, encode, take_answers
 from .json_encoder import octets_of, serialized
 from .outcomes import error_of, is_for_a_publish, unknown
 from .owner import Owner
+from .silence import SILENCE, Silence
 from .transport import TCPTransport, TLSTransport
 
 __all__ = [
@@ -459,10 +460,20 @@ class ChannelPublisher(DeliveryTracker):
 
     def _wait_for(self, delivery: Delivery) -> None:
         alone = len(self.pending) == 1
+        session = self._session
+        # Whoever sends has set one.
+        until: Any = session.deadline
+        silence: Silence | None = None
         try:
+            session.deadline = min(until, _monotonic() + SILENCE)
             while delivery.outcome is None:
-                if not (self._is_fast and self.read_answers()):
-                    self._established.drain_events()
+                try:
+                    if not (self._is_fast and self.read_answers()):
+                        self._established.drain_events()
+                except TimeoutError as error:
+                    silence = silence or Silence(session, until)
+                    if not (raised_by_library(error) and silence.is_borne()):
+                        raise
         except PublishError:
             # It is about another message, which a callback has published meanwhile.
             self.interrupt()
@@ -483,6 +494,8 @@ class ChannelPublisher(DeliveryTracker):
             ):
                 raise unknown(delivery, error) from error
             raise
+        finally:
+            session.deadline = until
 
     def drain(self, left: int = 0, returnable: int = 0) -> None:
         """Read until at most *left* messages, and *returnable* bytes that may come back, are without an answer.

@@ -228,6 +228,11 @@ class Transport(pyamqp._AbstractTransport):
                 return "gone"
         return "readable" if events or self._ahead or self._read_buffer else None
 
+    @property
+    def has_read(self) -> int:
+        """Bytes of a frame that has not come to its end yet."""
+        return len(self._read_buffer)
+
     def gather(self, frames: bytes) -> None:
         """Keep *frames*, whole ones, for the next write, which sends them first; :meth:`flush` is such a write."""
         with self._lock:
