@@ -250,8 +250,10 @@ def test_a_callback_that_ends_its_thread_costs_the_others_nothing(
     amqp_url: str, shared: MakePools, inbox: MakeInbox
 ) -> None:
     pools, box = shared(amqp_url), inbox(amqp_url)
+    ended: list[threading.Thread] = []
 
     def end(_: Future[None]) -> None:
+        ended.append(threading.current_thread())
         raise SystemExit
 
     pools.suspend(mode="wait")
@@ -263,6 +265,9 @@ def test_a_callback_that_ends_its_thread_costs_the_others_nothing(
     assert road(pools).await_empty(time.monotonic() + PATIENCE)
     assert done([pools.submit("after", box.name)]) == [None]
     assert box.bodies(21) == [*range(20), "after"]
+    # What they raise is this test's, and no other one's.
+    for thread in ended:
+        thread.join(PATIENCE)
 
 
 @pytest.mark.threads
@@ -271,10 +276,12 @@ def test_a_reading_thread_that_is_killed_is_followed_by_another_one() -> None:
     seen: list[bool] = []
     called = threading.Event()
     inside: set[int] = set()
+    killed: list[threading.Thread] = []
 
     def work(box: ReentrantQueue[Any]) -> float | None:
         seen.append(threading.get_ident() in inside)
         if len(seen) == 1:
+            killed.append(threading.current_thread())
             reader.call(called.set)
             raise SystemExit
         return None
@@ -287,6 +294,7 @@ def test_a_reading_thread_that_is_killed_is_followed_by_another_one() -> None:
     reader.wake()
     eventually(lambda: len(seen) > count)
     assert all(seen)
+    killed[0].join(PATIENCE)
 
 
 def test_a_thread_that_has_ended_is_not_inside(monkeypatch: pytest.MonkeyPatch) -> None:
