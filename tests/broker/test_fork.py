@@ -32,6 +32,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
 ]
 
+#: Seconds between two messages of the thread that publishes while children fork. About as long as a publish: without
+#: a pause most of the time goes into ten thousand messages.
+PAUSE = 0.0005
+
 
 def _skipping_the_hook() -> int:
     """``fork`` as a server in C calls it: the pools' hook does not run.
@@ -253,6 +257,7 @@ def test_while_another_thread_publishes(parent: Parent, fork: Callable[[], int])
             parent.publish(f"on {len(parent.published)}")
             parent.published.append(f"on {len(parent.published)}")
             going.set()
+            stop.wait(PAUSE)
 
     publisher = threading.Thread(target=publish)
     publisher.start()
