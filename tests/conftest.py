@@ -204,8 +204,9 @@ def redis_url() -> Iterator[str]:
     yield from _url("REDIS_URL", "redis://localhost:6379/0", "Redis", PrivateRedis)
 
 
-@pytest.fixture(scope="module")
-def _module_rabbitmq() -> Iterator[PrivateRabbitMQ]:
+# Not the module's, like Redis: it takes seconds to start. What tests need there has names of their own.
+@pytest.fixture(scope="session")
+def _own_rabbitmq() -> Iterator[PrivateRabbitMQ]:
     yield from _private(PrivateRabbitMQ, "RabbitMQ")
 
 
@@ -215,10 +216,10 @@ def _module_redis() -> Iterator[PrivateRedis]:
 
 
 @pytest.fixture
-def private_rabbitmq(_module_rabbitmq: PrivateRabbitMQ) -> PrivateRabbitMQ:
-    """A running node of the module's own, started again for each test that finds it dead."""
-    _module_rabbitmq.start()
-    return _module_rabbitmq
+def private_rabbitmq(_own_rabbitmq: PrivateRabbitMQ) -> PrivateRabbitMQ:
+    """A running node of the run's own, started again for each test that finds it dead."""
+    _own_rabbitmq.start()
+    return _own_rabbitmq
 
 
 @pytest.fixture

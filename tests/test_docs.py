@@ -36,12 +36,10 @@ DEADLINE = 100
 
 
 @pytest.fixture(scope="module")
-def broker(_module_rabbitmq: PrivateRabbitMQ) -> PrivateRabbitMQ:
+def broker(_own_rabbitmq: PrivateRabbitMQ) -> PrivateRabbitMQ:
     """A RabbitMQ with an empty virtual host for each example."""
-    _module_rabbitmq.add_vhosts(
-        [vhost_of(page, line) for page in PAGES for line, _ in examples(page)]
-    )
-    return _module_rabbitmq
+    _own_rabbitmq.add_vhosts([vhost_of(page, line) for page in PAGES for line, _ in examples(page)])
+    return _own_rabbitmq
 
 
 @pytest.mark.broker

@@ -20,24 +20,24 @@ Played = dict[str, Future[dict[str, Record]]]
 
 
 @pytest.fixture(scope="module")
-def beside_others(_module_rabbitmq: PrivateRabbitMQ) -> Played:
+def beside_others(_own_rabbitmq: PrivateRabbitMQ) -> Played:
     """What came of the polite ones, played all at once: they wait for most of their time."""
     together = names(RABBITMQ, polite=True)
     with ThreadPoolExecutor(len(together)) as stages:
         return {
-            name: stages.submit(play, SCENARIOS[name], PROMISING, _module_rabbitmq, TOGETHER)
+            name: stages.submit(play, SCENARIOS[name], PROMISING, _own_rabbitmq, TOGETHER)
             for name in together
         }
 
 
 @pytest.fixture(scope="module")
-def alone(_module_rabbitmq: PrivateRabbitMQ) -> Iterator[Callable[[str], dict[str, Record]]]:
+def alone(_own_rabbitmq: PrivateRabbitMQ) -> Iterator[Callable[[str], dict[str, Record]]]:
     """Plays one of the others, once for all contenders."""
 
     @functools.cache
     def played(name: str) -> dict[str, Record]:
-        _module_rabbitmq.start()
-        return play(SCENARIOS[name], PROMISING, _module_rabbitmq, PACE)
+        _own_rabbitmq.start()
+        return play(SCENARIOS[name], PROMISING, _own_rabbitmq, PACE)
 
     yield played
     played.cache_clear()
