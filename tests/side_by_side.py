@@ -21,27 +21,29 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-#: What is run as one, in about the same time as each of the others; those that take longest begin.
+#: What is run as one; those that take longest begin.
 PARTS: dict[str, tuple[str, ...]] = {
-    "broker, l to o": ("tests/broker/test_[l-o]*",),
-    "the examples": ("tests/integration/test_demo*",),
-    "broker, r": ("tests/broker/test_r*",),
-    "broker, s to z": ("tests/broker/test_[s-z]*",),
-    "broker, a to e": ("tests/broker/test_[a-e]*",),
-    "control, across machines": ("tests/control/test_remote*",),
-    "control, a to p": ("tests/control/test_[a-p]*",),
-    "control, q to z": ("tests/control/*",),
-    "integration": ("tests/integration/test_[d-z]*",),
-    "scenarios and benchmarks": ("tests/scenarios/*", "tests/benchmarks/*"),
     "engine": ("tests/engine/*",),
+    "Django": ("tests/with_django/*",),
     "broker, f to h": ("tests/broker/test_[f-h]*",),
     "documentation": ("tests/test_docs.py", "tests/test_readme.py"),
-    "broker, p and q": ("tests/broker/test_[pq]*",),
-    "Django and Flask": ("tests/with_*",),
+    "scenarios and benchmarks": ("tests/scenarios/*", "tests/benchmarks/*"),
+    "broker, s to z": ("tests/broker/test_[s-z]*",),
+    "the examples": ("tests/integration/test_demo*",),
+    "control, across machines": ("tests/control/test_remote*",),
+    "control, q to z": ("tests/control/test_[q-z]*",),
+    "broker, l to o": ("tests/broker/test_[l-o]*",),
+    "Flask": ("tests/with_flask/*",),
+    "broker, a to e": ("tests/broker/test_[a-e]*",),
     "publisher": ("tests/publisher/*",),
-    "broker, i to k": ("tests/broker/*",),
+    "broker, p and q": ("tests/broker/test_[pq]*",),
+    "control, a to p": ("tests/control/*",),
+    "integration": ("tests/integration/test_[d-z]*",),
+    "the rest": ("tests/test_*", "tests/with_celery/*"),
     "integration of control": ("tests/integration/*",),
-    "the rest": ("tests/*",),
+    "broker, r": ("tests/broker/test_r*",),
+    "broker, i to k": ("tests/broker/*",),
+    "what no other part has": ("tests/*",),
 }
 #: Most of them wait, most of the time.
 AT_ONCE = 6
