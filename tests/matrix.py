@@ -4,9 +4,12 @@ Supported are Python 3.11 to 3.14, Django 5.2 and newest, kombu and Flask from t
 newest, RabbitMQ 3.10 to 4.3, and Redis 7 and 8. Each of these values is in a cell of `CELLS` that runs what it can
 break; not all of them with all others, which would be 96 cells.
 
-- Whole suites: what `make test` runs on Python 3.11, with Django 5.2 and RabbitMQ 3.10; the lowest kombu and Flask on
-  Python 3.12; and the newest of all on the newest Python, RabbitMQ and Redis.
-- Python 3.13 and RabbitMQ 4.0, which lie between, with Django 5.2: `BETWEEN`.
+- Whole suites: what `make test` runs on Python 3.11, with Django 5.2 and RabbitMQ 3.10; and the newest of all on the
+  newest Python, RabbitMQ and Redis.
+- The lowest kombu and Flask on Python 3.12: all but `OF_NEITHER`.
+- Python 3.13 and RabbitMQ 4.0, which lie between, with Django 5.2: `BETWEEN`; of the tests of brokers, those that need
+  RabbitMQ. The others speak to Redis, to a peer of the tests or to a broker in memory, which are those of other cells;
+  what Python 3.13 breaks there, 3.12 or 3.14 break as well.
 - Left out of each: `OF_NO_VERSION`.
 - Left out altogether: the lowest kombu on the other Pythons (what it breaks there, it breaks on 3.12), and each Django
   on each Python: Django 5.2 runs on 3.11 and 3.13, the newest on 3.12 and 3.14.
@@ -123,6 +126,9 @@ class Cell:
     rabbitmq: str
     redis: str
     tests: tuple[str, ...] = ()  # everything
+    left_out: tuple[str, ...] = ()
+    #: Whether, of the tests of brokers, only those are run that need RabbitMQ.
+    of_rabbitmq: bool = False
 
 
 NEWEST, LTS, LOWEST = "newest", "lts", "lowest"
@@ -131,6 +137,18 @@ INSTALLED, FIRST, LAST = "installed", "the lowest that was fetched", "the newest
 BETWEEN = (
     *("tests/engine", "tests/broker", "tests/publisher"),
     *("tests/integration", "tests/with_django"),
+)
+#: What the lowest kombu and Flask cannot break, and Python 3.12, which lies between 3.11 and 3.14, not without one of
+#: them: Django, whose newest runs on 3.14; commands over the socket of a process, which is Python's (those by way of a
+#: broker run); what the documentation shows, with the names that all the other tests call.
+OF_NEITHER = (
+    "tests/with_django",
+    *(
+        f"tests/control/test_{name}.py"
+        for name in ("costs", "diagnosis", "first_use", "signing", "sockets", "untrusted")
+    ),
+    "tests/test_docs.py",
+    "tests/test_readme.py",
 )
 #: What no cell runs: how we measure, lay out and build, and what the tests themselves are made with.
 OF_NO_VERSION = (
@@ -152,9 +170,9 @@ PARTS: dict[str, tuple[str, ...]] = {
 #: The long ones first.
 CELLS = (
     Cell("3.14", NEWEST, NEWEST, LAST, LAST),
-    Cell("3.12", NEWEST, LOWEST, INSTALLED, INSTALLED),
+    Cell("3.12", NEWEST, LOWEST, INSTALLED, INSTALLED, left_out=OF_NEITHER),
     Cell("3.11", LTS, NEWEST, INSTALLED, INSTALLED),
-    Cell("3.13", LTS, NEWEST, FIRST, INSTALLED, BETWEEN),
+    Cell("3.13", LTS, NEWEST, FIRST, INSTALLED, BETWEEN, of_rabbitmq=True),
 )
 
 
@@ -166,6 +184,8 @@ class Run:
     stack: str
     brokers: dict[str, str]  # the fetched ones
     tests: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+    of_rabbitmq: bool = False
     outcome: str = "not run"
     #: What pytest has counted.
     told: str = ""
@@ -185,10 +205,16 @@ class Run:
     def parts(self) -> dict[str, list[str]]:
         """The files of tests that it runs, by the title of their part."""
         found = side_by_side.files_of(self.tests or ("tests",), PARTS)
+        left_out = OF_NO_VERSION + self.left_out
         return {
-            title: [file for file in files if not file.startswith(OF_NO_VERSION)]
+            title: [file for file in files if not file.startswith(left_out)]
             for title, files in found.items()
         }
+
+    def markers(self, title: str) -> str:
+        """Which tests of a part it runs."""
+        only = " and broker" if self.of_rabbitmq and title.startswith("broker") else ""
+        return LEFT_OUT + only
 
     def environment(self) -> dict[str, str]:
         brokers = {broker.upper(): release for broker, release in self.brokers.items()}
@@ -235,6 +261,8 @@ def plan() -> tuple[list[Run], list[str]]:
                 if which != INSTALLED and releases[broker]
             },
             cell.tests,
+            cell.left_out,
+            cell.of_rabbitmq,
         )
         if run.name not in {other.name for other in runs}:
             runs.append(run)
@@ -280,10 +308,12 @@ def carry_out(
             [python, "-c", ask], capture_output=True, text=True, check=True
         ).stdout.split()
         run.versions = dict(zip(TOLD, told, strict=True))
-        command = (python, "-P", "-m", "pytest", *side_by_side.QUIETLY, "-m", LEFT_OUT)
+        command = (python, "-P", "-m", "pytest", *side_by_side.QUIETLY, "-m")
         divided = {"what was asked for": arguments} if arguments else run.parts()
         parts = [
-            side_by_side.Part(title, (*command, *wanted), environment=run.environment())
+            side_by_side.Part(
+                title, (*command, run.markers(title), *wanted), environment=run.environment()
+            )
             for title, wanted in divided.items()
         ]
         for _ in executor.map(side_by_side.Part.run, parts):

@@ -182,13 +182,14 @@ def test_a_cell_runs_each_file_once_but_those_that_no_version_breaks() -> None:
         divided = sorted(file for files in run.parts().values() for file in files)
         folders = tuple(f"{folder}/" for folder in run.tests or ("tests",))
         wanted = [file for file in every_file() if file.startswith(folders)]
-        assert divided == [file for file in wanted if not file.startswith(matrix.OF_NO_VERSION)]
+        left_out = matrix.OF_NO_VERSION + run.left_out
+        assert divided == [file for file in wanted if not file.startswith(left_out)]
 
 
 @pytest.mark.usefixtures("everything_there")
 def test_the_folders_that_a_cell_names_are_there() -> None:
     for cell in matrix.CELLS:
-        named = (*cell.tests, *matrix.OF_NO_VERSION)
+        named = (*cell.tests, *cell.left_out, *matrix.OF_NO_VERSION)
         assert all((ROOT / name).exists() for name in named)
 
 
@@ -202,11 +203,34 @@ def test_the_engine_is_tested_on_each_python() -> None:
 @pytest.mark.usefixtures("everything_there")
 def test_the_oldest_and_the_newest_are_tested_whole() -> None:
     runs, _ = matrix.plan()
-    whole = [run for run in runs if not run.tests]
+    whole = [run for run in runs if not (run.tests or run.left_out or run.of_rabbitmq)]
     ends = {(run.python, run.stack) for run in whole}
-    assert {("3.11", "newest"), ("3.12", "lowest"), (interpreters.PYTHONS[-1], "newest")} == ends
+    assert {("3.11", "newest"), (interpreters.PYTHONS[-1], "newest")} == ends
     assert {run.brokers.get("rabbitmq") for run in whole} == {None, "4.3"}
     assert {run.brokers.get("rabbitmq") for run in runs} == {None, "4.0", "4.3"}
+
+
+@pytest.mark.usefixtures("everything_there")
+def test_what_uses_kombu_or_flask_runs_on_their_lowest() -> None:
+    (lowest,) = (run for run in matrix.plan()[0] if run.stack == "lowest")
+    run = {file for files in lowest.parts().values() for file in files}
+    uses = tuple(f"tests/{one}/" for one in ("broker", "publisher", "with_flask", "with_celery"))
+    assert {file for file in every_file() if file.startswith(uses)} <= run
+    assert {"tests/control/test_remote.py", "tests/control/test_remote_brokers.py"} <= run
+    assert {lowest.markers(title) for title in lowest.parts()} == {matrix.LEFT_OUT}
+
+
+@pytest.mark.usefixtures("everything_there")
+def test_what_needs_rabbitmq_runs_on_each_release_of_it() -> None:
+    for run in matrix.plan()[0]:
+        tests = {title: run.markers(title) for title in run.parts()}
+        assert all(
+            f"{markers} and broker".startswith(matrix.LEFT_OUT) for markers in tests.values()
+        )
+        narrow = {title for title, markers in tests.items() if markers != matrix.LEFT_OUT}
+        files = [file for title in narrow for file in run.parts()[title]]
+        assert all(file.startswith("tests/broker/") for file in files)
+        assert bool(narrow) == (run.brokers.get("rabbitmq") == "4.0")
 
 
 @pytest.mark.usefixtures("everything_there")

@@ -449,6 +449,8 @@ def _rows() -> Iterator[Row]:
 
 
 ROWS = list(_rows())
+#: By transport, how a test is marked that needs its broker.
+MARKS = {"AMQP": pytest.mark.broker, "Redis": pytest.mark.redis}
 
 
 def _class(name: str) -> type[BaseException]:
@@ -470,7 +472,11 @@ def urls(request: pytest.FixtureRequest, memory_url: str) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.transport}: {row.situation}")
+@pytest.mark.parametrize(
+    "row",
+    [pytest.param(row, marks=MARKS.get(row.transport, ())) for row in ROWS],
+    ids=lambda row: f"{row.transport}: {row.situation}",
+)
 def test_an_error_is_where_kombus_is(
     row: Row, urls: dict[str, str], inbox: Callable[[str], Inbox], queue: str, nowhere: int
 ) -> None:

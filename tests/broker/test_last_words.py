@@ -120,7 +120,12 @@ class Said:
         assert self.took < 5.0
 
 
-@pytest.fixture(params=["amqp", "redis"])
+@pytest.fixture(
+    params=[
+        pytest.param("amqp", marks=pytest.mark.broker),
+        pytest.param("redis", marks=pytest.mark.redis),
+    ]
+)
 def url(request: pytest.FixtureRequest) -> str:
     given: str = request.getfixturevalue(f"{request.param}_url")
     return given

@@ -54,7 +54,13 @@ def record_three(handler: Publishes) -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 5])
-@pytest.mark.parametrize("scheme", ["amqp", "redis"])
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        pytest.param("amqp", marks=pytest.mark.broker),
+        pytest.param("redis", marks=pytest.mark.redis),
+    ],
+)
 def test_records_of_the_application_are_published_at_every_level(
     request: pytest.FixtureRequest, level: int, scheme: str, limit: int
 ) -> None:
