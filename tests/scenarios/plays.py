@@ -12,12 +12,11 @@ from tests.proxy import Proxy
 
 from .ensemble import Ensemble
 from .publisher import HOST
-from .stage import AWAITED, MARGIN, PROMISING, SHARED, Pace, Record, Stage
+from .stage import MARGIN, OURS, PROMISING, Pace, Record, Stage
 
 __all__ = ["SCENARIOS", "DurableRedis", "Scenario", "play"]
 
 QUORUM = {"x-queue-type": "quorum"}
-SHARED_ROAD = (SHARED, AWAITED)
 RABBITMQ, REDIS, CLUSTER = "RabbitMQ", "Redis", "cluster"
 
 
@@ -51,7 +50,7 @@ class Scenario:
     #: The host that the publishers know it by.
     host: str = "127.0.0.1"
     queue_arguments: Mapping[str, Any] = field(default_factory=dict)
-    #: Seconds for a confirm, where the promises need the default of CONFIRM_TIMEOUT.
+    #: Seconds for a confirm, and for a connection, where the promises need the default of CONFIRM_TIMEOUT.
     confirm: float | None = None
     #: The contenders of ours whose callers get no error at all, because the broker is there all the time. Not so where
     #: the machine was suspended: who was in the middle of a publish may find that its time has passed.
@@ -59,11 +58,12 @@ class Scenario:
 
     def paced(self, pace: Pace) -> Pace:
         """*pace* as it is for this scenario."""
-        return replace(pace, confirm=self.confirm)
+        return replace(pace, confirm=self.confirm, patience=self.confirm or pace.patience)
 
     def contenders(self, contenders: Iterable[str]) -> list[str]:
         """Those of *contenders* that are different ones here: on Redis there is no connection to share."""
-        return [one for one in contenders if self.broker != REDIS or one not in SHARED_ROAD]
+        alike = set(PROMISING) - {OURS} if self.broker == REDIS else set()
+        return [one for one in contenders if one not in alike]
 
     def broken_promises(self, record: Record, pace: Pace, margin: float = MARGIN) -> list[str]:
         """What of ours did not hold in *record*."""
@@ -195,7 +195,7 @@ SCENARIOS = {
             proxied=True,
             polite=True,
             confirm=CONFIRM_TIMEOUT,
-            unnoticed=SHARED_ROAD,
+            unnoticed=PROMISING,
         ),
         Scenario(
             "node",
@@ -203,7 +203,7 @@ SCENARIOS = {
             one_of_three_killed,
             broker=CLUSTER,
             queue_arguments=QUORUM,
-            unnoticed=SHARED_ROAD,
+            unnoticed=PROMISING,
         ),
         Scenario(
             "majority",

@@ -122,9 +122,12 @@ class Careful(Guide):
 
 
 class Ours(Contender):
-    """This project's, with its defaults but for the waits, which are the same for all: a lease for each message."""
+    """This project's, with its defaults but for the waits, which are the same for all.
 
-    publish_over: ClassVar[str] = "leased"
+    There are more threads than connections, so some have a lease each, and others share one.
+    """
+
+    publish_over: ClassVar[str] = "auto"
 
     def prepare(self) -> None:
         from kombu_pools_ext import Pools
@@ -142,6 +145,12 @@ class Ours(Contender):
 
     def publish(self, body: str) -> None:
         self.pools.publish(body, routing_key=self.queue)
+
+
+class Leased(Ours):
+    """The same with a lease for each message."""
+
+    publish_over: ClassVar[str] = "leased"
 
 
 class Shared(Ours):
@@ -163,6 +172,7 @@ CONTENDERS: dict[str, type[Contender]] = {
     "kombu.pools, by its guide": Guide,
     "kombu.pools, careful": Careful,
     "ours": Ours,
+    "ours, leased": Leased,
     "ours, shared": Shared,
     "ours, awaited": Awaited,
 }

@@ -33,9 +33,10 @@ MARGIN = 2.0
 
 #: The contenders that promise something; see publisher.py.
 OURS = "ours"
+LEASED = "ours, leased"
 SHARED = "ours, shared"
 AWAITED = "ours, awaited"
-PROMISING = (OURS, SHARED, AWAITED)
+PROMISING = (OURS, LEASED, SHARED, AWAITED)
 
 
 @dataclass(frozen=True)
