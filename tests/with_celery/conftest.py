@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import json
+import os
+import re
+import signal
+import sys
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import celery
@@ -15,8 +23,14 @@ from kombu_pools_ext.contrib.celery import adopt
 from tests.broker.common import eventually
 from tests.broker.conftest import _put_back  # noqa: F401  # a fixture
 from tests.broker.rig import broker_url, node, nowhere, proxied  # noqa: F401  # fixtures
+from tests.integration.rig import Served
+from tests.with_celery.shop import make
 
 MakePools = Callable[..., Pools]
+
+HERE = Path(__file__).parent
+#: Seconds that a task may take on a busy machine.
+TASK_PATIENCE = 45.0
 
 
 @pytest.fixture
@@ -104,3 +118,74 @@ def tasks_of(app: celery.Celery, count: int = 0, queue: str | None = None) -> li
 
         eventually(take)
     return found
+
+
+class Shop:
+    """An application, and processes of the same one."""
+
+    def __init__(self, folder: Path, broker: str, backend: str, **settings: Any) -> None:
+        self.queue = f"shop-{uuid.uuid4().hex}"
+        self.app = make(broker, backend, self.queue, **settings)
+        self._folder = folder
+        self.environment = {
+            "PYTHONPATH": ":".join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]),
+            "BROKER": broker,
+            "BACKEND": backend,
+            "QUEUE": self.queue,
+            "SETTINGS": json.dumps(settings),
+        }
+
+    def run(self, *arguments: str) -> Served:
+        command = [sys.executable, "-m", "celery", "-A", "shop", *arguments]
+        return Served(command, self.environment, self._folder, 0)
+
+    def worker(self, kind: str, *options: str) -> Served:
+        return self.run(
+            *("worker", "--pool", kind, "--concurrency", "2", "--loglevel", "INFO"),
+            *("--without-gossip", "--without-mingle", *options),
+        )
+
+    def ends(self, served: Served) -> None:
+        """The process ends well, and has logged no error of its own."""
+        served.signal(signal.SIGTERM)
+        served.ends()
+        wrong = re.findall("^.*(?:ERROR|CRITICAL|WARNING)/.*$", served.log, re.MULTILINE)
+        assert [line for line in wrong if "as the test wants" not in line] == [], served.log
+
+    def delete(self) -> None:
+        """Delete what the broker has of it."""
+        with kombu.Connection(self.app.conf.broker_url) as connection:
+            channel = connection.default_channel
+            kombu.Queue(self.queue)(channel).delete()
+            if connection.transport.driver_type == "amqp":
+                for name in (self.queue, f"{self.queue}-events", f"{self.queue}-control.pidbox"):
+                    kombu.Exchange(name)(channel).delete()
+        backend = self.app.backend
+        if hasattr(backend, "result_consumer"):
+            backend.result_consumer.stop()
+        self.app.close()
+
+
+MakeShop = Callable[..., Shop]
+
+
+@pytest.fixture
+def make_shop(tmp_path: Path) -> Iterator[MakeShop]:
+    made: list[Shop] = []
+
+    def make(*args: Any, **settings: Any) -> Shop:
+        made.append(Shop(tmp_path, *args, **settings))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.delete()
+    made.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
+def get(result: Any) -> Any:
+    """The result of a task."""
+    return result.get(timeout=TASK_PATIENCE)

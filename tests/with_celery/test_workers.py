@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
-import uuid
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import celery
 import kombu
@@ -20,86 +16,19 @@ import pytest
 from celery import chain, chord, group
 
 from tests.broker.common import eventually
-from tests.integration.rig import Served
 from tests.integration.servers import WORKERS, gunicorn
-from tests.with_celery.shop import make
+from tests.with_celery.conftest import TASK_PATIENCE, MakeShop, get
 
-pytestmark = [pytest.mark.slow, pytest.mark.threads, pytest.mark.timeout(280)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.threads,
+    pytest.mark.timeout(280),
+    # Each thread has a result backend of its own, whose connections Celery never closes.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
-HERE = Path(__file__).parent
-#: Seconds that a task may take on a busy machine.
-PATIENCE = 45.0
 #: Tasks that several threads send at once.
 MANY, THREADS = 100, 8
-
-
-class Shop:
-    """An application, and processes of the same one."""
-
-    def __init__(self, folder: Path, broker: str, backend: str, **settings: Any) -> None:
-        self.queue = f"shop-{uuid.uuid4().hex}"
-        self.app = make(broker, backend, self.queue, **settings)
-        self._folder = folder
-        self.environment = {
-            "PYTHONPATH": ":".join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]),
-            "BROKER": broker,
-            "BACKEND": backend,
-            "QUEUE": self.queue,
-            "SETTINGS": json.dumps(settings),
-        }
-
-    def run(self, *arguments: str) -> Served:
-        command = [sys.executable, "-m", "celery", "-A", "shop", *arguments]
-        return Served(command, self.environment, self._folder, 0)
-
-    def worker(self, kind: str, *options: str) -> Served:
-        return self.run(
-            *("worker", "--pool", kind, "--concurrency", "2", "--loglevel", "INFO"),
-            *("--without-gossip", "--without-mingle", *options),
-        )
-
-    def ends(self, served: Served) -> None:
-        """The process ends well, and has logged no error of its own."""
-        served.signal(signal.SIGTERM)
-        served.ends()
-        wrong = re.findall("^.*(?:ERROR|CRITICAL|WARNING)/.*$", served.log, re.MULTILINE)
-        assert [line for line in wrong if "as the test wants" not in line] == [], served.log
-
-    def delete(self) -> None:
-        """Delete what the broker has of it."""
-        with kombu.Connection(self.app.conf.broker_url) as connection:
-            channel = connection.default_channel
-            kombu.Queue(self.queue)(channel).delete()
-            if connection.transport.driver_type == "amqp":
-                for name in (self.queue, f"{self.queue}-events", f"{self.queue}-control.pidbox"):
-                    kombu.Exchange(name)(channel).delete()
-        backend = self.app.backend
-        if self.app.conf.result_backend != "disabled://":
-            backend.result_consumer.stop()
-        if self.app.conf.result_backend.startswith("redis"):
-            backend.client.connection_pool.disconnect()
-        self.app.close()
-
-
-MakeShop = Callable[..., Shop]
-
-
-@pytest.fixture
-def make_shop(tmp_path: Path) -> Iterator[MakeShop]:
-    made: list[Shop] = []
-
-    def make(*args: Any, **settings: Any) -> Shop:
-        made.append(Shop(tmp_path, *args, **settings))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.delete()
-
-
-def get(result: Any) -> Any:
-    """The result of a task."""
-    return result.get(timeout=PATIENCE)
 
 
 def play(app: celery.Celery, *, chords: bool) -> None:
@@ -122,15 +51,24 @@ def play(app: celery.Celery, *, chords: bool) -> None:
         told = app.tasks["failed"].s().set(task_id=f"{app.main}-told")
         failing = app.tasks["fails"].apply_async(link_error=told)
         assert get(app.AsyncResult(f"{app.main}-told")) == failing.id
-    # Celery's backend for rpc opens a connection in each thread, and closes none.
-    with ThreadPoolExecutor(THREADS if chords else 1) as executor:
-        results = list((executor.map if chords else map)(add.delay, range(MANY)))
-    assert [get(one) for one in results] == list(range(MANY))
+    if not chords:
+        # An rpc result goes to the thread that sent the task.
+        results = [add.delay(number) for number in range(MANY)]
+        assert [get(one) for one in results] == list(range(MANY))
+        return
+
+    def send(first: int) -> list[str]:
+        return [add.delay(number).id for number in range(first, MANY, THREADS)]
+
+    with ThreadPoolExecutor(THREADS) as executor:
+        chunks = list(executor.map(send, range(THREADS)))
+    ids = [chunks[number % THREADS][number // THREADS] for number in range(MANY)]
+    assert [get(app.AsyncResult(one)) for one in ids] == list(range(MANY))
 
 
 def reached(app: celery.Celery) -> None:
     """Remote control reaches the worker, and answers."""
-    (answer,) = eventually(lambda: app.control.ping(timeout=3, limit=1), PATIENCE)
+    (answer,) = eventually(lambda: app.control.ping(timeout=3, limit=1), TASK_PATIENCE)
     assert list(answer.values()) == [{"ok": "pong"}]
     inspect = app.control.inspect(timeout=10, limit=1)
     assert "add" in next(iter(inspect.registered().values()))
@@ -189,7 +127,7 @@ def test_events_of_clients_and_of_workers_are_heard(
                             heard.add(one["type"])
                 return heard >= {"task-sent", "task-received", "task-started", "task-succeeded"}
 
-            eventually(all_are_heard, PATIENCE)
+            eventually(all_are_heard, TASK_PATIENCE)
             shop.ends(worker)
 
 
@@ -218,7 +156,7 @@ def test_a_worker_whose_broker_is_not_the_aliass_does_not_start(
         env={**os.environ, **shop.environment},
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TASK_PATIENCE,
         check=False,
     )
     assert done.returncode != 0
@@ -232,7 +170,8 @@ def test_beat_sends_over_the_alias(make_shop: MakeShop, amqp_url: str, redis_url
             bound = shop.app.amqp.queues[shop.queue](connection.default_channel)
             bound.declare()
             found = [
-                eventually(lambda: bound.get(no_ack=True), PATIENCE).properties for _ in range(3)
+                eventually(lambda: bound.get(no_ack=True), TASK_PATIENCE).properties
+                for _ in range(3)
             ]
         # Celery's own publishing has none.
         assert all(one.get("message_id") for one in found), beat.log
