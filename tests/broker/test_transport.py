@@ -83,6 +83,8 @@ def tls_contexts(
     client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(certificate, key)
+    # TLS 1.3's session tickets come unasked, on a busy machine in the middle of a test.
+    server.num_tickets = 0
     return client, server
 
 
@@ -104,10 +106,6 @@ def ends(request: pytest.FixtureRequest) -> Iterator[Ends]:
         far = shaken[0]
     transport.sock, transport.connected = near, True
     made = Ends(transport, far)
-    if request.param == "tls":
-        # TLS 1.3's session tickets, which came unasked.
-        with pytest.raises(TimeoutError), transport.having_timeout(0):
-            transport.read_frame()
     yield made
     for sock in (near, far):
         sock.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import secrets
 import signal
 import threading
 import time
@@ -174,7 +175,7 @@ def test_a_connection_lost_while_waiting_for_answers_is_reported(meeting_url: st
 
 @pytest.mark.slow
 def test_a_killed_process_is_gone_and_leaves_nothing(meeting: Meeting) -> None:
-    secret = "a secret that the test shares"
+    secret = secrets.token_hex()
     with Meeting(meeting.url, secret) as asking:
         with real_process(meeting.url, secret) as (first, one):
             with real_process(meeting.url, secret) as (_, other):
@@ -191,7 +192,7 @@ def test_a_killed_process_is_gone_and_leaves_nothing(meeting: Meeting) -> None:
 @pytest.mark.slow
 def test_nothing_is_left_at_rabbitmq(private_rabbitmq: PrivateRabbitMQ) -> None:
     node = private_rabbitmq
-    secret = "another secret that the test shares"
+    secret = secrets.token_hex()
     with Meeting(node.url, secret) as asking, real_process(node.url, secret) as (process, name):
 
         def ours() -> list[str]:
@@ -256,7 +257,7 @@ def test_processes_with_another_key_at_redis_are_counted(redis_url: str) -> None
 def test_nothing_is_left_at_redis(private_redis: PrivateRedis) -> None:
     import redis
 
-    secret = "another secret that the test shares"
+    secret = secrets.token_hex()
     with (
         redis.Redis(port=private_redis.port) as client,
         Meeting(private_redis.url, secret) as asking,
@@ -273,7 +274,7 @@ def test_nothing_is_left_at_redis(private_redis: PrivateRedis) -> None:
 
 @pytest.mark.slow
 def test_a_process_that_is_stuck_is_reported(meeting: Meeting) -> None:
-    secret = "a third secret that the test shares"
+    secret = secrets.token_hex()
     with Meeting(meeting.url, secret) as asking:
         asking.play("a")
         with real_process(meeting.url, secret) as (process, name):
