@@ -203,3 +203,20 @@ def test_what_is_being_closed_makes_no_other_one_be_over_the_limit() -> None:
     assert state.return_lease(good, None) is None
     state.closed_one(entry, reason)
     assert (state.size, len(state.idle)) == (1, 1)
+
+
+def test_a_pool_is_away_once_nothing_could_be_opened_for_so_long() -> None:
+    state = state_of()
+    clock: Any = state.clock
+    assert not state.is_away_for(0)
+    began = clock()
+    clock.advance(1)
+    state.breaker.failed(clock(), began, ConnectionRefusedError(), may_pass=True)
+    assert state.is_away_for(1)
+    assert not state.is_away_for(1.5)
+    clock.advance(1)
+    assert state.is_away_for(1.5)
+    state.breaker.failed(clock(), began, PermissionError(), may_pass=False)
+    assert state.is_away_for(60)
+    state.breaker.succeeded(clock())
+    assert not state.is_away_for(0)

@@ -42,11 +42,13 @@ class Suite:
     """Tests of another project.
 
     :param leased: whether each ``Connection(…)`` that a test makes is one that a pool of ours has lent.
+    :param adopted: whether each application of Celery that a test makes publishes over an alias of ours.
     """
 
     project: str
     files: tuple[str, ...]
     leased: bool = False
+    adopted: bool = False
     expected: tuple[Expected, ...] = ()
 
     @staticmethod

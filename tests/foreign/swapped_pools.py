@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Generator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,28 @@ def lend_connections(modules: set[Any]) -> None:
     for module in modules:
         if getattr(module, "Connection", None) is real:
             module.Connection = Connection
+
+
+def adopt_each_app() -> None:
+    """Have each application of Celery that is made from now on publish over an alias, which is in memory."""
+    from celery.app.base import Celery
+
+    from kombu_pools_ext import configure
+    from kombu_pools_ext.contrib.celery import CannotAdopt, adopt
+    from kombu_pools_ext.contrib.celery.adoption import Adoption
+
+    configure(default={"url": "memory://adopted"})
+    begin = Celery.__init__
+
+    def begin_adopted(app: Any, *args: Any, **kwargs: Any) -> None:
+        begin(app, *args, **kwargs)
+        # Tests have classes that cannot be, on purpose.
+        with suppress(CannotAdopt):
+            adopt(app)
+
+    Celery.__init__ = begin_adopted
+    # The tests name many brokers, and reach none.
+    Adoption.difference = property(lambda adoption: None)  # type: ignore[assignment,method-assign]
 
 
 # -- the plugin --------------------------------------------------------------------------------------------------------
@@ -118,6 +141,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         raise pytest.UsageError(
             f"listed as expected failures, and not there: {', '.join(sorted(gone))}"
         )
+    if suite.adopted:
+        adopt_each_app()
     if suite.leased:
         lend_connections({item.module for item in items if isinstance(item, pytest.Function)})
 

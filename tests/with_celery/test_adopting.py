@@ -482,6 +482,14 @@ def test_an_application_that_is_pickled_is_adopted_where_it_is_unpickled(amqp_ur
     app.close()
 
 
+def test_an_application_that_has_a_pools_object_says_how_it_could_be_pickled(
+    make_pools: MakePools, make_app: MakeApp, amqp_url: str
+) -> None:
+    app = make_app(amqp_url, make_pools(amqp_url))
+    with pytest.raises(pickle.PicklingError, match="pools=find_pools"):
+        pickle.dumps(app)
+
+
 @pytest.mark.parametrize("limit", [0, None])
 def test_broker_pool_limit_has_no_effect(
     limit: Any, make_pools: MakePools, make_app: MakeApp, amqp_url: str

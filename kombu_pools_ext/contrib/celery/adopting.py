@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pickle import PicklingError
 from typing import Any
 
 import celery
@@ -109,6 +110,12 @@ class _Always:
 
     def __hash__(self) -> int:
         return hash(self._pools)
+
+    def __reduce__(self) -> Any:
+        raise PicklingError(
+            "a Celery app that was adopted with a Pools object cannot be pickled, because another process has no use "
+            "for its connections; pass a function that returns the pools, as in adopt(app, pools=find_pools)"
+        )
 
 
 def _finder_of(pools: Pools | Callable[[], Pools] | None) -> Callable[[], Pools]:

@@ -129,7 +129,7 @@ class Adoption:
         """Publish as :meth:`.Pools.publish`; on a lease, as kombu does, if that would refuse the arguments."""
         pools = self.find_pools()
         settings = pools.settings_of(self.using)
-        if settings.is_amqp and not _KNOWN.issuperset(kwargs):
+        if not _KNOWN.issuperset(kwargs) and settings.is_amqp:
             # Options of a task that are no properties of a message; py-amqp leaves them out as well.
             kwargs = {name: value for name, value in kwargs.items() if name in _KNOWN}
         patience = self.patience(timeout)
