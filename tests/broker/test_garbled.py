@@ -147,7 +147,7 @@ def test_the_answer_to_a_goodbye(
     proxy.play([(TO_CLIENT, Frame("connection.close-ok", at), "garble", 0xFF)], coming=1)
     producers = make()
     with producers.acquire(timeout=PATIENCE) as producer:
-        producer.publish("x", routing_key="nobody's")
+        producer.publish("x", routing_key="nobody's", timeout=PATIENCE, confirm_timeout=PATIENCE)
     producers.connections.force_close_all(close_pool=False)
     assert producers.connections.stats().size == 0
     assert proxy.wait_for(lambda: not proxy.alive)
