@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from ..engine.lease import outside
@@ -14,6 +15,9 @@ from ..errors import BlockingInEventLoop
 
 __all__ = ["allowed", "blocking_is_meant", "event_loop", "loops", "warn_of_blocking"]
 
+
+#: What may stand between the application and us: a task's ``delay()`` is the application's line.
+_LIBRARIES = frozenset({"celery", "kombu"})
 
 _module = sys.modules.get
 
@@ -79,6 +83,16 @@ def blocking_is_meant() -> Iterator[None]:
             _on_purpose.discard(me)
 
 
+def _line_of_application(frame: FrameType | None) -> FrameType | None:
+    """Return the nearest frame, from *frame* up, that is none of Celery or kombu; *frame* if there is no other."""
+    found = frame
+    while found is not None:
+        if str(found.f_globals.get("__name__")).partition(".")[0] not in _LIBRARIES:
+            return found
+        found = found.f_back
+    return frame
+
+
 def warn_of_blocking(call: str) -> None:
     """Warn that *call* blocks the event loop: once for each line of the application, unless a filter says otherwise.
 
@@ -86,7 +100,7 @@ def warn_of_blocking(call: str) -> None:
     """
     if event_loop() is None or is_meant():
         return
-    frame = outside(sys._getframe(1))
+    frame = _line_of_application(outside(sys._getframe(1)))
     if frame is None:
         return
     line, file = frame.f_lineno, frame.f_code.co_filename

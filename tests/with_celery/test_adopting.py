@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import pickle
 import statistics
@@ -24,7 +25,7 @@ from kombu.exceptions import LimitExceeded
 from kombu_pools_ext import Pools, configure
 from kombu_pools_ext.contrib.celery import CannotAdopt, adopt, adoption_of, wrong_with
 from kombu_pools_ext.contrib.celery.task_producer import TaskProducer
-from kombu_pools_ext.errors import PublishReturned, UnknownAlias
+from kombu_pools_ext.errors import BlockingInEventLoop, PublishReturned, UnknownAlias
 from tests.broker.common import PATIENCE, eventually
 from tests.broker.rig import port_of, through
 from tests.proxy import Proxy
@@ -242,6 +243,22 @@ def test_arguments_that_publish_refuses_go_as_with_kombu(
     app.tasks["add"].apply_async(headers={"n": 2**70})
     (message,) = tasks_of(app, 1)
     assert message.headers["n"] == 2**70
+
+
+def test_a_task_from_a_coroutine_warns_with_the_line_of_the_application(
+    pools: Pools, make_app: MakeApp, amqp_url: str
+) -> None:
+    app = make_app(amqp_url, pools)
+    add = app.tasks["add"]
+
+    async def send() -> None:
+        with pytest.warns(BlockingInEventLoop) as caught:
+            add.delay()
+        assert {one.filename for one in caught} == {__file__}
+        await asyncio.to_thread(add.delay)
+
+    asyncio.run(send())
+    assert len(tasks_of(app, 2)) == 2
 
 
 # -- retries and errors ------------------------------------------------------------------------------------------------
