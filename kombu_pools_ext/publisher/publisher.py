@@ -507,13 +507,19 @@ class Publisher:
         if not self._roles.take(WRITE, me):
             me.get(BRIEFLY)
             return
+        again = 0
         try:
             alone = self._unanswered() == 1
             for line in list(self._lines.values()):
-                self._take_back(line, error, alone=alone and is_for_a_publish(error))
+                again += self._take_back(line, error, alone=alone and is_for_a_publish(error))
             self._give_back(connection)
         finally:
             self._roles.give_back(WRITE, me)
+        if again:
+            logger.info(
+                "pool %r: messages without an answer, %d of them, are sent again on another connection, after %s: %s",
+                *(self._pool.name, again, type(error).__name__, error),
+            )
         if is_for_a_channel(error):
             logger.warning(
                 "pool %r: the broker allows no further channel (%s), so messages are published over a lease each",
@@ -537,8 +543,10 @@ class Publisher:
 
     def _take_back(
         self, line: ExchangeLine, error: BaseException, *, alone: bool, counts: bool = True
-    ) -> None:
+    ) -> int:
         """Have the messages of *line* without an answer sent again, or settle them, because of *error*.
+
+        Return how many are sent again.
 
         :param alone: whether *error* is the broker's answer to the only message there was.
         :param counts: whether it was one of the tries that a message has.
@@ -558,6 +566,7 @@ class Publisher:
                 message.begin_again()
                 again.append(message)
         line.send_again(again)
+        return len(again)
 
     # -- writing ------------------------------------------------------------------------------------------
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import random
+import re
 import socket
 import struct
 import threading
@@ -146,8 +148,13 @@ def test_a_peer_that_falls_silent_costs_nobody_an_error(
 
 @pytest.mark.slow
 def test_a_peer_that_only_acknowledges_is_found_out_in_time(
-    amqp_url: str, shared: MakePools, inbox: MakeInbox, proxied: MakeProxy
+    amqp_url: str,
+    shared: MakePools,
+    inbox: MakeInbox,
+    proxied: MakeProxy,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.INFO, "kombu_pools_ext")
     proxy, box = proxied(amqp_url), inbox(amqp_url)
     pools = shared(through(proxy, amqp_url))
     pools.publish((-1, 0), box.name)
@@ -162,6 +169,8 @@ def test_a_peer_that_only_acknowledges_is_found_out_in_time(
     assert Crowd(8, publish).errors() == []
     assert {tuple(one) for one in box.bodies(25)} >= {(t, n) for t in range(8) for n in range(3)}
     assert pools.connections["default"].stats().opened == 2
+    (told,) = [line for line in caplog.messages if "sent again on another connection" in line]
+    assert re.search("messages without an answer, [1-8] of them, are .*has said nothing for", told)
 
 
 @pytest.mark.slow
