@@ -251,7 +251,7 @@ def check_limits(**kwargs: Any) -> list[CheckMessage]:
             found.append(
                 Warning(
                     f"A pool's limit of {limit} is below the server's {threads.number} threads.",
-                    hint=f"{_at(alias)}: threads that publish at the same time wait for each other; set LIMIT to "
+                    hint=f"{_at(alias)}: threads that hold a lease at the same time wait for each other; set LIMIT to "
                     f"{threads.number} or more (threads as in {threads.source}); see {Page.SIZE_A_POOL}.",
                     id="kombu_pools.W001",
                 )
