@@ -326,8 +326,6 @@ class Pools:
             :class:`~.PublishUnknown`, with which it may be in the broker.
         """
         key, to, options = checked(routing_key, exchange, kwargs, body)
-        if acquire_timeout is _AS_CONFIGURED:
-            acquire_timeout = self.settings_of(using).acquire_timeout
         self.publish_checked(body, key, to, options, using=using, acquire_timeout=acquire_timeout)
 
     def publish_checked(
@@ -342,6 +340,8 @@ class Pools:
     ) -> None:
         """:meth:`publish`, with arguments that were checked by :func:`.arguments.checked`."""
         settings = self.settings_of(using)
+        if acquire_timeout is _AS_CONFIGURED:
+            acquire_timeout = settings.acquire_timeout
         message_id = options.get("message_id")
         if message_id is None:
             message_id = options["message_id"] = new_message_id()

@@ -92,7 +92,9 @@ class SharedConnection:
             ending = self._end(line)
         else:
             ending = self._make_room()
-        channel = SharedChannel(self._established, self._free_number(), line.channel_closed)
+        channel = SharedChannel(
+            self._established, SharedChannel.free_number(self._established), line.channel_closed
+        )
         channel.events["basic_return"].add(
             lambda error, exchange, routing_key, message: line.on_return(
                 error.reply_code,
@@ -124,9 +126,6 @@ class SharedConnection:
         self._answers.remove(channel.channel_id)
         ending: bytes = channel.closing
         return ending
-
-    def _free_number(self) -> int:
-        return SharedChannel.free_number(self._established)
 
     def answer_closing(self, line: ExchangeLine) -> None:
         """Tell the broker that the closing of *line*'s channel is noted, and forget the channel."""
