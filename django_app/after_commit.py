@@ -3,12 +3,13 @@
 Django alone decides which messages survive a rollback: each has its own callback, registered by
 ``transaction.on_commit``. To send several messages at once, the first callback has to know which of the later ones
 Django will call too. It will call a later one if no savepoint was rolled back in which that one was registered, but the
-first was not.
+first was not. Tasks of Celery that wait for a commit are messages of another kind: a row has those of one kind.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from django.db import DEFAULT_DB_ALIAS, transaction
@@ -19,40 +20,52 @@ from kombu_pools_ext.prepared import PreparedMessage
 
 from .conf import pools
 
-__all__ = ["AfterCommit", "register"]
+__all__ = ["AfterCommit", "Send", "logger", "register"]
 
 logger = logging.getLogger("kombu_pools_ext.django")
+
+#: Sends the messages of a row, logs each that failed, and raises the first error.
+Send = Callable[[Sequence[Any]], None]
+
+
+def _publish(messages: Sequence[PreparedMessage]) -> None:
+    publish_prepared(pools, messages, logger)
 
 
 class AfterCommit:
     """A message that waits for the commit.
 
+    :param message: what *send* takes.
     :param savepoints: the savepoints that are open now, outermost first; ``None`` if they are not known.
     :param before: the message that was registered directly before this one; ``None`` if another callback was.
     """
 
-    __slots__ = ("_place", "_robust", "_row", "_savepoints", "_sent", "message")
+    __slots__ = ("_place", "_robust", "_row", "_savepoints", "_send", "_sent", "message")
 
     def __init__(
         self,
-        message: PreparedMessage,
+        message: Any,
         robust: bool,
         savepoints: tuple[str, ...] | None,
         before: AfterCommit | None,
+        send: Send = _publish,
     ) -> None:
         self.message = message
+        self._send = send
         self._robust = robust
         self._savepoints = savepoints
         self._sent = False
-        row = None if before is None or savepoints is None else before._row_for(robust)
+        row = None if before is None or savepoints is None else before._row_for(robust, send)
         #: The messages that were registered one after the other, without another callback between them.
         self._row: list[AfterCommit] = [] if row is None else row
         self._place = len(self._row)
 
-    def _row_for(self, robust: bool) -> list[AfterCommit] | None:
+    def _row_for(self, robust: bool, send: Send) -> list[AfterCommit] | None:
         """Return the row for the next message, if this one is the last that Django still has."""
         row = self._row
-        if self._robust != robust or self._place >= len(row) or row[self._place] is not self:
+        if (self._robust, self._send) != (robust, send):
+            return None
+        if self._place >= len(row) or row[self._place] is not self:
             return None
         # The messages after it were rolled back.
         del row[self._place + 1 :]
@@ -70,7 +83,7 @@ class AfterCommit:
         together = self._survivors()
         for one in together:
             one._sent = True
-        publish_prepared(pools, [one.message for one in together], logger)
+        self._send([one.message for one in together])
 
     def _survivors(self) -> list[AfterCommit]:
         rest = self._row[self._place + 1 :]
@@ -106,10 +119,13 @@ def _shared(one: tuple[str, ...], other: tuple[str, ...]) -> int:
     return count
 
 
-def register(message: PreparedMessage, *, db: str | None, robust: bool) -> None:
-    """Publish *message* once the current transaction of database *db* is committed; outside a transaction, now."""
+def register(message: Any, *, db: str | None, robust: bool, send: Send = _publish) -> None:
+    """Send *message* once the current transaction of database *db* is committed; outside a transaction, now.
+
+    :param send: gets *message*, and those that were registered after it in a row; it publishes prepared messages.
+    """
     database = databases[db or DEFAULT_DB_ALIAS]
-    waiting = AfterCommit(message, robust, _savepoints(database), _last_registered(database))
+    waiting = AfterCommit(message, robust, _savepoints(database), _last_registered(database), send)
     transaction.on_commit(waiting.publish_after_commit, using=db, robust=robust)
     waiting.registered()
 

@@ -24,7 +24,8 @@ class KombuPoolsConfig(AppConfig):
         from kombu_pools_ext import events
 
         from . import checks, conf, signals, start  # noqa: F401  # importing them registers them
+        from .celery_on_commit import offer_to
 
         events.demand.connect(conf.listen)
         start.report_problems()
-        conf.adopt_celery()
+        conf.adopt_celery(offer_to)

@@ -6,7 +6,7 @@ They are read at their first use, and again when a test overrides them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from django.conf import settings as django_settings
@@ -163,10 +163,12 @@ def project_pools() -> Pools:
     return pools
 
 
-def adopt_celery() -> None:
+def adopt_celery(then: Callable[[Any], None] | None = None) -> None:
     """Have the project's Celery application publish over the alias in ``KOMBU_POOLS_CELERY``, if there is one.
 
     Wrong settings are left to those who report them: Celery keeps its own pools then.
+
+    :param then: called with the adopted application when it is finalized.
     """
     try:
         using = celery_alias()
@@ -175,7 +177,7 @@ def adopt_celery() -> None:
     if using is not None:
         from kombu_pools_ext.contrib.celery.project import adopt_project
 
-        adopt_project(using, project_pools)
+        adopt_project(using, project_pools, then=then)
 
 
 def _secret() -> str | bytes | None:

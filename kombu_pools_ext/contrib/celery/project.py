@@ -22,7 +22,11 @@ def default_app(finalized: Any = None) -> Any:
 
 
 def adopt_project(
-    using: str, pools: Pools | Callable[[], Pools], find_app: Callable[[Any], Any] = default_app
+    using: str,
+    pools: Pools | Callable[[], Pools],
+    find_app: Callable[[Any], Any] = default_app,
+    *,
+    then: Callable[[Any], None] | None = None,
 ) -> None:
     """Adopt the application of a project: now if there is one, else when it is finalized.
 
@@ -32,6 +36,7 @@ def adopt_project(
     :param using: the alias.
     :param pools: the pools that have the alias, or a function that returns them.
     :param find_app: returns the application, or ``None``; it gets the one that is being finalized.
+    :param then: called with the adopted application when it is finalized, which is before any of its tasks is used.
     :raises CannotAdopt: if it cannot be adopted, whatever its broker is.
     """
 
@@ -39,6 +44,8 @@ def adopt_project(
         app = find_app(finalized)
         if app is not None and (finalized is None or finalized is app):
             adopt_unchecked(app, using, pools)
+            if then is not None and app.finalized:
+                then(app)
 
     adopt_it()
     celery._state.connect_on_app_finalize(adopt_it)
