@@ -188,7 +188,7 @@ ORDERED = (
     *("django_app", "flask_ext", "kombu_pools_ext/settings"),
     *("kombu_pools_ext/control", "kombu_pools_ext/broker"),
     *("kombu_pools_ext/engine", "kombu_pools_ext/submitting", "kombu_pools_ext/publisher"),
-    "kombu_pools_ext/contrib",
+    *("kombu_pools_ext/contrib", "kombu_pools_ext/testing"),
 )
 #: Lines of a function.
 LONGEST_FUNCTION = 60

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, urlsplit
 from kombu.transport import TRANSPORT_ALIASES
 
 __all__ = [
+    "TEST",
     "driver_of",
     "family_of",
     "implementation_of",
@@ -23,6 +24,10 @@ __all__ = [
     "verified",
     "with_defaults",
 ]
+
+#: The broker in memory: a name for kombu to look up, so that nothing of it is imported before it is used.
+TEST = "test"
+TRANSPORT_ALIASES.setdefault(TEST, "kombu_pools_ext.testing.transport:Transport")
 
 #: By the name of kombu's transport module: the module that it imports, and the requirement to install.
 _DRIVERS = {
@@ -64,7 +69,12 @@ def transport_of(url: str) -> str:
 
 
 def implementation_of(transport: str) -> str:
-    """Return the name of kombu's module for *transport*, ``redis`` for ``rediss``; empty if it is not part of kombu."""
+    """Return the name of kombu's module for *transport*, ``redis`` for ``rediss``; empty if it is not part of kombu.
+
+    For the broker in memory it is that of AMQP, which it speaks.
+    """
+    if transport == TEST:
+        return "pyamqp"
     target = TRANSPORT_ALIASES.get(transport)
     if not isinstance(target, str) or not target.startswith("kombu.transport."):
         return ""
@@ -74,6 +84,8 @@ def implementation_of(transport: str) -> str:
 def family_of(transport: str) -> object:
     """Return a key that is equal for transports that can be in one failover list."""
     implementation = implementation_of(transport)
+    if transport == TEST:
+        return TEST
     return implementation if implementation == "pyamqp" else TRANSPORT_ALIASES.get(transport)
 
 

@@ -216,6 +216,9 @@ class TransportBase(pyamqp.Transport):
     It makes connections as a pool needs them by :meth:`open`, and as kombu does otherwise.
     """
 
+    #: Returns a socket that is connected to a host and a port; ``None`` is the system's way.
+    dial: Callable[[str, int], Any] | None = None
+
     _handshake: Handshake | None = None
 
     def open(self, handshake: Handshake) -> Any:

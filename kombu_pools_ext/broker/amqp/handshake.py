@@ -66,6 +66,7 @@ class Handshake:
     :param addresses: takes the next of these, and its share of their time.
     :param checks_name: whether TLS compares the certificate's name; otherwise the name is only sent.
     :param ask: is called with the connection, to send what need not wait until it is open.
+    :param dial: returns a socket that is connected to a host and a port, in the place of the system's.
     """
 
     def __init__(
@@ -74,10 +75,12 @@ class Handshake:
         ask: Callable[[Any], object] | None = None,
         *,
         checks_name: bool = True,
+        dial: Callable[[str, int], Any] | None = None,
     ) -> None:
         self.checks_name = checks_name
         self._addresses = addresses
         self._ask = ask
+        self._dial = dial
         self._seconds = addresses.seconds
         self._deadline = 0.0
         # What has not come yet.
@@ -161,6 +164,8 @@ class Handshake:
 
     def connect(self, host: str, port: int) -> Any:
         """Return a socket that is connected to the next of the addresses."""
+        if self._dial is not None:
+            return self._dial(host, port)
         self._phase = "its name was still being looked up"
         family, kind, protocol, _, address = self._addresses.take(host, port)
         share = self._addresses.share()

@@ -31,7 +31,9 @@ def open_connection(connection: Any) -> tuple[Any, Any]:
         addresses = Addresses(_log_in(connection))
         while True:
             first = FirstChannel(transport, kept=connection.with_channel)
-            handshake = Handshake(addresses, first.ask, checks_name=checks_name)
+            handshake = Handshake(
+                addresses, first.ask, checks_name=checks_name, dial=transport.dial
+            )
             try:
                 with handshake:
                     established = transport.open(handshake)

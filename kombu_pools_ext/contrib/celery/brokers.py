@@ -8,7 +8,7 @@ from typing import Any
 from kombu.connection import Connection
 
 from ...settings import PoolSettings
-from ...settings.urls import implementation_of
+from ...settings.urls import TEST, implementation_of
 
 __all__ = ["difference"]
 
@@ -75,7 +75,9 @@ def _addresses_of(connection: Connection) -> set[tuple[str, str, Any, str]]:
 
 def _address_of(connection: Connection) -> tuple[str, str, Any, str]:
     info = connection.info()
-    kind = implementation_of(str(info["transport"]))
+    transport = str(info["transport"])
+    # A broker in memory is found by its name, and by no other transport.
+    kind = transport if transport == TEST else implementation_of(transport)
     if kind == "librabbitmq":
         kind = "pyamqp"
     if kind in _IN_PROCESS:
