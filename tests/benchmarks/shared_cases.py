@@ -29,12 +29,13 @@ from .measure import Round, percentile
 from .peers import AIO_PIKA, PIKA, aio_pika_connect, aio_pika_publish
 from .pythons import ROOT
 from .thread_cases import PUBLISHED, publishing
-from .ways import OVER_LEASES, PATIENCE, WAYS, our_settings
+from .ways import CELERY, DELAY, OVER_LEASES, OVER_ONE, PATIENCE, UNSENT, WAYS, our_settings
 
-__all__ = ["COROUTINES", "IDLE", "PROCESSES", "THREADS", "TO_THREAD"]
+__all__ = ["COROUTINES", "IDLE", "PROCESSES", "TASK_THREADS", "THREADS", "TO_THREAD"]
 
 #: How many publish at once.
 THREADS = (1, 32, 128)
+TASK_THREADS = (1, 8, 32)
 COROUTINES = (50, 1_000)
 PROCESSES = 8
 THREADS_OF_A_PROCESS = 8
@@ -66,7 +67,7 @@ for count in THREADS:
         "amqp",
         {
             name: in_threads(name, count, 0.5 if count == 1 else 1)
-            for name in (OURS, OVER_LEASES, KOMBU, PIKA)
+            for name in (OURS, OVER_ONE, OVER_LEASES, KOMBU, PIKA)
         },
         figures=PUBLISHED,
         # One thread is to be compared more exactly, and needs less time for its figures.
@@ -77,10 +78,20 @@ register(
     "shared.link",
     "32 threads, confirmed, over a slow link",
     "amqp+10ms",
-    {name: in_threads(name, 32) for name in (OURS, KOMBU)},
+    {name: in_threads(name, 32) for name in (OURS, OVER_ONE, KOMBU)},
     figures=PUBLISHED,
     rounds=4,
 )
+
+for count in TASK_THREADS:
+    register(
+        f"delay.threads.{count}",
+        f"`delay()` of a Celery task, {count} thread{'s' * (count > 1)}, confirmed",
+        "amqp",
+        {name: in_threads(name, count) for name in (DELAY, CELERY, UNSENT)},
+        figures=PUBLISHED,
+        rounds=6,
+    )
 
 # -- coroutines ------------------------------------------------------------------------------------
 
@@ -202,6 +213,7 @@ for count in COROUTINES:
         "amqp",
         {
             OURS: ours_awaited(OURS, count),
+            OVER_ONE: ours_awaited(OVER_ONE, count),
             OVER_LEASES: ours_awaited(OVER_LEASES, count),
             TO_THREAD: ours_in_threads(count),
             AIO_PIKA: aio_pikas(count),
@@ -302,7 +314,7 @@ register(
     "shared.processes",
     f"{PROCESSES} processes, each with {THREADS_OF_A_PROCESS} threads that publish",
     "amqp",
-    {name: in_processes(name) for name in (OURS, OVER_LEASES, KOMBU)},
+    {name: in_processes(name) for name in (OURS, OVER_ONE, OVER_LEASES, KOMBU)},
     figures={
         "connections": "connections at the broker",
         "time": "µs, through a proxy that counts them",

@@ -24,17 +24,23 @@ __all__ = [
     "BARE",
     "CELERY",
     "CONNECTIONS",
+    "DELAY",
     "OVER_LEASES",
+    "OVER_ONE",
     "PATIENCE",
+    "UNSENT",
     "WAYS",
     "Publish",
     "Way",
     "our_settings",
 ]
 
+OVER_ONE = "ours, one connection"
 OVER_LEASES = "ours, over leases"
 AMQPSTORM_SHARED = "amqpstorm, one connection"
 CELERY = "Celery, delay"
+DELAY = "ours, delay"
+UNSENT = "Celery, delay without a publish"
 BARE = "no publish"
 #: Connections of each pool.
 CONNECTIONS = 8
@@ -47,13 +53,13 @@ Way = Callable[[Setting], AbstractContextManager[Publish]]
 
 
 def our_settings(name: str) -> dict[str, Any]:
-    """The settings of an alias that publishes in one of our two ways."""
-    over = {OURS: "shared", OVER_LEASES: "leased"}[name]
+    """The settings of an alias that publishes in one of our ways: the default ones, or over one road alone."""
+    over = {OURS: "auto", OVER_ONE: "shared", OVER_LEASES: "leased"}[name]
     return {"LIMIT": CONNECTIONS, "CONFIRM": True, "PUBLISH_OVER": over}
 
 
 def ours(name: str) -> Way:
-    """``Pools.publish``, over one connection or over a lease for each message."""
+    """``Pools.publish``."""
 
     @contextmanager
     def way(setting: Setting) -> Iterator[Publish]:
@@ -111,9 +117,8 @@ def amqpstorms(setting: Setting) -> Iterator[Publish]:
         yield publish
 
 
-@contextmanager
-def celerys(setting: Setting) -> Iterator[Publish]:
-    """``delay`` of a task without a result; the order is its argument."""
+def with_a_task(setting: Setting) -> tuple[Any, Publish]:
+    """A Celery application, and ``delay`` of its task, which has no result; the order is its argument."""
     app = peer("celery").Celery("bench", broker=setting.url, set_as_current=False)
     app.conf.update(
         broker_pool_limit=CONNECTIONS,
@@ -127,10 +132,57 @@ def celerys(setting: Setting) -> Iterator[Publish]:
     @app.task(name="bench.order")
     def task(order: object) -> None: ...
 
+    return app, lambda: task.delay(BODY)
+
+
+@contextmanager
+def celerys(setting: Setting) -> Iterator[Publish]:
+    """``delay``."""
+    app, publish = with_a_task(setting)
     try:
-        yield lambda: task.delay(BODY)
+        yield publish
     finally:
         app.close()
+
+
+@contextmanager
+def adopted(setting: Setting) -> Iterator[Publish]:
+    """``delay`` of an application that publishes over our pools, with the default settings."""
+    app, publish = with_a_task(setting)
+    from kombu_pools_ext.contrib.celery import adopt
+
+    with our_pools(setting, **our_settings(OURS), ACQUIRE_TIMEOUT=PATIENCE) as pools:
+        adopt(app, pools=pools)
+        yield publish
+        app.close()
+
+
+@contextmanager
+def unsent(setting: Setting) -> Iterator[Publish]:
+    """``delay``, with a producer that sends nothing: what Celery itself does for a task."""
+    app, publish = with_a_task(setting)
+    app.amqp._producer_pool = Unsent(app.connection_for_write())
+    try:
+        yield publish
+    finally:
+        app.close()
+
+
+class Unsent:
+    """A pool of one producer, which sends nothing."""
+
+    serializer = None
+
+    def __init__(self, connection: kombu.Connection) -> None:
+        self.connection = connection
+
+    @contextmanager
+    def acquire(self, **kwargs: Any) -> Iterator[Unsent]:
+        """Itself is the producer."""
+        yield self
+
+    def publish(self, body: Any, **kwargs: Any) -> None:
+        """Nothing."""
 
 
 def none(setting: Setting) -> AbstractContextManager[Publish]:
@@ -141,9 +193,12 @@ def none(setting: Setting) -> AbstractContextManager[Publish]:
 WAYS: Mapping[str, Way] = {
     BARE: none,
     OURS: ours(OURS),
+    OVER_ONE: ours(OVER_ONE),
     OVER_LEASES: ours(OVER_LEASES),
     KOMBU: kombus,
     PIKA: pikas,
     AMQPSTORM_SHARED: amqpstorms,
+    DELAY: adopted,
     CELERY: celerys,
+    UNSENT: unsent,
 }

@@ -17,6 +17,7 @@ from amqp.serialization import dumps
 from amqp.spec import Basic
 
 from .deliveries import DeliveryTracker
+from .tables import encode_table
 
 __all__ = [
     "ANSWER",
@@ -153,7 +154,7 @@ def encode_publish(
 
 
 def _encode_headers(headers: dict[str, Any]) -> bytes:
-    table: bytes = dumps("F", (headers,))
+    table = encode_table(headers)
     if _may_be_infinite(table):
         _check_finite("headers", headers)
     return table

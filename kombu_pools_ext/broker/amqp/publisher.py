@@ -23,6 +23,7 @@ from amqp.exceptions import (
     ConnectionError,
     RecoverableConnectionError,
 )
+from kombu.messaging import Producer
 
 from ...errors import Outcome, PublishError, PublishReturned
 from ..message_id import new_message_id
@@ -202,8 +203,12 @@ class ChannelPublisher(DeliveryTracker):
             if own not in declare:
                 # As kombu does: the caller may look at the list that it passed.
                 declare.append(own)
+        # kombu makes a copy of each entity before it looks whether that was declared: a fifth of the time of a publish.
+        declared = self._established.client.declared_entities
+        looks = type(producer).maybe_declare is Producer.maybe_declare
         for entity in declare:
-            producer.maybe_declare(entity, retry=False)
+            if not (looks and entity and entity.can_cache_declaration and hash(entity) in declared):
+                producer.maybe_declare(entity, retry=False)
         # From here on it says whether anything of the message was written; until here, it was about the declarations.
         self._session.spoken = False
         return self.fits()

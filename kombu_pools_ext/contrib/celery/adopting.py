@@ -162,8 +162,7 @@ def _replace_what_is_made(app: Any, own_class: type[Any]) -> None:
     """Have what *app* has made already use the pools, too."""
     made = vars(app).get("amqp")
     if made is not None:
-        # The same object, because it has the queues that were added to it.
-        made.__class__ = own_class
+        app.amqp_cls.replace_in(made, own_class)
     control = vars(app).get("control")
     if control is not None:
         vars(control.mailbox).pop("producer_pool", None)
