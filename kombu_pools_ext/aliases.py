@@ -37,6 +37,7 @@ from .reloading import Change, Reloaded
 from .settings import PoolSettings, SettingsError, parse_settings
 from .settings.problems import forgets_arguments, suggestion
 from .settings.sources import can_change, is_function
+from .task_counter import TaskCounter
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -155,6 +156,8 @@ class Pools:
         self.name = name
         self._settings: dict[str, PoolSettings] | None = None
         self._turns: dict[tuple[int, str], object] = {}
+        #: The tasks of Celery that were sent, by alias; of each over which an application publishes.
+        self.task_counters: dict[str, TaskCounter] = {}
         #: What takes the messages that are published without waiting: by alias, and whether over a shared connection.
         self._roads: dict[tuple[str, bool], Road] = {}
         if settings is not None and not isinstance(settings, Mapping):
@@ -191,6 +194,12 @@ class Pools:
     def _parse(self) -> dict[str, PoolSettings]:
         value = self._given()
         return {} if value is _NONE_GIVEN else parse_settings(value, name=self.name)
+
+    def task_counter(self, alias: str) -> TaskCounter:
+        """Return what counts the tasks of Celery that are sent over *alias*; made at the first call."""
+        counter = self.task_counters.get(alias)
+        # One step of the interpreter: of two threads that come first, both get the same.
+        return counter or self.task_counters.setdefault(alias, TaskCounter())
 
     def settings_of(self, alias: str) -> PoolSettings:
         """Return the settings of *alias*.

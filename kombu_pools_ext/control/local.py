@@ -77,6 +77,8 @@ class StatusRow(PoolNumbers, Row):
     publish_over: str = LEASED
     #: How many messages on that connection have no outcome yet.
     in_flight: int = 0
+    #: How many tasks of Celery this process has sent over the alias; ``None`` if no application publishes over it here.
+    tasks: int | None = None
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,10 @@ def status(pools: Pools, using: Sequence[str] | None = None) -> list[StatusRow]:
     :raises SettingsError: if the settings are wrong, or a transport's driver is not installed.
     """
     return [
-        StatusRow(*_origin(pools, alias), **{**_numbers(pool), **_road(pools, alias)})
+        StatusRow(
+            *_origin(pools, alias),
+            **{**_numbers(pool), **_road(pools, alias), "tasks": _tasks(pools, alias)},
+        )
         for alias, pool in _pools_of(pools, using).items()
     ]
 
@@ -178,6 +183,11 @@ def _road(pools: Pools, alias: str) -> dict[str, Any]:
         return {"publish_over": settings.publish_over}
     over = LEASED if road.publisher.unfit else settings.publish_over
     return {"publish_over": over, "in_flight": road.publisher.live}
+
+
+def _tasks(pools: Pools, alias: str) -> int | None:
+    counter = pools.task_counters.get(alias)
+    return None if counter is None else counter.count
 
 
 def _numbers(pool: ConnectionPool) -> dict[str, Any]:

@@ -28,6 +28,7 @@ _NUMBERS = {
     "REFUSED": "refused",
     "OPENED": "opened",
     "CLOSED": "closed",
+    "TASKS": "tasks",
 }
 #: The text of an empty cell.
 _NOTHING = "–"
@@ -97,24 +98,27 @@ def printable(text: str) -> str:
 
 
 def _status(answers: Sequence[Answer], now: float) -> list[Line]:
-    head = ["PROCESS", "SERVER", "UP", "ALIAS", *_NUMBERS, "STATE", "BROKER"]
+    numbers = dict(_NUMBERS)
+    if not any(row.get("tasks") is not None for answer in answers for row in answer.rows):
+        # Without Celery there are none.
+        del numbers["TASKS"]
+    head = ["PROCESS", "SERVER", "UP", "ALIAS", *numbers, "STATE", "BROKER"]
     rows, kinds = [], []
     for answer in answers:
         cells = [*_process_cells(answer.process), _uptime(answer.process, now)]
         for row in answer.rows:
             state = _state(row)
             rows.append([
-                *cells, str(row.get("alias")), *(_number(row, name) for name in _NUMBERS.values()), state,
+                *cells, str(row.get("alias")), *(_number(row, name) for name in numbers.values()), state,
                 str(row.get("broker", _NOTHING)),
             ])  # fmt: skip
             kinds.append("plain" if state == "ok" else "bad")
         if (outcome := _process_outcome(answer)) is not None:
-            rows.append([*cells, *[_NOTHING] * (len(_NUMBERS) + 1), outcome, ""])
+            rows.append([*cells, *[_NOTHING] * (len(numbers) + 1), outcome, ""])
             kinds.append("plain" if answer.ok else "bad")
     if not rows:
         return []
-    numbers = (2, *range(4, 4 + len(_NUMBERS)))
-    lines = _aligned([head, *rows], numbers=numbers)
+    lines = _aligned([head, *rows], numbers=(2, *range(4, 4 + len(numbers))))
     return [("head", lines[0]), *zip(kinds, lines[1:], strict=True)]
 
 
@@ -131,7 +135,9 @@ def _number(row: Mapping[str, Any], name: str) -> str:
     value = row.get(name, _NOTHING)
     if name == "closed" and isinstance(value, Mapping):
         value = sum(value.values())
-    return "∞" if value is None else str(value)
+    if value is None:
+        return _NOTHING if name == "tasks" else "∞"
+    return str(value)
 
 
 def _state(row: Mapping[str, Any]) -> str:

@@ -93,6 +93,7 @@ def test_a_status_row_has_all_that_the_stats_of_a_pool_have() -> None:
         *[name for name in stats if name != "name"],
         "publish_over",
         "in_flight",
+        "tasks",
     ]
     assert {name: shown[name] for name in stats if name not in ("name", "seconds_waited")} == {
         name: stats[name] for name in stats if name not in ("name", "seconds_waited")

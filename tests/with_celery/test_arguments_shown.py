@@ -77,7 +77,7 @@ def test_a_message_is_that_of_an_application_which_is_not_adopted(
 ) -> None:
     plain, adopted = app_of(), app_of()
     if made == "before":
-        adopted.amqp.create_task_message  # noqa: B018  # Celery keeps it
+        adopted.amqp.create_task_message  # Celery keeps it
     adopt(adopted, pools=Pools({"default": {"URL": "amqp://guest:guest@localhost//"}}))
     arguments = ({"order": [1, "two", None, {"deep": {"deeper": (1,)}}]}, "ünï"), {"key": 1.5}
     assert message_of(adopted, *arguments, **rest) == message_of(plain, *arguments, **rest)

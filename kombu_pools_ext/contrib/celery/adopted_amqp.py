@@ -98,7 +98,13 @@ class AdoptedAMQP:
 
 
 def _as_task_v2(
-    amqp: Any, task_id: str, name: str, args: Any = None, kwargs: Any = None, *more: Any, **rest: Any
+    amqp: Any,
+    task_id: str,
+    name: str,
+    args: Any = None,
+    kwargs: Any = None,
+    *more: Any,
+    **rest: Any,
 ) -> Any:
     """Make the message of a task as Celery does, and have its arguments shown in less time."""
     if len(more) + 4 <= _BEFORE and rest.get("argsrepr") is None and rest.get("kwargsrepr") is None:

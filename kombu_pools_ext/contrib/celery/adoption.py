@@ -100,6 +100,8 @@ class Adoption:
         wrong = self.difference
         if wrong is not None:
             raise CannotAdopt(wrong)
+        # From now on it is known that there are tasks to be counted.
+        self.find_pools().task_counter(self.using)
         # Celery keeps it at the first task as well.
         self.default_policy = self._app.conf.task_publish_retry_policy
         self._is_checked = True
@@ -150,6 +152,10 @@ class Adoption:
             using=self.using,
             acquire_timeout=patience,
         )
+
+    def count_task(self) -> None:
+        """Note that a task was sent, for the status of the alias."""
+        self.find_pools().task_counter(self.using).add()
 
     def put_in_place(self) -> None:
         """Give the application its connection pool; a fork, and the end of the application, take it away."""

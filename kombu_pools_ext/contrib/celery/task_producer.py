@@ -42,6 +42,10 @@ class Road(Protocol):
         """Publish as :meth:`.Pools.publish`, where the arguments are such as it takes, and else on a lease."""
         ...
 
+    def count_task(self) -> None:
+        """Note that a task was sent."""
+        ...
+
 
 def _property_of_lease(name: str, without: Any = None) -> property:
     """Return an attribute of the lent producer; where none is lent yet, *without* is what it would be."""
@@ -127,7 +131,8 @@ class TaskProducer(Producer):
         """
         args = named(args, kwargs)
         policy = self._take_policy(kwargs)
-        if "mandatory" not in kwargs and not _is_task(kwargs):
+        is_task = _is_task(kwargs)
+        if "mandatory" not in kwargs and not is_task:
             kwargs["mandatory"] = False
         try:
             if args or policy or self._lease is not None:
@@ -136,6 +141,8 @@ class TaskProducer(Producer):
                 self._road.publish(body, kwargs, self._timeout)
         except LimitExceeded as error:
             raise as_operational(error, self._road.using) from (error.__cause__ or error)
+        if is_task:
+            self._road.count_task()
 
     def _take_policy(self, kwargs: dict[str, Any]) -> dict[str, Any] | None:
         """Take the retry policy out of *kwargs*; return it if it is the call's own."""
