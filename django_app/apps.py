@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib import import_module
+from typing import Any
+
 from django.apps import AppConfig
+from django.conf import settings
 
 __all__ = ["KombuPoolsConfig"]
 
@@ -29,3 +35,17 @@ class KombuPoolsConfig(AppConfig):
         events.demand.connect(conf.listen)
         start.report_problems()
         conf.adopt_celery(offer_to)
+        if _has_celery_backend(getattr(settings, "TASKS", None)):
+            # Registers the task that a worker runs Django's with. Without Django 6 or Celery, the first use says so.
+            with suppress(ModuleNotFoundError):
+                import_module("django_app.tasks")
+
+
+def _has_celery_backend(tasks: Any) -> bool:
+    """Return whether a backend in ``TASKS`` is ours."""
+    if not isinstance(tasks, Mapping):
+        return False
+    return any(
+        isinstance(one, Mapping) and str(one.get("BACKEND")).startswith("django_app.tasks.")
+        for one in tasks.values()
+    )

@@ -75,12 +75,12 @@ def apply_async_on_commit(
     args, kwargs = _kept(rendered(args)), _kept(rendered(kwargs))
     check_task(task, args, kwargs, task_id=task_id, **options)
     options = {name: _kept(value) for name, value in options.items()}
+    send = partial(task.apply_async, args, kwargs, task_id=task_id, **options)
     if task.app.conf.task_always_eager:
         # What fails then is the task itself.
-        run = partial(task.apply_async, args, kwargs, task_id=task_id, **options)
-        transaction.on_commit(run, using=db, robust=robust)
+        transaction.on_commit(send, using=db, robust=robust)
     else:
-        waiting = WaitingTask(task, args, kwargs, task_id, options, calling_line())
+        waiting = WaitingTask(task.app, task.name, task_id, send, calling_line())
         register(waiting, db=db, robust=robust, send=send_tasks)
     return task_id
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from kombu.exceptions import OperationalError
@@ -20,43 +20,30 @@ logger = logging.getLogger("kombu_pools_ext.django")
 class WaitingTask:
     """One call of a task. Its ``repr`` shows no arguments, because they may contain secrets.
 
-    :param task: a task of Celery.
-    :param options: those of its ``apply_async``.
+    :param app: the Celery application whose broker it goes to.
+    :param name: the name of the task, for errors and logs.
+    :param send: sends it, and raises an ``OperationalError`` if it cannot.
     :param line: the line of the application that has called it.
     """
 
-    __slots__ = ("_args", "_kwargs", "_line", "_options", "task", "task_id")
+    __slots__ = ("_line", "app", "name", "send", "task_id")
 
     def __init__(
-        self,
-        task: Any,
-        args: Any,
-        kwargs: Any,
-        task_id: str,
-        options: dict[str, Any],
-        line: Borrower | None,
+        self, app: Any, name: str, task_id: str, send: Callable[[], object], line: Borrower | None
     ) -> None:
-        self.task = task
+        self.app = app
+        self.name = name
         self.task_id = task_id
-        self._args = args
-        self._kwargs = kwargs
-        self._options = options
+        self.send = send
         self._line = line
-
-    def send(self) -> None:
-        """Send it.
-
-        :raises OperationalError: as ``apply_async``.
-        """
-        self.task.apply_async(self._args, self._kwargs, task_id=self.task_id, **self._options)
 
     def failed(self, why: str) -> str:
         """Return the line of the log for its failure."""
         line = self._line or "an unknown line"
-        return f"sending task {self.task.name}[{self.task_id}] failed (from {line}): {why}"
+        return f"sending task {self.name}[{self.task_id}] failed (from {line}): {why}"
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.task.name}[{self.task_id}]>"
+        return f"<{type(self).__name__} {self.name}[{self.task_id}]>"
 
 
 def send_tasks(tasks: Sequence[WaitingTask]) -> None:
@@ -94,7 +81,7 @@ def _outcomes(tasks: Sequence[WaitingTask]) -> Iterator[tuple[WaitingTask, BaseE
     out_of_reach: dict[Any, BaseException] = {}
     interruption: BaseException | None = None
     for one in tasks:
-        reason = interruption or out_of_reach.get(one.task.app)
+        reason = interruption or out_of_reach.get(one.app)
         if reason is not None:
             yield one, reason, False
             continue
@@ -102,7 +89,7 @@ def _outcomes(tasks: Sequence[WaitingTask]) -> Iterator[tuple[WaitingTask, BaseE
             one.send()
         except Exception as error:
             if _is_out_of_reach(error):
-                out_of_reach[one.task.app] = error
+                out_of_reach[one.app] = error
             yield one, error, True
         except BaseException as error:
             interruption = error

@@ -14,3 +14,10 @@ DATABASES = {
     for alias in ("default", "other")
 }
 KOMBU_POOLS = {"default": {"URL": "memory://with-django"}}
+#: From Django 6.0 on. Tests set their own backend; tasks look at the queues when they are defined.
+TASKS = {
+    "default": {
+        "BACKEND": "django.tasks.backends.immediate.ImmediateBackend",
+        "QUEUES": ["default", "mail"],
+    }
+}

@@ -10,6 +10,7 @@ from typing import Any
 
 import celery
 import kombu
+import pydantic
 import pytest
 from celery.contrib.django.task import DjangoTask
 from celery.exceptions import QueueNotFound
@@ -307,6 +308,24 @@ def test_values_that_only_pickle_can_write_arrive(make_shop: MakeShop) -> None:
     args = pickle.loads(message.body)[0]  # our own
     assert args[0][0] is args[0]
     assert args[1] == {1, 2}
+
+
+@pytest.mark.skipif(
+    not hasattr(celery.Task, "_dump_pydantic_arguments"), reason="this Celery writes no models"
+)
+def test_models_of_pydantic_are_written_as_celery_does(shop: Shop) -> None:
+    class Order(pydantic.BaseModel):
+        number: int
+
+    def pay(order: Any) -> None:
+        raise NotImplementedError
+
+    # Celery evaluates annotations that are text among the names of the module.
+    pay.__annotations__ = {"order": Order}
+    task = shop.app.task(name="shop.pay", shared=False, pydantic=True)(pay)
+    with transaction.atomic():
+        task.delay_on_commit(Order(number=1))
+    assert shop.arguments() == [[{"number": 1}]]
 
 
 # -- after it ----------------------------------------------------------------------------------------------------------
