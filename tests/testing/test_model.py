@@ -218,7 +218,7 @@ def test_an_unknown_type_of_exchange_ends_the_connection(vhost: VirtualHost) -> 
     "arguments, why",
     [
         ({"x-max-length": -1}, "{value_negative,-1}"),
-        ({"x-max-length": "5"}, "{unacceptable_type,longstr}"),
+        ({"x-max-length": "5"}, '"expected integer, got longstr"'),
         ({"x-expires": 0}, "{value_zero,0}"),
         ({"x-overflow": "drop"}, "invalid_overflow"),
         ({"x-dead-letter-routing-key": "k"}, "routing_key_but_no_dlx_defined"),
@@ -474,6 +474,8 @@ def test_a_consumer_is_told_that_its_queue_is_gone(vhost: VirtualHost) -> None:
     vhost.add_consumer(queue, consumer)
     assert refusal(lambda: vhost.queue_delete("q", owner=None, if_unused=True))[0] == 406
     vhost.queue_delete("q", owner=None)
+    assert not consumer.was_cancelled
+    vhost.tell_cancelled()
     assert consumer.was_cancelled
 
 

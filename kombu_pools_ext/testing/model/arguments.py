@@ -16,7 +16,7 @@ _LONGEST = (1 << 32) - 1
 
 def _whole(value: Any) -> str | None:
     if not isinstance(value, int) or isinstance(value, bool):
-        return f"{{unacceptable_type,{erlang(value)[0]}}}"
+        return f'"expected integer, got {erlang(value)[0]}"'
     return None
 
 
@@ -58,14 +58,16 @@ def _one_of(tag: str, *known: str) -> Callable[[Any], str | None]:
     return check
 
 
+_LETTERS, _LETTERS_KEY = "x-dead-letter-exchange", "x-dead-letter-routing-key"
+#: In the order in which RabbitMQ looks at them.
 _QUEUES: dict[str, Callable[[Any], str | None]] = {
-    "x-message-ttl": _time,
     "x-expires": _time_from_one,
+    "x-message-ttl": _time,
+    _LETTERS: _text,
+    _LETTERS_KEY: _text,
     "x-max-length": _from_zero,
     "x-max-length-bytes": _from_zero,
     "x-max-priority": _priority,
-    "x-dead-letter-exchange": _text,
-    "x-dead-letter-routing-key": _text,
     "x-overflow": _one_of("invalid_overflow", "drop-head", "reject-publish", "reject-publish-dlx"),
     "x-queue-mode": _one_of("invalid_queue_mode", "default", "lazy"),
     "x-queue-type": _text,
@@ -78,18 +80,18 @@ def check_queue(name: str, vhost: str, arguments: Mapping[str, Any]) -> None:
     :raises Refusal: 406.
     :raises NotImplementedError: if one is not modelled.
     """
-    for key, value in arguments.items():
-        if not key.startswith("x-"):
-            continue
-        if key not in _QUEUES:
+    for key in arguments:
+        if key.startswith("x-") and key not in _QUEUES:
             raise not_modelled(f"the queue argument {key!r}")
-        wrong = _QUEUES[key](value)
-        if wrong is not None:
-            raise _invalid(key, name, vhost, wrong)
+    for key, check in _QUEUES.items():
+        if key in arguments:
+            wrong = check(arguments[key])
+            if wrong is None and key == _LETTERS_KEY and _LETTERS not in arguments:
+                wrong = "routing_key_but_no_dlx_defined"
+            if wrong is not None:
+                raise _invalid(key, name, vhost, wrong)
     if arguments.get("x-queue-type", "classic") != "classic":
         raise not_modelled(f"queues of type {arguments['x-queue-type']!r}")
-    if "x-dead-letter-routing-key" in arguments and "x-dead-letter-exchange" not in arguments:
-        raise _invalid("x-dead-letter-routing-key", name, vhost, "routing_key_but_no_dlx_defined")
 
 
 def _invalid(key: str, name: str, vhost: str, wrong: str) -> Refusal:
@@ -138,11 +140,13 @@ def same_arguments(
     :param keys: those that count; ``None`` are all that a queue can have.
     :raises Refusal: 406.
     """
-    for key in sorted(_QUEUES) if keys is None else keys:
+    for key in _QUEUES if keys is None else keys:
         new, old = received.get(key), current.get(key)
         if key == "x-queue-type":
             new, old = new or "classic", old or "classic"
-        if new != old:
+        if new is not None and old is not None:
+            same_field(what, key, new, old)
+        elif new is not old:
             raise Refusal(
                 406,
                 f"inequivalent arg '{key}' for {what}: received {shown(new)} but current is {shown(old)}",

@@ -64,6 +64,7 @@ class VirtualHost:
             "amq.rabbitmq.trace", "topic", durable=True, internal=True
         )
         self.queues: dict[str, Queue] = {}
+        self._cancelled: list[Consumer] = []
 
     # -- exchanges ----------------------------------------------------------------------------------------
 
@@ -240,13 +241,18 @@ class VirtualHost:
         return messages
 
     def forget_queue(self, queue: Queue) -> None:
-        """Delete *queue*, and tell its consumers."""
+        """Delete *queue*; its consumers are told by :meth:`tell_cancelled`."""
         if self.queues.get(queue.name) is queue:
             del self.queues[queue.name]
         consumers, queue.consumers = queue.consumers, []
+        self._cancelled += consumers
+        self._unbind_all(QUEUE, queue.name)
+
+    def tell_cancelled(self) -> None:
+        """Tell the consumers of queues that are gone: after the answer to who has deleted them, as RabbitMQ does."""
+        consumers, self._cancelled = self._cancelled, []
         for consumer in consumers:
             consumer.cancelled()
-        self._unbind_all(QUEUE, queue.name)
 
     def add_consumer(self, queue: Queue, consumer: Consumer) -> None:
         """Have *consumer* get the messages of *queue*.
