@@ -150,7 +150,7 @@ class AppPools(Pools):
         super().__init__(lambda: None, name=POOLS)
         # A strong reference would make a cycle, so that only the garbage collector would free the application.
         self._app = weakref.ref(app)
-        self._settings = settings
+        self._settings = self.replaced(settings)
 
     def _configured_app(self) -> Flask:
         app = self._app()

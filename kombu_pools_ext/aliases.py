@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from .submitting.awaited_future import AwaitedFuture
     from .submitting.submission import Road, Submission
 
-__all__ = ["AliasedPools", "Pools", "configure", "configured_pools"]
+__all__ = ["AliasedPools", "Pools", "configure", "configured_pools", "replace_settings"]
 
 #: Connection pools or producer pools.
 P = TypeVar("P")
@@ -60,6 +60,10 @@ LOOKUP_GRACE = 0.05
 _all: weakref.WeakSet[Pools] = weakref.WeakSet()
 #: The :class:`Pools` whose aliases the shared groups understand.
 _configured: Pools | None = None
+
+
+#: What replaces the settings of all :class:`Pools`, where a test wants that.
+_replacement: Callable[[dict[str, PoolSettings]], dict[str, PoolSettings]] | None = None
 
 
 #: The settings of ``Pools()``, which is valid. An empty dict that is passed is reported as a mistake.
@@ -163,13 +167,13 @@ class Pools:
         if settings is not None and not isinstance(settings, Mapping):
             self._source: Callable[[], Any] = lambda: settings
             if not is_function(settings):
-                self._settings = self._parse()
+                self._settings = self._read()
         else:
             given = {**(settings or {}), **aliases}
             self._source = lambda: given
             if settings is None and not aliases:
                 given = _NONE_GIVEN
-            self._settings = self._parse()
+            self._settings = self._read()
         #: The connection pools, by alias.
         self.connections: AliasedPools[ConnectionPool] = AliasedPools(self, groups.connections)
         #: The producer pools, by alias.
@@ -184,7 +188,7 @@ class Pools:
         """
         settings = self._settings
         if settings is None:
-            settings = self._settings = self._parse()
+            settings = self._settings = self._read()
         return settings
 
     def _given(self) -> Any:
@@ -200,6 +204,14 @@ class Pools:
         counter = self.task_counters.get(alias)
         # One step of the interpreter: of two threads that come first, both get the same.
         return counter or self.task_counters.setdefault(alias, TaskCounter())
+
+    def _read(self) -> dict[str, PoolSettings]:
+        return self.replaced(self._parse())
+
+    @staticmethod
+    def replaced(settings: dict[str, PoolSettings]) -> dict[str, PoolSettings]:
+        """Return *settings*, or what a test has replaced them by."""
+        return settings if _replacement is None else _replacement(settings)
 
     def settings_of(self, alias: str) -> PoolSettings:
         """Return the settings of *alias*.
@@ -251,7 +263,7 @@ class Pools:
             del self._turns[turn]
 
     def _reload(self, timeout: float, force: bool, needed: Collection[str]) -> Reloaded:
-        new = self._parse()
+        new = self._read()
         change = Change(self._settings or {}, new)
         change.check(needed, self.name, force=force)
         kept = change.connect(timeout)
@@ -666,6 +678,23 @@ def configure(
     groups.name_aliases(pools.settings)
     _configured = pools
     return pools
+
+
+def replace_settings(
+    replacement: Callable[[dict[str, PoolSettings]], dict[str, PoolSettings]] | None,
+) -> None:
+    """Have *replacement* replace the settings of all :class:`Pools`, of those too that are made later; for tests.
+
+    The pools of the former settings are closed.
+
+    :param replacement: gets the settings by alias, and returns others; ``None`` ends that.
+    """
+    global _replacement
+    _replacement = replacement
+    for pools in snapshot(lambda: _all):
+        pools.forget_settings()
+    if _configured is not None:
+        groups.name_aliases(_configured.settings)
 
 
 def configured_pools() -> Pools:

@@ -15,7 +15,16 @@ from pathlib import Path
 import pytest
 
 import kombu_pools_ext
-from kombu_pools_ext import control, documentation, errors, events, pools, settings, stats
+from kombu_pools_ext import (
+    control,
+    documentation,
+    errors,
+    events,
+    pools,
+    settings,
+    stats,
+    testing,
+)
 from kombu_pools_ext.control import command_line, local, options
 from kombu_pools_ext.control.answer import Answer, Answers
 from kombu_pools_ext.control.process_info import Process
@@ -78,7 +87,13 @@ def _names_in(page: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "module, page", [(kombu_pools_ext, "api.md"), (pools, "api.md"), (errors, "errors.md")]
+    "module, page",
+    [
+        (kombu_pools_ext, "api.md"),
+        (pools, "api.md"),
+        (errors, "errors.md"),
+        (testing, "testing.md"),
+    ],
 )
 def test_every_public_name_has_an_entry(module: object, page: str) -> None:
     assert set(module.__all__) - _names_in(page) == set()  # type: ignore[attr-defined]

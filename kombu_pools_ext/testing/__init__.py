@@ -8,5 +8,20 @@ from __future__ import annotations
 from .broker import Broker
 from .brokers import brokers
 from .clock import Clock, ManualClock, SystemClock
+from .faults import Fault
+from .publication import Publication, Task
+from .published import Published
+from .swap import swapped_brokers
 
-__all__ = ["Broker", "Clock", "ManualClock", "SystemClock", "brokers"]
+__all__ = [
+    "Broker",
+    "Clock",
+    "Fault",
+    "ManualClock",
+    "Publication",
+    "Published",
+    "SystemClock",
+    "Task",
+    "brokers",
+    "swapped_brokers",
+]

@@ -9,10 +9,16 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from ..errors import Outcome
 from .clock import Clock, SystemClock
+from .faults import Fault, Faults
+from .late import LateAnswers
 from .link import Link
 from .model.message import Message
+from .model.refusals import Refusal
 from .model.vhost import VirtualHost
+from .publication import REFUSED, publication_of
+from .published import Published
 from .wire.channel import Channel, Incoming
 from .wire.connection import Connection
 from .wire.frames import make_message
@@ -40,6 +46,9 @@ class Broker:
         self.name = name
         self.clock: Clock = SystemClock() if clock is None else clock
         self.takes_undeclared = takes_undeclared
+        #: What was published, to this broker or to all that share the list.
+        self.published = Published()
+        self._faults = Faults()
         self._vhosts: dict[str, VirtualHost] = {}
         self._links: dict[Link, Connection] = {}
         #: What is to be done, each by a call.
@@ -80,6 +89,8 @@ class Broker:
             vhost.expire()
         while self._inbox:
             self._inbox.popleft()()
+        for vhost in self._vhosts.values():
+            vhost.tell_cancelled()
         self._set_alarm()
 
     def _set_alarm(self) -> None:
@@ -97,12 +108,23 @@ class Broker:
     # -- connections --------------------------------------------------------------------------------------
 
     def connect(self) -> Any:
-        """Return the client's socket of a new connection."""
+        """Return the client's socket of a new connection.
+
+        :raises ConnectionRefusedError: if the broker is down.
+        """
+        if self._faults.down:
+            raise ConnectionRefusedError(f"the broker test://{self.name} is down")
         link = Link(self.name, self._received, self._left)
-        connection = Connection(self, link.to_client, link.hang_up)
+        answers = LateAnswers(
+            link.to_client, self.clock, lambda: self._faults.delay, self._send_due
+        )
+        connection = Connection(self, answers.send, link.hang_up)
         client = link.open()
         self._links[link] = connection
         return client
+
+    def _send_due(self, answers: LateAnswers) -> None:
+        self.do(answers.send_due)
 
     def _received(self, link: Link, data: bytes) -> None:
         self.do(lambda: self._receive(link, data))
@@ -156,16 +178,119 @@ class Broker:
     def take(
         self, connection: Connection, channel: Channel, incoming: Incoming, sent: Message
     ) -> None:
-        channel.check(sent)
-        vhost = channel.vhost
-        queues, taken = vhost.publish(sent)
-        if not queues and incoming.mandatory and not vhost.takes(sent.exchange):
-            channel.give_back(sent)
-        if channel.confirms:
-            channel.confirm(channel.published, taken)
+        vhost, queues, outcome, reason = channel.vhost, list[str](), REFUSED, ""
+        try:
+            channel.check(sent)
+            if self._faults.refuses():
+                outcome = Outcome.NACKED
+            else:
+                queues, taken = vhost.publish(sent)
+                outcome = Outcome.ACKED if taken else Outcome.NACKED
+                if not queues and incoming.mandatory and not vhost.takes(sent.exchange):
+                    outcome = Outcome.RETURNED
+                    channel.give_back(sent)
+                elif self._faults.losing:
+                    outcome = Outcome.UNKNOWN
+        except Refusal as refusal:
+            reason = refusal.text
+            raise
+        finally:
+            self._note(sent, incoming, tuple(queues), outcome, reason)
+        if outcome is Outcome.UNKNOWN:
+            connection.end()
+        elif channel.confirms:
+            channel.confirm(channel.published, outcome is not Outcome.NACKED)
+
+    def _note(
+        self, sent: Message, incoming: Incoming, queues: tuple[str, ...], outcome: str, reason: str
+    ) -> None:
+        self.published.add(
+            publication_of(
+                sent,
+                alias=self.name,
+                mandatory=incoming.mandatory,
+                queues=queues,
+                outcome=outcome,
+                reason=reason,
+            )
+        )
 
     def holds(self, connection: Connection) -> bool:
-        return False
+        return self._faults.blocked > 0
+
+    # -- faults -------------------------------------------------------------------------------------------
+
+    def down(self) -> Fault:
+        """Be away: every connection breaks, and none can be made."""
+        self._faults.down += 1
+        self._break_all()
+
+        def end() -> None:
+            self._faults.down -= 1
+
+        return Fault(end)
+
+    def _break_all(self) -> None:
+        for connection in list(self._links.values()):
+            self.do(connection.end)
+
+    def refuse_next(self, count: int = 1) -> Fault:
+        """Refuse the next *count* messages with a ``nack``, as a full queue does.
+
+        :raises ValueError: if *count* is not positive.
+        """
+        if count < 1:
+            raise ValueError(f"refuse_next: expected one message or more, got {count!r}")
+        self._faults.to_refuse += count
+
+        def end() -> None:
+            self._faults.to_refuse = 0
+
+        return Fault(end)
+
+    def lose_confirms(self) -> Fault:
+        """Take each message, and break the connection before it is confirmed: nobody knows what became of it."""
+        self._faults.losing += 1
+
+        def end() -> None:
+            self._faults.losing -= 1
+
+        return Fault(end)
+
+    def slow(self, seconds: float) -> Fault:
+        """Let each answer take *seconds* of the broker's :attr:`clock`.
+
+        :raises ValueError: if they are negative.
+        """
+        if seconds < 0:
+            raise ValueError(f"slow: expected seconds, got {seconds!r}")
+        self._faults.delays.append(seconds)
+        return Fault(lambda: self._faults.delays.remove(seconds))
+
+    def blocked(self) -> Fault:
+        """Have an alarm: say so to whoever publishes, and read nothing more from them."""
+        self._faults.blocked += 1
+
+        def end() -> None:
+            self._faults.blocked -= 1
+            if not self._faults.blocked:
+                self.do(self._unblock_all)
+
+        return Fault(end)
+
+    def _unblock_all(self) -> None:
+        for connection in list(self._links.values()):
+            connection.unblock()
+
+    def close_connections(self, reason: str = "Closed via management plugin") -> Fault:
+        """Close each connection that is open, as an administrator does. It is over at once."""
+
+        def close_all() -> None:
+            for connection in self.connections:
+                connection.close(320, f"CONNECTION_FORCED - {reason}")
+
+        self.do(close_all)
+        return Fault(lambda: None)
 
     # -- forks --------------------------------------------------------------------------------------------
 

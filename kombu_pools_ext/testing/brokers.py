@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from .broker import Broker
+from .names import host_of
+from .published import Published
 
 __all__ = ["Brokers", "brokers"]
 
@@ -11,21 +13,37 @@ class Brokers:
     """Brokers in memory; each is made when something connects to it first."""
 
     def __init__(self) -> None:
-        self._by_name: dict[str, Broker] = {}
+        self._by_host: dict[str, Broker] = {}
+        self._names: dict[str, str] = {}
+        #: What was published to any of them, in its order.
+        self.published = Published()
 
     def __getitem__(self, name: str) -> Broker:
-        # One step of the interpreter: of two threads that come first, both get the same.
-        return self._by_name.get(name) or self._by_name.setdefault(name, Broker(name))
+        """Return the broker called *name*: the name of an alias, or the host of a URL."""
+        host = host_of(name)
+        found = self._by_host.get(host)
+        if found is None:
+            made = Broker(self._names.get(host, name))
+            made.published = self.published
+            # One step of the interpreter: of two threads that come first, both get the same.
+            found = self._by_host.setdefault(host, made)
+        return found
+
+    def name(self, name: str) -> None:
+        """Have the broker with the host of *name* be called that."""
+        self._names[host_of(name)] = name
 
     def add(self, broker: Broker) -> None:
         """Have *broker* stand for its name from now on."""
-        self._by_name[broker.name] = broker
+        broker.published = self.published
+        self._by_host[host_of(broker.name)] = broker
 
     def clear(self) -> None:
-        """Forget all brokers, and end what is connected to them."""
-        brokers, self._by_name = self._by_name, {}
+        """Forget all brokers and what was published, and end what is connected to them."""
+        brokers, self._by_host = self._by_host, {}
         for broker in brokers.values():
             broker.close()
+        self.published.clear()
 
 
 brokers = Brokers()
