@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PARTS: dict[str, tuple[str, ...]] = {
     "engine": ("tests/engine/*",),
     "Django": ("tests/with_django/*",),
+    "Celery": ("tests/with_celery/*",),
     "broker, f to h": ("tests/broker/test_[f-h]*",),
     "documentation": ("tests/test_docs.py", "tests/test_readme.py"),
     "scenarios and benchmarks": ("tests/scenarios/*", "tests/benchmarks/*"),
@@ -39,7 +40,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "broker, p and q": ("tests/broker/test_[pq]*",),
     "control, a to p": ("tests/control/*",),
     "integration": ("tests/integration/test_[d-z]*",),
-    "the rest": ("tests/test_*", "tests/with_celery/*"),
+    "the rest": ("tests/test_*",),
     "integration of control": ("tests/integration/*",),
     "broker, r": ("tests/broker/test_r*",),
     "broker, i to k": ("tests/broker/*",),

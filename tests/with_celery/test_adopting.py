@@ -520,6 +520,20 @@ def test_broker_pool_limit_has_no_effect(
     assert len(tasks_of(app, 2)) == 2
 
 
+def test_the_end_of_an_application_is_not_that_of_the_alias(
+    pools: Pools, make_app: MakeApp, amqp_url: str
+) -> None:
+    app = make_app(amqp_url, pools)
+    app.tasks["add"].delay(1)
+    app.close()
+    assert pools.connections["default"].stats().size == 1
+    # An application may be used after its end, as with Celery's own pools.
+    app.tasks["add"].delay(2)
+    assert type(app.pool).__name__ == "ConnectionsFace"
+    assert [one.payload[0][0] for one in tasks_of(app, 2)] == [1, 2]
+    assert pools.connections["default"].stats().opened == 1
+
+
 def test_eager_tasks_open_nothing(make_pools: MakePools, make_app: MakeApp, nowhere: int) -> None:
     url = f"amqp://localhost:{nowhere}//"
     pools = make_pools(url)

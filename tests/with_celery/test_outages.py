@@ -186,3 +186,29 @@ def test_a_worker_runs_what_was_sent_while_its_broker_was_killed(
         assert all(number == result for number, result in results)
         ids = get(shop.app.tasks["fan"].delay(3))
         assert [get(shop.app.AsyncResult(one)) for one in ids] == [1, 2, 3], worker.log
+
+
+def test_a_worker_runs_what_was_sent_before_its_redis_was_stopped_and_after(
+    private_redis: PrivateRedis, redis_url: str, make_shop: MakeShop
+) -> None:
+    """A Redis without a file forgets its queues, so each task is run before it is stopped."""
+    shop = make_shop(private_redis.url, redis_url, ACQUIRE_TIMEOUT=1, CONFIRM_TIMEOUT=1)
+    add = shop.app.tasks["add"]
+    with shop.worker("prefork") as worker:
+        assert [get(add.delay(n, 1)) for n in range(20)] == list(range(1, 21))
+        private_redis.kill()
+        with pytest.raises(OperationalError):
+            add.delay(1)
+        private_redis.start()
+
+        def is_up() -> bool:
+            try:
+                assert get(add.delay(1, 1)) == 2
+            except OperationalError:
+                return False  # nobody has looked since
+            return True
+
+        eventually(is_up, PATIENCE)
+        assert [get(add.delay(n, 1)) for n in range(20)] == list(range(1, 21)), worker.log
+        ids = get(shop.app.tasks["fan"].delay(3))
+        assert [get(shop.app.AsyncResult(one)) for one in ids] == [1, 2, 3], worker.log

@@ -20,7 +20,6 @@ from tests.integration.servers import WORKERS, gunicorn
 from tests.with_celery.conftest import TASK_PATIENCE, MakeShop, get
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.threads,
     pytest.mark.timeout(280),
     # Each thread has a result backend of its own, whose connections Celery never closes.
@@ -29,6 +28,9 @@ pytestmark = [
 
 #: Tasks that several threads send at once.
 MANY, THREADS = 100, 8
+#: Tasks of the test of many.
+TASKS = 5_000
+slow = pytest.mark.slow
 
 
 def play(app: celery.Celery, *, chords: bool) -> None:
@@ -75,8 +77,16 @@ def reached(app: celery.Celery) -> None:
     app.control.rate_limit("fails", "1000/m")
 
 
-@pytest.mark.parametrize("road", ["leased", "shared"])
-@pytest.mark.parametrize("kind", ["solo", "threads", "prefork", "gevent"])
+#: All but one are slow: that one runs with each release of Celery, Python and RabbitMQ.
+@pytest.mark.parametrize(
+    "kind, road",
+    [
+        *(pytest.param(kind, "leased", marks=slow) for kind in ("solo", "threads", "prefork")),
+        *(pytest.param(kind, "shared", marks=slow) for kind in ("solo", "threads")),
+        *(pytest.param("gevent", road, marks=slow) for road in ("leased", "shared")),
+        ("prefork", "shared"),
+    ],
+)
 def test_a_worker_of_each_kind_on_rabbitmq(
     kind: str, road: str, make_shop: MakeShop, amqp_url: str, redis_url: str
 ) -> None:
@@ -87,6 +97,7 @@ def test_a_worker_of_each_kind_on_rabbitmq(
         shop.ends(worker)
 
 
+@slow
 @pytest.mark.parametrize("kind", ["threads", "prefork"])
 def test_results_over_rpc(kind: str, make_shop: MakeShop, amqp_url: str) -> None:
     shop = make_shop(amqp_url, "rpc://", PUBLISH_OVER="shared")
@@ -96,7 +107,8 @@ def test_results_over_rpc(kind: str, make_shop: MakeShop, amqp_url: str) -> None
         shop.ends(worker)
 
 
-@pytest.mark.parametrize("kind", ["solo", "prefork"])
+@slow
+@pytest.mark.parametrize("kind", ["solo", "threads", "prefork", "gevent"])
 def test_a_worker_on_redis(kind: str, make_shop: MakeShop, redis_url: str) -> None:
     shop = make_shop(redis_url, redis_url)
     with shop.worker(kind) as worker:
@@ -105,6 +117,27 @@ def test_a_worker_on_redis(kind: str, make_shop: MakeShop, redis_url: str) -> No
         shop.ends(worker)
 
 
+@slow
+@pytest.mark.parametrize("broker", ["rabbitmq", "redis"])
+def test_each_of_five_thousand_tasks_is_run(
+    broker: str, make_shop: MakeShop, amqp_url: str, redis_url: str
+) -> None:
+    """Plain Celery runs each of them as well, where nothing is in its way; and takes longer to send them."""
+    shop = make_shop(amqp_url if broker == "rabbitmq" else redis_url, redis_url)
+    add = shop.app.tasks["add"]
+
+    def send(first: int) -> list[tuple[int, str]]:
+        return [(number, add.delay(number, 1).id) for number in range(first, TASKS, THREADS)]
+
+    with shop.worker("prefork") as worker, ThreadPoolExecutor(THREADS) as executor:
+        sent = sorted(one for chunk in executor.map(send, range(THREADS)) for one in chunk)
+        assert len({task_id for _, task_id in sent}) == TASKS
+        results = [get(shop.app.AsyncResult(task_id)) for _, task_id in sent]
+        shop.ends(worker)
+    assert results == [number + 1 for number in range(TASKS)]
+
+
+@slow
 def test_events_of_clients_and_of_workers_are_heard(
     make_shop: MakeShop, amqp_url: str, redis_url: str
 ) -> None:
@@ -131,6 +164,7 @@ def test_events_of_clients_and_of_workers_are_heard(
             shop.ends(worker)
 
 
+@slow
 def test_a_child_that_replaces_another_publishes_over_the_alias(
     make_shop: MakeShop, amqp_url: str, redis_url: str
 ) -> None:
@@ -145,6 +179,7 @@ def test_a_child_that_replaces_another_publishes_over_the_alias(
         shop.ends(worker)
 
 
+@slow
 def test_a_worker_whose_broker_is_not_the_aliass_does_not_start(
     make_shop: MakeShop, amqp_url: str, redis_url: str, tmp_path: Path
 ) -> None:
@@ -163,6 +198,7 @@ def test_a_worker_whose_broker_is_not_the_aliass_does_not_start(
     assert "CannotAdopt: the broker of the Celery app" in done.stderr
 
 
+@slow
 def test_beat_sends_over_the_alias(make_shop: MakeShop, amqp_url: str, redis_url: str) -> None:
     shop = make_shop(amqp_url, redis_url)
     with shop.run("beat", "--loglevel", "INFO", "--schedule", f"{shop.queue}.schedule") as beat:
@@ -180,6 +216,7 @@ def test_beat_sends_over_the_alias(make_shop: MakeShop, amqp_url: str, redis_url
         assert "Traceback" not in beat.log, beat.log
 
 
+@slow
 def test_gunicorn_preloaded(make_shop: MakeShop, amqp_url: str, tmp_path: Path) -> None:
     """The process that forks the workers has sent a task, and has a connection."""
     shop = make_shop(amqp_url, "disabled://", PUBLISH_OVER="shared")
