@@ -12,7 +12,7 @@ from .peers import AIO_PIKA, AMQPSTORM, PIKA
 from .publish_cases import HELD, OURS_UNCONFIRMED
 from .shared_cases import COROUTINES, IDLE, PROCESSES
 from .thread_cases import WAITING
-from .ways import AMQPSTORM_SHARED, CELERY, OVER_LEASES
+from .ways import AMQPSTORM_SHARED, CELERY, OVER_LEASES, OVER_ONE
 
 __all__ = ["GOALS", "Check", "Goal", "Results", "Verdict"]
 
@@ -102,9 +102,9 @@ def not_slower(case: str, than: str, figure: str = "time") -> Check:
     return Check(case, wanted, (OURS, figure), (than, figure), turned=True, least=1)
 
 
-def at_most(case: str, figure: str, most: float, unit: str) -> Check:
-    """A figure of ours has a bound."""
-    return Check(case, f"≤ {most:g} {unit}", (OURS, figure), most=most)
+def at_most(case: str, figure: str, most: float, unit: str, *, me: str = OURS) -> Check:
+    """A figure of *me* has a bound."""
+    return Check(case, f"≤ {most:g} {unit}", (me, figure), most=most)
 
 
 #: How many times the requests of each, for a view that publishes.
@@ -131,6 +131,10 @@ def view(case: str) -> tuple[Check, ...]:
         most=0.3,
     )
     return (*requests, processor, *(not_slower(case, than, "p99") for than in VIEW))
+
+
+#: How many times faster than with Celery's own pools, by the number of threads.
+DELAY_GOALS = {1: 1.5, 8: 2, 32: 3}
 
 
 def threads(count: int) -> tuple[Check, ...]:
@@ -345,8 +349,15 @@ GOALS: tuple[Goal, ...] = (
         (faster("shared.link", KOMBU, 3.5),),
     ),
     Goal(
-        f"connections at the broker, {PROCESSES} processes under load",
+        f"connections at the broker, {PROCESSES} processes under load, over one connection each",
         "itself",
-        (at_most("shared.processes", "connections", PROCESSES, "connections"),),
+        (at_most("shared.processes", "connections", PROCESSES, "connections", me=OVER_ONE),),
+    ),
+    Goal(
+        "`delay()` of a Celery task, 1, 8 and 32 threads, confirmed",
+        "Celery's own pools, confirmed",
+        tuple(
+            faster(f"delay.threads.{count}", CELERY, least) for count, least in DELAY_GOALS.items()
+        ),
     ),
 )

@@ -29,7 +29,7 @@ from .measure import Round, percentile
 from .peers import AIO_PIKA, PIKA, aio_pika_connect, aio_pika_publish
 from .pythons import ROOT
 from .thread_cases import PUBLISHED, publishing
-from .ways import CELERY, DELAY, OVER_LEASES, OVER_ONE, PATIENCE, UNSENT, WAYS, our_settings
+from .ways import OVER_LEASES, OVER_ONE, PATIENCE, TASK_WAYS, WAYS, Way, our_settings
 
 __all__ = ["COROUTINES", "IDLE", "PROCESSES", "TASK_THREADS", "THREADS", "TO_THREAD"]
 
@@ -45,15 +45,15 @@ WARM_UP = 0.3
 # -- threads ---------------------------------------------------------------------------------------
 
 
-def in_threads(name: str, threads: int, share: float = 1.0) -> Contender:
-    """So many threads publish in one of the ways.
+def in_threads(way: Way, threads: int, share: float = 1.0) -> Contender:
+    """So many threads publish in this way.
 
     :param share: of the seconds of a round.
     """
 
     @contextmanager
     def contender(setting: Setting) -> Iterator[Round]:
-        with ThreadPoolExecutor(threads) as crew, WAYS[name](setting) as publish:
+        with ThreadPoolExecutor(threads) as crew, way(setting) as publish:
             publishing(publish, crew, threads, WARM_UP)
             yield lambda: publishing(publish, crew, threads, setting.load * share)
 
@@ -66,7 +66,7 @@ for count in THREADS:
         f"{count} thread{'s' * (count > 1)}, confirmed, serialized each time",
         "amqp",
         {
-            name: in_threads(name, count, 0.5 if count == 1 else 1)
+            name: in_threads(WAYS[name], count, 0.5 if count == 1 else 1)
             for name in (OURS, OVER_ONE, OVER_LEASES, KOMBU, PIKA)
         },
         figures=PUBLISHED,
@@ -78,7 +78,7 @@ register(
     "shared.link",
     "32 threads, confirmed, over a slow link",
     "amqp+10ms",
-    {name: in_threads(name, 32) for name in (OURS, OVER_ONE, KOMBU)},
+    {name: in_threads(WAYS[name], 32) for name in (OURS, OVER_ONE, KOMBU)},
     figures=PUBLISHED,
     rounds=4,
 )
@@ -88,7 +88,7 @@ for count in TASK_THREADS:
         f"delay.threads.{count}",
         f"`delay()` of a Celery task, {count} thread{'s' * (count > 1)}, confirmed",
         "amqp",
-        {name: in_threads(name, count) for name in (DELAY, CELERY, UNSENT)},
+        {name: in_threads(way, count) for name, way in TASK_WAYS.items()},
         figures=PUBLISHED,
         rounds=6,
     )

@@ -26,7 +26,15 @@ from tests.benchmarks.lease_cases import KOMBU
 from tests.benchmarks.shared_cases import IDLE, PROCESSES, TO_THREAD, beat
 from tests.benchmarks.thread_cases import publishing
 from tests.benchmarks.view_cases import Load, busy_loops, get, served
-from tests.benchmarks.ways import BARE, CELERY, OVER_LEASES, WAYS
+from tests.benchmarks.ways import (
+    BARE,
+    CELERY,
+    OVER_LEASES,
+    OVER_ONE,
+    TASK_WAYS,
+    UNSENT,
+    WAYS,
+)
 from tests.from_debian import find_wrk
 
 
@@ -90,10 +98,26 @@ def test_a_beat_is_as_late_as_the_loop_is_held_up() -> None:
 @pytest.mark.slow
 @pytest.mark.threads
 def test_processes_that_publish_have_a_connection_each(setting: Setting) -> None:
-    done = play(those_of(CASES["shared.processes"], OURS), setting, 1)
+    done = play(those_of(CASES["shared.processes"], OVER_ONE), setting, 1)
     assert done["left_out"] == {}
-    assert done["values"][OURS]["connections"] == [PROCESSES]
-    assert done["values"][OURS]["time"][0] > 0
+    assert done["values"][OVER_ONE]["connections"] == [PROCESSES]
+    assert done["values"][OVER_ONE]["time"][0] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.threads
+def test_tasks_are_sent_in_each_way_but_the_one_that_sends_nothing(setting: Setting) -> None:
+    with a_queue(setting), kombu.Connection(setting.url) as connection:
+        bound = kombu.Queue(setting.queue)(connection.default_channel)
+        for name, way in TASK_WAYS.items():
+            with way(setting) as publish:
+                publish()
+            message = bound.get(no_ack=True)
+            assert (message is None) == (name == UNSENT)
+            assert message is None or message.payload[0] == [BODY]
+    done = play(CASES["delay.threads.8"], setting, 1)
+    assert done["left_out"] == {}
+    assert done["values"].keys() == TASK_WAYS.keys()
 
 
 # -- the view --------------------------------------------------------------------------------------

@@ -24,10 +24,10 @@ __all__ = [
     "BARE",
     "CELERY",
     "CONNECTIONS",
-    "DELAY",
     "OVER_LEASES",
     "OVER_ONE",
     "PATIENCE",
+    "TASK_WAYS",
     "UNSENT",
     "WAYS",
     "Publish",
@@ -39,7 +39,6 @@ OVER_ONE = "ours, one connection"
 OVER_LEASES = "ours, over leases"
 AMQPSTORM_SHARED = "amqpstorm, one connection"
 CELERY = "Celery, delay"
-DELAY = "ours, delay"
 UNSENT = "Celery, delay without a publish"
 BARE = "no publish"
 #: Connections of each pool.
@@ -198,7 +197,8 @@ WAYS: Mapping[str, Way] = {
     KOMBU: kombus,
     PIKA: pikas,
     AMQPSTORM_SHARED: amqpstorms,
-    DELAY: adopted,
     CELERY: celerys,
-    UNSENT: unsent,
 }
+
+#: Those of a task.
+TASK_WAYS: Mapping[str, Way] = {OURS: adopted, CELERY: celerys, UNSENT: unsent}
