@@ -42,11 +42,12 @@ def run(
         )
     request = self.request
     result = result_of(request.id, path, args, kwargs, about)
-    if backend.supports_get_result and _may_have_begun_before(request):
+    stores = backend.supports_get_result
+    if stores and _may_have_begun_before(request):
         before = store.load(request.id)
         if before is not None:
             change(result, started_at=before.started_at, worker_ids=before.worker_ids)
-    save = store.save if backend.supports_get_result else _save_nothing
+    save = store.save if stores else _save_nothing
     return execute(result, request.hostname, type(backend), save)
 
 

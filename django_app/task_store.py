@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
+from django.conf import settings
 from django.tasks.base import Task, TaskError, TaskResult, TaskResultStatus
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
@@ -153,7 +154,7 @@ class TaskStore:
             result,
             status=TaskResultStatus.FAILED,
             errors=[*result.errors, error_of(error, meta.get("traceback") or "")],
-            finished_at=_aware(_time(ended) if isinstance(ended, str) else ended),
+            finished_at=_as_configured(_time(ended) if isinstance(ended, str) else ended),
         )
 
 
@@ -169,10 +170,9 @@ def _time(text: str | None) -> datetime | None:
     return None if text is None else parse_datetime(text)
 
 
-def _aware(time: datetime | None) -> datetime | None:
-    """Return *time*, which is UTC if Celery does not say, as Django's ``USE_TZ`` has it."""
-    if time is None or not timezone.is_naive(time):
-        return time
-    from datetime import UTC
-
-    return time.replace(tzinfo=UTC)
+def _as_configured(time: datetime | None) -> datetime | None:
+    """Return *time*, which is UTC unless it says otherwise, as ``USE_TZ`` has it."""
+    if time is None:
+        return None
+    aware = time.replace(tzinfo=UTC) if timezone.is_naive(time) else time
+    return aware if settings.USE_TZ else timezone.make_naive(aware)

@@ -91,7 +91,7 @@ class CeleryBackend(BaseTaskBackend):
     def supports_get_result(self) -> bool:  # type: ignore[override, unused-ignore]  # it depends on Celery's settings
         """Whether Celery's result backend can be read by any process, and ``results`` is not off."""
         try:
-            return self._options.wants_results and self.store.can_store
+            return self._store_of(self._app()) is not None
         except InvalidTaskBackend:
             return False
 
@@ -102,6 +102,11 @@ class CeleryBackend(BaseTaskBackend):
         :raises InvalidTaskBackend: if the options are wrong, or there is no Celery application.
         """
         return TaskStore(self._app())
+
+    def _store_of(self, app: Any) -> TaskStore | None:
+        """Return where results of *app* are stored; ``None`` if they are not."""
+        store = TaskStore(app)
+        return store if self._options.wants_results and store.can_store else None
 
     def _app(self) -> Any:
         if self._problems:
@@ -156,15 +161,15 @@ class CeleryBackend(BaseTaskBackend):
             return await sync_to_async(self.enqueue)(task, args, kwargs)
         result = self._result_of(task, args, kwargs)
         options = self._publish_options(app, result)
-        stores = self.supports_get_result
+        store = self._store_of(app)
         change(result, enqueued_at=timezone.now())
-        if stores:
-            await sync_to_async(self.store.save)(result)
+        if store is not None:
+            await sync_to_async(store.save)(result)
         try:
             await asend_task(app, RUN, **self._message_of(result), **options)
         except Exception as error:
-            if stores and not isinstance(error, PublishUnknown):
-                await sync_to_async(self.store.forget)(result.id)
+            if store is not None:
+                await sync_to_async(_forget)(store, result, error)
             raise
         if any(one[-1] for one in task_enqueued.receivers):
             # A receiver is a coroutine function.
@@ -175,17 +180,17 @@ class CeleryBackend(BaseTaskBackend):
         return result
 
     def _send(self, app: Any, result: TaskResult[..., Any], options: dict[str, Any]) -> None:
-        stores = self.supports_get_result
+        store = self._store_of(app)
         change(result, enqueued_at=timezone.now())
-        if stores:
+        if store is not None:
             # Before it is sent, because a worker may be faster.
-            self.store.save(result)
+            store.save(result)
         try:
             app.tasks[RUN].apply_async(**self._message_of(result), **options)
         except Exception as error:
             change(result, enqueued_at=None)
-            if stores and not isinstance(error, PublishUnknown):
-                self.store.forget(result.id)
+            if store is not None:
+                _forget(store, result, error)
             raise
         task_enqueued.send(type(self), task_result=result)
 
@@ -194,7 +199,9 @@ class CeleryBackend(BaseTaskBackend):
         task_enqueued.send(type(self), task_result=result)
         try:
             execute(result, gethostname(), type(self))
-        except Exception:
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
             if app.conf.task_eager_propagates:
                 raise
 
@@ -266,10 +273,11 @@ class CeleryBackend(BaseTaskBackend):
         :raises TaskResultDoesNotExist: if there is none, or no more: Celery deletes it after ``result_expires``.
         :raises NotImplementedError: if no results are stored.
         """
-        if not self.supports_get_result:
+        store = self._store_of(self._app())
+        if store is None:
             return super().get_result(result_id)
         try:
-            result = self.store.load(result_id)
+            result = store.load(result_id)
         except (ImportError, ValueError) as error:
             raise TaskResultDoesNotExist(f"{result_id}: {error}") from error
         if result is None:
@@ -309,6 +317,16 @@ class CeleryBackend(BaseTaskBackend):
 
     def _error(self, message: str, hint: str, id: str) -> Error:
         return Error(f"TASKS[{self.alias!r}] {message}", hint=hint, id=id)
+
+
+def _forget(store: TaskStore, result: TaskResult[..., Any], error: Exception) -> None:
+    """Delete a result whose task was not sent because of *error*. If it may have been, a worker may end it."""
+    if isinstance(error, PublishUnknown):
+        return
+    try:
+        store.forget(result.id)
+    except Exception as other:
+        error.add_note(f"its result {result.id} was not deleted: {type(other).__name__}")
 
 
 def _calling_line() -> Borrower | None:

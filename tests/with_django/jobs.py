@@ -64,5 +64,15 @@ def naps(seconds: float) -> None:
     time.sleep(seconds)
 
 
+@task
+def exits() -> None:
+    raise SystemExit("this task exits")
+
+
+@task
+def is_interrupted() -> None:
+    raise KeyboardInterrupt
+
+
 def plain() -> None:
     """Not a task."""

@@ -40,9 +40,11 @@ from django.utils import timezone
 from kombu.exceptions import OperationalError, SerializerNotInstalled
 
 from django_app.conf import project_pools
+from django_app.task_store import TaskStore
 from django_app.tasks import CeleryBackend
 from kombu_pools_ext.contrib.celery import CannotAdopt, adopt, adoption_of
 from kombu_pools_ext.contrib.celery.adoption import Adoption
+from kombu_pools_ext.errors import PublishUnknown
 from tests.with_django import jobs
 
 READY, RUNNING = TaskResultStatus.READY, TaskResultStatus.RUNNING
@@ -392,12 +394,14 @@ def _fails(error: BaseException) -> Callable[..., None]:
 def test_a_task_that_was_not_sent_leaves_no_result(
     office: Office, monkeypatch: pytest.MonkeyPatch, heard: list[Any]
 ) -> None:
-    saved = []
-    save = type(task_backends["default"].store).save
-    monkeypatch.setattr(
-        "django_app.task_store.TaskStore.save",
-        lambda self, result: (saved.append(result.id), save(self, result))[1],
-    )
+    saved: list[str] = []
+    save = TaskStore.save
+
+    def note(self: TaskStore, result: Any) -> None:
+        saved.append(result.id)
+        save(self, result)
+
+    monkeypatch.setattr(TaskStore, "save", note)
     monkeypatch.setattr(Adoption, "publish", _fails(OperationalError("the broker is down")))
     with pytest.raises(OperationalError):
         jobs.add.enqueue(1)
@@ -415,6 +419,33 @@ def test_a_task_that_was_not_sent_leaves_no_result(
         with pytest.raises(TaskResultDoesNotExist):
             jobs.add.get_result(one)
     assert heard == []
+
+
+def test_a_task_that_may_have_been_sent_keeps_its_result(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored: list[str] = []
+    save = TaskStore.save
+
+    def note(self: TaskStore, result: Any) -> None:
+        stored.append(result.id)
+        save(self, result)
+
+    monkeypatch.setattr(TaskStore, "save", note)
+    monkeypatch.setattr(Adoption, "publish", _fails(PublishUnknown("its-id")))
+    with pytest.raises(PublishUnknown):
+        jobs.add.enqueue(1)
+    assert jobs.add.get_result(stored[0]).status == READY
+
+
+def test_a_result_backend_that_fails_too_does_not_hide_the_error(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Adoption, "publish", _fails(OperationalError("the broker is down")))
+    monkeypatch.setattr(TaskStore, "forget", _fails(ConnectionError()))
+    with pytest.raises(OperationalError, match="the broker is down") as caught:
+        jobs.add.enqueue(1)
+    assert "was not deleted: ConnectionError" in caught.value.__notes__[0]
 
 
 def test_a_result_whose_task_is_gone_does_not_exist(
@@ -436,6 +467,8 @@ def test_what_celery_ended_itself_has_failed(office: Office, state: str) -> None
     assert error.exception_class is RuntimeError
     assert error.traceback == "its traceback"
     assert result.finished_at >= result.enqueued_at
+    with override_settings(USE_TZ=False):
+        assert jobs.add.get_result(result.id).finished_at.tzinfo is None
 
 
 def test_another_attempt_is_counted(office: Office) -> None:
@@ -457,6 +490,48 @@ def test_another_attempt_is_counted(office: Office) -> None:
     result.refresh()
     assert result.worker_ids == ["worker1", "worker2"]
     assert result.started_at < result.last_attempted_at
+
+
+def run_here(office: Office, result: Any) -> Any:
+    """Run the task that waits, as a worker does, in this thread."""
+    (message,) = office.messages()
+    args, kwargs, _ = message.payload
+    run = office.app.tasks["django_app.tasks.run"]
+    run.push_request(id=result.id, hostname="worker", delivery_info={}, retries=0)
+    try:
+        return run.run(*args, **kwargs)
+    finally:
+        run.pop_request()
+
+
+def test_an_exit_has_failed_and_an_interruption_has_not(office: Office) -> None:
+    result = jobs.exits.enqueue()
+    with pytest.raises(SystemExit):
+        run_here(office, result)
+    result.refresh()
+    assert result.status == FAILED
+    assert result.errors[0].exception_class is SystemExit
+    assert result.errors[0].traceback.endswith("SystemExit: this task exits\n")
+    result = jobs.is_interrupted.enqueue()
+    with pytest.raises(KeyboardInterrupt):
+        run_here(office, result)
+    result.refresh()
+    assert result.status == RUNNING
+
+
+def test_a_task_is_looked_at_again_when_it_is_enqueued(office: Office) -> None:
+    task = jobs.add.using(queue_name="mail")
+    office.set(queues=["default"])
+    for enqueue in (task.enqueue, async_to_sync(task.aenqueue)):
+        with pytest.raises(InvalidTask, match="'mail' is not valid for backend"):
+            enqueue(1)
+    # The thread of async_to_sync() ends with the error.
+    gc.collect()
+
+
+def test_a_backend_can_be_called_itself(office: Office) -> None:
+    result = default_task_backend.enqueue(jobs.add, (1,), {"b": 2})
+    assert run_here(office, result) == 3
 
 
 def test_what_is_no_failure_for_celery_is_none(office: Office) -> None:
@@ -559,6 +634,9 @@ def test_an_eager_task_runs_in_this_process(
     assert [name for name, *_ in heard] == ["enqueued", "started", "finished"]
     failed = jobs.fails.enqueue("no")
     assert failed.status == FAILED
+    assert jobs.exits.enqueue().status == FAILED
+    with pytest.raises(KeyboardInterrupt):
+        jobs.is_interrupted.enqueue()
     office.app.conf.task_eager_propagates = True
     with pytest.raises(LookupError):
         jobs.fails.enqueue("no")

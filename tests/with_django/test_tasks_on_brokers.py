@@ -208,6 +208,8 @@ assert later.started_at >= after, later
 assert [one.return_value for one in finished(*several)] == [n + 1 for n in range(10)]
 assert asyncio.run(jobs.add.aget_result(add.id)) == add
 if "prefork" in sys.argv:
+    exits, = finished(jobs.exits.enqueue())
+    assert exits.errors[0].exception_class is SystemExit, exits
     lost, = finished(jobs.ends_the_process.enqueue())
     assert lost.status == "FAILED", lost
     assert lost.errors[0].exception_class.__name__ == "WorkerLostError", lost
