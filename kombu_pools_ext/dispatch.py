@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from amqp.exceptions import ConnectionError
 from kombu.exceptions import LimitExceeded, OperationalError
 
+from . import events
 from .broker.own_errors import raised_by_library
 from .errors import (
     BatchFailed,
@@ -67,6 +68,7 @@ def publish_prepared(
     :raises BatchFailed: if the broker refused or returned messages of a batch; ``results`` has the outcome of each.
     :raises Exception: the first error of :meth:`.Pools.publish`.
     """
+    events.after_commit.send(messages=messages)
     aliases: dict[str, list[PreparedMessage]] = {}
     for message in messages:
         aliases.setdefault(message.using, []).append(message)

@@ -96,6 +96,9 @@ pool_exhausted = Event("pool_exhausted")
 #: Pools were reset. Sent with ``reason``: ``"fork"`` (in the child), ``"settings"``, ``"command"`` or ``"api"``.
 pools_reset = Event("pools_reset")
 
+# Not for applications. Sent with ``messages``, prepared ones, that have waited for a commit and are published now.
+after_commit = Event("after_commit")
+
 # Not for applications. Sent with ``pool`` when a pool is about to open a connection, or when a caller asks a suspended
 # pool. Control begins to listen with it, so that a process whose pools are not used has no listener.
 demand = _Demand("demand")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from .broker import Broker
 from .brokers import brokers
+from .cases import PublishedMixin
 from .clock import Clock, ManualClock, SystemClock
 from .faults import Fault
 from .publication import Publication, Task
@@ -20,6 +21,7 @@ __all__ = [
     "ManualClock",
     "Publication",
     "Published",
+    "PublishedMixin",
     "SystemClock",
     "Task",
     "brokers",

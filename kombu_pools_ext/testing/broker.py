@@ -212,6 +212,7 @@ class Broker:
                 queues=queues,
                 outcome=outcome,
                 reason=reason,
+                on_commit=self.published.was_expected(sent.properties.get("message_id")),
             )
         )
 

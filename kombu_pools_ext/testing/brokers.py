@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from .. import events
+from ..prepared import PreparedMessage
 from .broker import Broker
 from .names import host_of
 from .published import Published
@@ -47,3 +51,9 @@ class Brokers:
 
 
 brokers = Brokers()
+
+
+@events.after_commit.connect
+def _note(messages: Iterable[PreparedMessage]) -> None:
+    for message in messages:
+        brokers.published.expect_after_commit(message.message_id)

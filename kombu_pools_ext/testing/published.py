@@ -19,6 +19,7 @@ class Published(Sequence[Publication]):
 
     def __init__(self, publications: Iterable[Publication] = ()) -> None:
         self._publications: list[Publication] = list(publications)
+        self._on_commit: set[str] = set()
 
     @overload
     def __getitem__(self, index: int) -> Publication: ...
@@ -50,9 +51,18 @@ class Published(Sequence[Publication]):
         """Add *publication* at the end."""
         self._publications.append(publication)
 
+    def expect_after_commit(self, message_id: str) -> None:
+        """Note that the message with this id has waited for a commit; it is about to be published."""
+        self._on_commit.add(message_id)
+
+    def was_expected(self, message_id: object) -> bool:
+        """Whether the message with this id has waited for a commit."""
+        return message_id in self._on_commit
+
     def clear(self) -> None:
         """Forget what was published."""
         self._publications.clear()
+        self._on_commit.clear()
 
     # -- choosing -----------------------------------------------------------------------------------------
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import inspect
+from collections.abc import Callable
 from dataclasses import replace
+from functools import wraps
+from typing import Any, TypeVar
 
 from ..aliases import replace_settings
 from ..settings import PoolSettings
@@ -12,6 +14,8 @@ from .brokers import Brokers, brokers
 from .names import url_of
 
 __all__ = ["start", "stop", "swapped_brokers"]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 #: What ends each swap that has begun.
 _ends: list[Callable[[], None]] = []
@@ -35,10 +39,10 @@ def _to_memory(alias: str, settings: PoolSettings) -> PoolSettings:
 
 
 def start() -> None:
-    """Begin a swap; each has to be ended by :func:`stop`. Within another one, it begins with an empty list alone."""
+    """Begin a swap; each has to be ended by :func:`stop`. One within another begins, and ends, with empty brokers."""
     if _ends:
-        brokers.published.clear()
-        _ends.append(lambda: None)
+        brokers.clear()
+        _ends.append(brokers.clear)
         return
     brokers.clear()
     replace_settings(_swapped)
@@ -55,15 +59,50 @@ def stop() -> None:
     _ends.pop()()
 
 
-@contextmanager
-def swapped_brokers() -> Iterator[Brokers]:
+class swapped_brokers:  # noqa: N801  # named like a function, as other context managers are
     """Within, each alias has a broker in memory in the place of its own, whichever framework has configured it.
 
     The settings stay as they are, but for the URL, the credentials and TLS. Each broker is empty, and so is the list of
     what was published. Afterwards the aliases have their own brokers again.
+
+    It is also a decorator of functions and coroutine functions.
     """
-    start()
-    try:
-        yield brokers
-    finally:
+
+    def __enter__(self) -> Brokers:
+        start()
+        return brokers
+
+    def __exit__(self, *exc: object) -> None:
         stop()
+
+    def __call__(self, function: F) -> F:
+        """Return *function*, which runs with swapped brokers.
+
+        :raises TypeError: for a class; that takes :class:`.PublishedMixin`.
+        """
+        if isinstance(function, type):
+            raise TypeError(
+                f"swapped_brokers() decorates functions, and {function.__name__} is a class: let it "
+                "inherit from PublishedMixin"
+            )
+        is_coroutine = inspect.iscoroutinefunction(function)
+        wrapped: F = _wrapped_coroutine(function) if is_coroutine else _wrapped(function)
+        return wrapped
+
+
+def _wrapped(function: Any) -> Any:
+    @wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        with swapped_brokers():
+            return function(*args, **kwargs)
+
+    return wrapped
+
+
+def _wrapped_coroutine(function: Any) -> Any:
+    @wraps(function)
+    async def wrapped(*args: Any, **kwargs: Any) -> Any:
+        with swapped_brokers():
+            return await function(*args, **kwargs)
+
+    return wrapped

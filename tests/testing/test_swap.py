@@ -80,8 +80,9 @@ def test_each_swap_begins_with_nothing() -> None:
             aliases.publish("x", routing_key="q", declare=[Queue("q")])
             with swapped_brokers():
                 assert list(found.published) == []
-                aliases.publish("y", routing_key="q")
-            assert found.published.one().body == "y"
+                aliases.publish("y", routing_key="q", declare=[Queue("q")])
+                assert found.published.one().body == "y"
+            assert list(found.published) == []
 
 
 def test_django() -> None:
