@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+from kombu.compression import decompress
 from kombu.serialization import loads
 
 from .model.message import Message
@@ -29,10 +31,8 @@ class Task:
 class Publication:
     """One message that came to a broker in memory."""
 
-    #: As a consumer gets it: decompressed and deserialized. It is :attr:`raw` if that fails.
-    body: Any
-    #: The bytes that were sent.
-    raw: bytes = field(repr=False)
+    #: The bytes of the body that were sent.
+    raw: bytes
     exchange: str
     routing_key: str
     headers: dict[str, Any]
@@ -52,6 +52,16 @@ class Publication:
     reason: str = ""
     #: Whether it has waited for a commit of Django's.
     on_commit: bool = False
+
+    @cached_property
+    def body(self) -> Any:
+        """The body as a consumer gets it: decompressed and deserialized. It is :attr:`raw` if that fails."""
+        # Not before somebody asks: it takes time, and a serializer may be the application's own.
+        try:
+            return _decoded(self.raw, self.headers, self.properties)
+        except Exception:
+            # A publisher of its own may say what is not so. Whoever asserts on it sees the bytes.
+            return self.raw
 
     @property
     def message_id(self) -> str | None:
@@ -73,7 +83,6 @@ def publication_of(sent: Message, **rest: Any) -> Publication:
     properties = dict(sent.properties)
     headers = properties.pop("application_headers", None) or {}
     return Publication(
-        body=_decoded(sent, headers, properties),
         raw=sent.body,
         exchange=sent.exchange,
         routing_key=sent.routing_key,
@@ -83,20 +92,11 @@ def publication_of(sent: Message, **rest: Any) -> Publication:
     )
 
 
-def _decoded(sent: Message, headers: dict[str, Any], properties: dict[str, Any]) -> Any:
-    try:
-        body: Any = sent.body
-        compression = headers.get("compression")
-        if compression:
-            from kombu.compression import decompress
-
-            body = decompress(body, compression)
-        content_type = properties.get("content_type")
-        if content_type is None:
-            return body
-        # Everything is accepted: it was made in this process.
-        encoding = properties.get("content_encoding")
-        return loads(body, content_type, encoding, accept=None, force=True)
-    except Exception:
-        # A publisher of its own may say what is not so. Whoever asserts on it sees the bytes.
-        return sent.body
+def _decoded(body: Any, headers: dict[str, Any], properties: dict[str, Any]) -> Any:
+    compression, content_type = headers.get("compression"), properties.get("content_type")
+    if compression:
+        body = decompress(body, compression)
+    if content_type is None:
+        return body
+    # Everything is accepted: it was made in this process.
+    return loads(body, content_type, properties.get("content_encoding"), accept=None, force=True)
