@@ -42,14 +42,16 @@ def a_loop() -> list[Any]:
     return loop
 
 
-@given(VALUES, st.integers(0, 60) | st.just(1024), st.integers(0, 5))
+@given(VALUES, st.integers(0, 60) | st.just(1024), st.none() | st.integers(0, 5))
 @example(("it's",), 1024, 3)
 @example(("x" * 2000,), 1024, 3)
 @example([[[[]]], ({},), {"a": {"b": {"c": {}}}}], 1024, 3)
 @example([1, 2, 3], 9, 3)
 @example([1, 2, 3], 10, 3)
 @example(a_loop(), 1024, 3)
-def test_arguments_are_shown_as_celery_shows_them(value: Any, length: int, levels: int) -> None:
+def test_arguments_are_shown_as_celery_shows_them(
+    value: Any, length: int, levels: int | None
+) -> None:
     assert shown(value, length, levels) == saferepr(value, length, levels)
 
 

@@ -19,13 +19,13 @@ class _Otherwise(Exception):
     """Celery has to show it: it is too long, or something rare is in it."""
 
 
-def shown(value: Any, length: int, levels: int) -> str:
+def shown(value: Any, length: int, levels: int | None) -> str:
     """Return what Celery's ``saferepr`` returns.
 
     :param length: characters, about; what is longer is cut.
-    :param levels: of containers in each other; what is deeper is left out. 0 is any number.
+    :param levels: of containers in each other; what is deeper is left out. 0 and ``None`` stand for any number.
     """
-    if levels > 0:
+    if levels:
         parts: list[str] = []
         try:
             _show(value, length, levels, parts, ())
