@@ -71,6 +71,7 @@ def run(page: Path, line: int, code: str, broker: str) -> int:
             subprocess.run([sys.executable, "-P", file], check=True)
         else:
             exec(compile(source, str(page), "exec"), namespace)
+        use_fixtures(namespace)
         if "django_app" in code:
             use_django(namespace, f"{broker}{vhost_of(page, line)}")
         if "flask_ext" in code:
@@ -82,6 +83,18 @@ def run(page: Path, line: int, code: str, broker: str) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def use_fixtures(namespace: dict[str, Any]) -> None:
+    """Run each test that an example defines for pytest, with the fixtures that it asks for."""
+    from kombu_pools_ext.testing import swapped_brokers
+
+    for name, one in list(namespace.items()):
+        asked_for = list(inspect.signature(one).parameters) if inspect.isfunction(one) else []
+        if name.startswith("test_") and asked_for:
+            with swapped_brokers() as brokers:
+                fixtures = {"published": brokers.published, "broker": brokers["default"]}
+                one(**{name: fixtures[name] for name in asked_for})
 
 
 def use_django(namespace: dict[str, Any], url: str) -> None:

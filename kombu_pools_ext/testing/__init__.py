@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 from .broker import Broker
-from .brokers import brokers
+from .brokers import RealBroker, brokers
 from .cases import PublishedMixin
 from .clock import Clock, ManualClock, SystemClock
 from .faults import Fault
+from .guard import guard_brokers
 from .publication import Publication, Task
 from .published import Published
 from .swap import swapped_brokers
@@ -22,8 +23,10 @@ __all__ = [
     "Publication",
     "Published",
     "PublishedMixin",
+    "RealBroker",
     "SystemClock",
     "Task",
     "brokers",
+    "guard_brokers",
     "swapped_brokers",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from .. import events
 from ..prepared import PreparedMessage
@@ -10,7 +11,11 @@ from .broker import Broker
 from .names import host_of
 from .published import Published
 
-__all__ = ["Brokers", "brokers"]
+__all__ = ["Brokers", "RealBroker", "brokers"]
+
+
+class RealBroker(Exception):
+    """A test has published to a real broker, which it was not to do."""
 
 
 class Brokers:
@@ -19,6 +24,7 @@ class Brokers:
     def __init__(self) -> None:
         self._by_host: dict[str, Broker] = {}
         self._names: dict[str, str] = {}
+        self._refused: dict[str, str] = {}
         #: What was published to any of them, in its order.
         self.published = Published()
 
@@ -32,6 +38,20 @@ class Brokers:
             # One step of the interpreter: of two threads that come first, both get the same.
             found = self._by_host.setdefault(host, made)
         return found
+
+    def connect(self, host: str) -> Any:
+        """Return the client's socket of a new connection to the broker with this host.
+
+        :raises RealBroker: if it stands for one that tests must not use.
+        """
+        why = self._refused.get(host)
+        if why is not None:
+            raise RealBroker(why)
+        return self[host].connect()
+
+    def refuse(self, name: str, why: str) -> None:
+        """Have each connection to the broker called *name* fail, and say *why*."""
+        self._refused[host_of(name)] = why
 
     def name(self, name: str) -> None:
         """Have the broker with the host of *name* be called that."""

@@ -1,6 +1,6 @@
 """A plugin of pytest, which finds it by its entry point: the fixtures ``broker`` and ``published``.
 
-Nothing happens unless a test asks for one of them, or ``kombu_pools_swap`` is on in pytest's configuration.
+Nothing happens unless a test asks for one of them, or an option is set in pytest's configuration.
 """
 
 from __future__ import annotations
@@ -12,30 +12,46 @@ import pytest  # pyright: ignore[reportMissingImports]  # pytest has it, and wha
 
 from .broker import Broker
 from .brokers import Brokers
+from .guard import guard_brokers
 from .published import Published
 from .swap import swapped_brokers
 
 __all__ = ["broker", "published", "pytest_addoption", "pytest_configure", "swapped"]
 
-#: The option in pytest's configuration.
-OPTION = "kombu_pools_swap"
+#: The options in pytest's configuration.
+SWAP, REAL_BROKERS = "kombu_pools_swap", "kombu_pools_real_brokers"
 
 
 def pytest_addoption(parser: Any) -> None:
-    """Add the option."""
+    """Add the options."""
     parser.addini(
-        OPTION,
+        SWAP,
         "whether each test has brokers in memory in the place of those of all aliases of kombu-pools-ext, "
         "and not only tests that ask for the fixture 'broker' or 'published'",
         type="bool",
         default=False,
     )
+    parser.addini(
+        REAL_BROKERS,
+        "what becomes of a test that publishes to a real broker by kombu-pools-ext: 'allow', 'warn' or 'refuse'",
+        default="allow",
+    )
 
 
 def pytest_configure(config: Any) -> None:
-    """Swap brokers in each test, if that is configured."""
-    if config.getini(OPTION):
+    """Do what is configured: swap brokers in each test, or look out for real ones.
+
+    :raises pytest.UsageError: for a value that is not known.
+    """
+    if config.getini(SWAP):
         config.pluginmanager.register(_EveryTest(), "kombu_pools_swap_in_every_test")
+    mode = config.getini(REAL_BROKERS)
+    if mode != "allow":
+        try:
+            guard_brokers(mode)
+        except ValueError as error:
+            raise pytest.UsageError(str(error)) from None
+        config.add_cleanup(lambda: guard_brokers("allow"))
 
 
 def _swap() -> Iterator[Brokers]:

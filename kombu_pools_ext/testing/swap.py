@@ -13,12 +13,15 @@ from ..settings import PoolSettings
 from .brokers import Brokers, brokers
 from .names import url_of
 
-__all__ = ["start", "stop", "swapped_brokers"]
+__all__ = ["set_otherwise", "start", "stop", "swapped_brokers"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+Replacement = Callable[[dict[str, PoolSettings]], dict[str, PoolSettings]]
 
 #: What ends each swap that has begun.
 _ends: list[Callable[[], None]] = []
+#: What replaces the settings where none has begun.
+_otherwise: Replacement | None = None
 
 
 def _swapped(settings: dict[str, PoolSettings]) -> dict[str, PoolSettings]:
@@ -50,8 +53,16 @@ def start() -> None:
 
 
 def _end() -> None:
-    replace_settings(None)
+    replace_settings(_otherwise)
     brokers.clear()
+
+
+def set_otherwise(replacement: Replacement | None) -> None:
+    """Have *replacement* replace the settings of all aliases where nothing has swapped their brokers."""
+    global _otherwise
+    _otherwise = replacement
+    if not _ends:
+        replace_settings(replacement)
 
 
 def stop() -> None:

@@ -21,7 +21,7 @@ DEFAULT = "default"
 
 def _dial(host: str, port: int) -> Any:
     """Return a socket that is connected to the broker called *host*."""
-    return brokers[host].connect()
+    return brokers.connect(host)
 
 
 class _Socket(amqp_transport.TCPTransport):
