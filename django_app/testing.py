@@ -6,7 +6,12 @@ import unittest
 from typing import Any
 
 from django.db import connections as databases
-from django.test.runner import DiscoverRunner
+from django.test.runner import (
+    DiscoverRunner,
+    ParallelTestSuite,
+    RemoteTestResult,
+    RemoteTestRunner,
+)
 
 from kombu_pools_ext import testing
 from kombu_pools_ext.testing import Published, brokers
@@ -54,7 +59,7 @@ def _publish_waiting(database: Any) -> None:
             waiting.publish_after_commit()
 
 
-class _EmptyBrokers(unittest.TextTestResult):
+class _EmptyBrokers(unittest.TestResult):
     """Empties the brokers before each test."""
 
     def startTest(self, test: unittest.TestCase) -> None:  # noqa: N802  # unittest's name
@@ -62,12 +67,37 @@ class _EmptyBrokers(unittest.TextTestResult):
         super().startTest(test)
 
 
+class _TextResult(_EmptyBrokers, unittest.TextTestResult):
+    """The result that is usual."""
+
+
+class _RemoteResult(_EmptyBrokers, RemoteTestResult):
+    """The result in a process of several that run tests."""
+
+
+class _RemoteRunner(RemoteTestRunner):
+    resultclass = _RemoteResult
+
+
+def _init_worker(*args: Any, **kwargs: Any) -> None:
+    # One that is not forked has its own brokers still.
+    ParallelTestSuite.init_worker(*args, **kwargs)
+    start()
+
+
+class _ParallelSuite(ParallelTestSuite):
+    init_worker = _init_worker
+    runner_class = _RemoteRunner
+
+
 class TestRunner(DiscoverRunner):
     """Django's test runner, which gives all aliases brokers in memory, as it gives a mail backend in memory.
 
-    Set ``TEST_RUNNER = "django_app.testing.TestRunner"``. The brokers are empty when a test begins. With ``--parallel``
-    they are not, unless the test case has the :class:`PublishedMixin`.
+    Set ``TEST_RUNNER = "django_app.testing.TestRunner"``. The brokers are empty when a test begins. With
+    ``--parallel`` each process has its own.
     """
+
+    parallel_test_suite = _ParallelSuite
 
     #: For pytest, which would take it for a test because of its name.
     __test__ = False
@@ -86,5 +116,5 @@ class TestRunner(DiscoverRunner):
         """Return the class of the result, which empties the brokers before each test."""
         given = super().get_resultclass()
         if given is None:
-            return _EmptyBrokers
+            return _TextResult
         return type(given.__name__, (_EmptyBrokers, given), {})

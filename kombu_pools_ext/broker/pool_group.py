@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
 import kombu.pools
@@ -185,6 +186,17 @@ class PoolGroup(PoolLookup[P], KombuPoolGroup):
         dict.pop(self, key, None)
         self._former.pop(key, None)
         self.forget_names()
+
+    def drop_those(self, condition: Callable[[P], bool]) -> list[P]:
+        """Remove the pools for which *condition* is true, and return them; the next look-up makes new ones."""
+        dropped = list(filter(condition, self.all_pools()))
+        gone = set(map(id, dropped))
+        for kept in (self, self._former):
+            for key, pool in list(kept.items()):
+                if id(pool) in gone:
+                    kept.pop(key, None)
+        self.forget_names()
+        return dropped
 
     def forget_names(self) -> None:
         """Look everything up anew: what it stands for may have changed."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from .. import events
+from ..broker.groups import connections, producers
 from ..prepared import PreparedMessage
 from .broker import Broker
 from .names import host_of
@@ -64,6 +65,10 @@ class Brokers:
 
     def clear(self) -> None:
         """Forget all brokers and what was published, and end what is connected to them."""
+        # Their connections have ended, and what they know of the last outage is of no interest any more.
+        for group in (producers, connections):
+            for pool in group.drop_those(lambda pool: str(pool.name).startswith("test://")):
+                pool.force_close_all(close_pool=False)
         brokers, self._by_host = self._by_host, {}
         for broker in brokers.values():
             broker.close()

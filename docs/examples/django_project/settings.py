@@ -28,6 +28,7 @@ ORDERS_QUEUE = os.environ.get("ORDERS_QUEUE", "orders")
 
 ROOT_URLCONF = "urls"
 WSGI_APPLICATION = "wsgi.application"
+TEST_RUNNER = "django_app.testing.TestRunner"
 MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
