@@ -8,6 +8,7 @@ from typing import Any
 
 from kombu.exceptions import OperationalError
 
+from kombu_pools_ext import events
 from kombu_pools_ext.dispatch import MOST_NOTES, NOT_SENT
 from kombu_pools_ext.engine.lease import Borrower
 from kombu_pools_ext.errors import PublishError, PublishUnknown
@@ -54,6 +55,7 @@ def send_tasks(tasks: Sequence[WaitingTask]) -> None:
 
     :raises Exception: the first error; what interrupts it, such as Ctrl-C, comes before others.
     """
+    events.after_commit.send(ids=[one.task_id for one in tasks])
     failures: list[str] = []
     first: BaseException | None = None
     for one, error, tried in _outcomes(tasks):

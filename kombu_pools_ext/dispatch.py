@@ -68,7 +68,7 @@ def publish_prepared(
     :raises BatchFailed: if the broker refused or returned messages of a batch; ``results`` has the outcome of each.
     :raises Exception: the first error of :meth:`.Pools.publish`.
     """
-    events.after_commit.send(messages=messages)
+    events.after_commit.send(ids=[one.message_id for one in messages])
     aliases: dict[str, list[PreparedMessage]] = {}
     for message in messages:
         aliases.setdefault(message.using, []).append(message)

@@ -96,7 +96,8 @@ pool_exhausted = Event("pool_exhausted")
 #: Pools were reset. Sent with ``reason``: ``"fork"`` (in the child), ``"settings"``, ``"command"`` or ``"api"``.
 pools_reset = Event("pools_reset")
 
-# Not for applications. Sent with ``messages``, prepared ones, that have waited for a commit and are published now.
+# Not for applications. Sent with ``ids`` of messages and of Celery's tasks that have waited for a commit, and that are
+# published now.
 after_commit = Event("after_commit")
 
 # Not for applications. Sent with ``pool`` when a pool is about to open a connection, or when a caller asks a suspended

@@ -212,7 +212,10 @@ class Broker:
                 queues=queues,
                 outcome=outcome,
                 reason=reason,
-                on_commit=self.published.was_expected(sent.properties.get("message_id")),
+                on_commit=self.published.was_expected(
+                    # The second one is the id of a task of Celery.
+                    *map(sent.properties.get, ("message_id", "correlation_id"))
+                ),
             )
         )
 

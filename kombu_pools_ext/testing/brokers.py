@@ -7,7 +7,6 @@ from typing import Any
 
 from .. import events
 from ..broker.groups import connections, producers
-from ..prepared import PreparedMessage
 from .broker import Broker
 from .names import host_of
 from .published import Published
@@ -79,6 +78,6 @@ brokers = Brokers()
 
 
 @events.after_commit.connect
-def _note(messages: Iterable[PreparedMessage]) -> None:
-    for message in messages:
-        brokers.published.expect_after_commit(message.message_id)
+def _note(ids: Iterable[str]) -> None:
+    for one in ids:
+        brokers.published.expect_after_commit(one)

@@ -51,13 +51,13 @@ class Published(Sequence[Publication]):
         """Add *publication* at the end."""
         self._publications.append(publication)
 
-    def expect_after_commit(self, message_id: str) -> None:
-        """Note that the message with this id has waited for a commit; it is about to be published."""
-        self._on_commit.add(message_id)
+    def expect_after_commit(self, id: str) -> None:
+        """Note that the message or task with this id has waited for a commit; it is about to be published."""
+        self._on_commit.add(id)
 
-    def was_expected(self, message_id: object) -> bool:
-        """Whether the message with this id has waited for a commit."""
-        return message_id in self._on_commit
+    def was_expected(self, *ids: object) -> bool:
+        """Whether a message with one of these ids has waited for a commit."""
+        return not self._on_commit.isdisjoint(ids)
 
     def clear(self) -> None:
         """Forget what was published."""

@@ -108,6 +108,8 @@ def _in_child(work: Callable[[], Any], fork: Callable[[], int], stacks: IO[str])
             except BaseException:
                 answer = False, traceback.format_exc()
             os.write(writing, pickle.dumps(answer))
+            # Now, because coverage takes its time at the end of a process.
+            os.close(writing)
         finally:
             os._exit(0)
     os.close(writing)

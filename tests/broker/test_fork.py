@@ -63,10 +63,10 @@ def fork(request: pytest.FixtureRequest) -> Callable[[], int]:
 class Parent:
     """Pools of this process before a broker, behind a proxy; and what must not change when it forks."""
 
-    def __init__(self, url: str, proxy: Proxy, inbox: Inbox) -> None:
+    def __init__(self, url: str, proxy: Proxy, inbox: Inbox, **options: Any) -> None:
         self.proxy, self.inbox = proxy, inbox
         self.url = through(proxy, url)
-        self.connection = confirming(self.url)
+        self.connection = confirming(self.url, **options)
         self.connections = pools.connections[self.connection]
         self.producers = pools.producers[self.connection]
         self.published: list[Any] = []
@@ -283,7 +283,8 @@ def test_with_an_opening_and_a_waiter_under_way(
     inbox: Callable[[str], Inbox],
     fork: Callable[[], int],
 ) -> None:
-    parent = Parent(amqp_url, proxied(amqp_url), inbox(amqp_url))
+    # The opening is not to end by itself, however long a fork takes.
+    parent = Parent(amqp_url, proxied(amqp_url), inbox(amqp_url), connect_timeout=10 * PATIENCE)
     parent.proxy.silence()
     borrower = threading.Thread(target=lambda: parent.publish("late"))
     borrower.start()

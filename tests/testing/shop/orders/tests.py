@@ -10,7 +10,7 @@ class PlaceTest(PublishedMixin, TestCase):
         self.client.get("/orders/7/")
         self.assertPublished(queue="orders", body={"order": 7}, on_commit=True, times=1)
         self.assertPublished(using="audit", exchange="audit", queue="audit", times=1)
-        task = self.assertPublished(task="billing.tasks.charge").one().task
+        task = self.assertPublished(task="billing.tasks.charge", on_commit=True).one().task
         assert task is not None
         self.assertEqual(task.args, [7])
 
