@@ -128,7 +128,7 @@ def with_a_task(setting: Setting) -> tuple[Any, Publish]:
         task_ignore_result=True,
     )
 
-    @app.task(name="bench.order")
+    @app.task(name="bench.order", shared=False)
     def task(order: object) -> None: ...
 
     return app, lambda: task.delay(BODY)

@@ -29,7 +29,7 @@ OURS: ModuleType = kombu_pools_ext.pools
 KOMBU: ModuleType = kombu.pools
 
 #: Seconds until a test that hangs fails; nothing that works comes near it.
-PATIENCE = 30.0
+PATIENCE = 60.0
 #: The same for kombu's pools, in tests of where they do hang.
 IMPATIENCE = 1.5
 

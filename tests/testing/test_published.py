@@ -190,7 +190,7 @@ def test_a_failure_shows_the_nearest_first_and_how_it_differs(
 def test_a_task_of_celery(aliases: Pools, published: Published) -> None:
     app = celery.Celery("shop", broker="test://default", set_as_current=False)
 
-    @app.task(name="add")
+    @app.task(name="add", shared=False)
     def add(a: int, b: int) -> int:
         return a + b
 

@@ -282,7 +282,7 @@ def test_celery(aliases: Pools) -> None:
     # Whatever its own broker is: no worker is to get the task.
     app = celery.Celery("shop", broker="amqp://elsewhere//", set_as_current=False)
 
-    @app.task(name="add")
+    @app.task(name="add", shared=False)
     def add(a: int, b: int) -> int:
         return a + b
 

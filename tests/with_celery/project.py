@@ -68,7 +68,7 @@ class Project:
             env={**os.environ, "DJANGO_SETTINGS_MODULE": "project.settings"},
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=2 * PATIENCE,
             check=False,
         )
 

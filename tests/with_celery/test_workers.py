@@ -118,6 +118,7 @@ def test_a_worker_on_redis(kind: str, make_shop: MakeShop, redis_url: str) -> No
 
 
 @slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("broker", ["rabbitmq", "redis"])
 def test_each_of_five_thousand_tasks_is_run(
     broker: str, make_shop: MakeShop, amqp_url: str, redis_url: str
