@@ -5,5 +5,6 @@ import sys
 
 from django.core.management import execute_from_command_line
 
-os.environ["DJANGO_SETTINGS_MODULE"] = "project.settings"
-execute_from_command_line(sys.argv)
+if __name__ == "__main__":
+    os.environ["DJANGO_SETTINGS_MODULE"] = "project.settings"
+    execute_from_command_line(sys.argv)
