@@ -51,7 +51,7 @@ class Transport(AmqpTransport):
 
     dial = staticmethod(_dial)
 
-    def Connection(self, **options: Any) -> Any:  # noqa: N802  # kombu's name
+    def Connection(self, **options: Any) -> Any:  # type: ignore[override, unused-ignore]  # noqa: N802  # kombu's name
         """Return a new connection, not connected."""
         return _Connection(**options) if self._handshake is None else super().Connection(**options)
 
