@@ -9,7 +9,7 @@ from typing import Any
 from kombu.exceptions import OperationalError
 
 from kombu_pools_ext import events
-from kombu_pools_ext.dispatch import MOST_NOTES, NOT_SENT
+from kombu_pools_ext.dispatch import NOT_SENT, add_notes
 from kombu_pools_ext.engine.lease import Borrower
 from kombu_pools_ext.errors import PublishError, PublishUnknown
 
@@ -67,10 +67,7 @@ def send_tasks(tasks: Sequence[WaitingTask]) -> None:
         logger.error("%s", failures[-1])
     if first is None:
         return
-    for text in failures[:MOST_NOTES]:
-        first.add_note(text)
-    if len(failures) > MOST_NOTES:
-        first.add_note(f"and {len(failures) - MOST_NOTES} more, each of which is in the log")
+    add_notes(first, failures)
     try:
         raise first
     finally:

@@ -60,12 +60,8 @@ LOOKUP_GRACE = 0.05
 _all: weakref.WeakSet[Pools] = weakref.WeakSet()
 #: The :class:`Pools` whose aliases the shared groups understand.
 _configured: Pools | None = None
-
-
 #: What replaces the settings of all :class:`Pools`, where a test wants that.
 _replacement: Callable[[dict[str, PoolSettings]], dict[str, PoolSettings]] | None = None
-
-
 #: The settings of ``Pools()``, which is valid. An empty dict that is passed is reported as a mistake.
 _NONE_GIVEN: dict[str, Any] = {}
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .aliases import Pools
     from .prepared import PreparedMessage
 
-__all__ = ["publish_prepared"]
+__all__ = ["NOT_SENT", "add_notes", "publish_prepared"]
 
 #: The most failed messages that an exception has notes for. The log has a record for each one.
 MOST_NOTES = 10
@@ -95,6 +95,11 @@ def _tell(dispatches: Iterable[_Dispatch], logger: logging.Logger, error: BaseEx
     failures = [text for dispatch in dispatches for text in dispatch.failures()]
     for text in failures:
         logger.error("%s", text)
+    add_notes(error, failures)
+
+
+def add_notes(error: BaseException, failures: Sequence[str]) -> None:
+    """Add the first ten of *failures* to *error* as notes, and the number of the others."""
     for text in failures[:MOST_NOTES]:
         error.add_note(text)
     if len(failures) > MOST_NOTES:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
 from typing import Any
 
 from .. import events
@@ -11,7 +10,6 @@ from ..settings import PoolSettings
 from ..settings.problems import did_you_mean
 from . import swap
 from .brokers import brokers
-from .names import url_of
 
 __all__ = ["MODES", "guard_brokers"]
 
@@ -73,11 +71,4 @@ def _refused(alias: str, settings: PoolSettings) -> PoolSettings:
         name,
         f"a test publishes over the alias {alias!r}, whose broker is {settings.uri}; {_REMEDY}",
     )
-    return replace(
-        settings,
-        url=(url_of(name),),
-        ssl=False,
-        credentials=None,
-        transport_options=settings.transport_options if settings.is_amqp else {},
-        retry=None,
-    )
+    return swap.in_memory(settings, name, retry=None)

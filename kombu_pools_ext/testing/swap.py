@@ -13,7 +13,7 @@ from ..settings import PoolSettings
 from .brokers import Brokers, brokers
 from .names import url_of
 
-__all__ = ["set_otherwise", "start", "stop", "swapped_brokers"]
+__all__ = ["in_memory", "set_otherwise", "start", "stop", "swapped_brokers"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 Replacement = Callable[[dict[str, PoolSettings]], dict[str, PoolSettings]]
@@ -31,13 +31,19 @@ def _swapped(settings: dict[str, PoolSettings]) -> dict[str, PoolSettings]:
 def _to_memory(alias: str, settings: PoolSettings) -> PoolSettings:
     # It has the name of the alias, whatever its host is.
     brokers.name(alias)
+    return in_memory(settings, alias)
+
+
+def in_memory(settings: PoolSettings, name: str, **changes: Any) -> PoolSettings:
+    """Return *settings* with the broker in memory called *name* in the place of theirs, and with these *changes*."""
     return replace(
         settings,
-        url=(url_of(alias),),
+        url=(url_of(name),),
         ssl=False,
         credentials=None,
         # Other transports have options that AMQP does not know.
         transport_options=settings.transport_options if settings.is_amqp else {},
+        **changes,
     )
 
 

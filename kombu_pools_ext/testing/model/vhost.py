@@ -309,10 +309,7 @@ class VirtualHost:
 
         :raises Refusal: 403 or 405.
         """
-        if not source or (kind == EXCHANGE and not destination):
-            raise Refusal(403, _DEFAULT)
-        if kind == QUEUE and destination in self.queues:
-            self.queue(destination, owner)
+        self._check_ends(kind, destination, source, owner)
         exchange = self.exchanges.get(source)
         if exchange is None:
             return
@@ -321,13 +318,17 @@ class VirtualHost:
         ]
         self._keep_bindings(exchange, left)
 
-    def _ends_of_binding(
-        self, kind: str, destination: str, source: str, owner: object | None
-    ) -> Exchange:
+    def _check_ends(self, kind: str, destination: str, source: str, owner: object | None) -> None:
+        """Refuse the default exchange as an end of a binding, and a queue of another connection."""
         if not source or (kind == EXCHANGE and not destination):
             raise Refusal(403, _DEFAULT)
         if kind == QUEUE and destination in self.queues:
             self.queue(destination, owner)
+
+    def _ends_of_binding(
+        self, kind: str, destination: str, source: str, owner: object | None
+    ) -> Exchange:
+        self._check_ends(kind, destination, source, owner)
         # RabbitMQ names the source first if both are missing.
         exchange = self.exchange(source)
         if kind == QUEUE:
