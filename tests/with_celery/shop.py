@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import threading
+from datetime import UTC, datetime
 from typing import Any
 
 import celery
 
 from kombu_pools_ext import Pools
 from kombu_pools_ext.contrib.celery import adopt
+
+#: Tasks that beat sends when it starts; the next are due an hour later.
+OVERDUE = 3
 
 
 def make(broker: str, backend: str, queue: str, **settings: Any) -> celery.Celery:
@@ -27,7 +31,15 @@ def make(broker: str, backend: str, queue: str, **settings: Any) -> celery.Celer
         result_expires=600,
         worker_prefetch_multiplier=8,
         worker_send_task_events=True,
-        beat_schedule={"each": {"task": "add", "schedule": 0.2, "args": (1, 1)}},
+        beat_schedule={
+            f"overdue-{number}": {
+                "task": "add",
+                "schedule": 3600.0,
+                "args": (number, 1),
+                "last_run_at": datetime(2000, 1, 1, tzinfo=UTC),
+            }
+            for number in range(OVERDUE)
+        },
     )
     plain = settings.pop("PLAIN", False)
     if not plain:

@@ -18,6 +18,7 @@ from celery import chain, chord, group
 from tests.broker.common import eventually
 from tests.integration.servers import WORKERS, gunicorn
 from tests.with_celery.conftest import TASK_PATIENCE, MakeShop, get
+from tests.with_celery.shop import OVERDUE
 
 pytestmark = [
     pytest.mark.threads,
@@ -202,16 +203,18 @@ def test_a_worker_whose_broker_is_not_the_aliass_does_not_start(
 @slow
 def test_beat_sends_over_the_alias(make_shop: MakeShop, amqp_url: str, redis_url: str) -> None:
     shop = make_shop(amqp_url, redis_url)
-    with shop.run("beat", "--loglevel", "INFO", "--schedule", f"{shop.queue}.schedule") as beat:
+    with shop.run("beat", "--loglevel", "DEBUG", "--schedule", f"{shop.queue}.schedule") as beat:
         with kombu.Connection(amqp_url) as connection:
             bound = shop.app.amqp.queues[shop.queue](connection.default_channel)
             bound.declare()
             found = [
-                eventually(lambda: bound.get(no_ack=True), TASK_PATIENCE).properties
-                for _ in range(3)
+                eventually(lambda: bound.get(no_ack=True), TASK_PATIENCE) for _ in range(OVERDUE)
             ]
         # Celery's own publishing has none.
-        assert all(one.get("message_id") for one in found), beat.log
+        assert all(one.properties.get("message_id") for one in found), beat.log
+        assert sorted(one.payload[0][0] for one in found) == list(range(OVERDUE))
+        # A signal closes the schedule wherever beat is, and while it sends that is an error of Celery's own.
+        eventually(lambda: "beat: Waking up" in beat.log, TASK_PATIENCE)
         beat.signal(signal.SIGTERM)
         beat.ends()
         assert "Traceback" not in beat.log, beat.log
