@@ -95,6 +95,7 @@ def test_the_extras(metadata: Message) -> None:
         "django",
         "flask",
         "redis",
+        "sqlalchemy",
     }
     in_all = {
         r.split(";")[0].strip().lower()
@@ -104,7 +105,7 @@ def test_the_extras(metadata: Message) -> None:
     each = {
         r.split(";")[0].strip().lower()
         for r in metadata.get_all("Requires-Dist", [])
-        if re.search("'(celery|django|flask|redis)'", r)
+        if re.search("'(celery|django|flask|redis|sqlalchemy)'", r)
     }
     assert in_all == each
 
