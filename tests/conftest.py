@@ -4,7 +4,8 @@
 private server where its programs are installed. Without either the test is skipped, and with REQUIRE_BROKERS=1 it
 fails. The session's closing lines say what was skipped, and for want of what. `private_rabbitmq` and `private_redis`
 are servers for tests that kill them. With RABBITMQ=4.0 or REDIS=8.0 every server is of that release, which
-`make brokers` has fetched, and the tests start the shared one, too.
+`make brokers` has fetched, and the tests start the shared one, too. `postgresql`, `mariadb`, `sqlite` and `database`,
+which is one of each in turn, are empty databases, on servers of the session's own, which tests may kill.
 
 Every test runs in a temporary folder, so that its child processes find the installed packages and not the sources.
 """
@@ -34,6 +35,7 @@ from kombu.utils.url import parse_url
 
 from kombu_pools_ext import events
 from tests.brokers import PrivateRabbitMQ, PrivateRedis, Unavailable, asked_for
+from tests.databases import Database, PrivateMariaDB, PrivatePostgreSQL
 from tests.wanted import without
 
 ROOT = Path(__file__).parent.parent
@@ -45,11 +47,13 @@ THREADS_END = 30.0
 NEEDS = {
     "broker": {"amqp_url", "private_rabbitmq", "node"},
     "redis": {"redis_url", "private_redis"},
+    "postgresql": {"private_postgresql"},
+    "mariadb": {"private_mariadb"},
 }
 #: Names in reasons to skip and in the closing line.
-SERVERS = ("RabbitMQ", "Redis", "uWSGI", "openssl")
+SERVERS = ("RabbitMQ", "Redis", "PostgreSQL", "MariaDB", "uWSGI", "openssl")
 
-Server = TypeVar("Server", PrivateRabbitMQ, PrivateRedis)
+Server = TypeVar("Server", PrivateRabbitMQ, PrivateRedis, PrivatePostgreSQL, PrivateMariaDB)
 
 hypothesis.configuration.set_hypothesis_home_dir(ROOT / ".hypothesis")
 # No deadline for an example, nor for making one: machines are shared. The same examples each time where nobody watches.
@@ -176,7 +180,8 @@ def _private(server: type[Server], broker: str, trouble: str = "") -> Iterator[S
             started = stack.enter_context(server())
         except Unavailable as exc:
             without(broker, f"{trouble}{exc}")
-        _answers(started.url)
+        if isinstance(started, (PrivateRabbitMQ, PrivateRedis)):
+            _answers(started.url)
         yield started
 
 
@@ -227,6 +232,78 @@ def private_redis(_module_redis: PrivateRedis) -> PrivateRedis:
     """A running server of the module's own, started again for each test that finds it dead."""
     _module_redis.start()
     return _module_redis
+
+
+# -- databases ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def _own_postgresql() -> Iterator[PrivatePostgreSQL]:
+    yield from _private(PrivatePostgreSQL, "PostgreSQL")
+
+
+@pytest.fixture(scope="session")
+def _own_mariadb() -> Iterator[PrivateMariaDB]:
+    yield from _private(PrivateMariaDB, "MariaDB")
+
+
+@pytest.fixture
+def private_postgresql(_own_postgresql: PrivatePostgreSQL) -> PrivatePostgreSQL:
+    """A running server of the session's own, started again for each test that finds it dead."""
+    _own_postgresql.start()
+    return _own_postgresql
+
+
+@pytest.fixture
+def private_mariadb(_own_mariadb: PrivateMariaDB) -> PrivateMariaDB:
+    """A running server of the session's own, started again for each test that finds it dead."""
+    _own_mariadb.start()
+    return _own_mariadb
+
+
+@pytest.fixture
+def postgresql(private_postgresql: PrivatePostgreSQL) -> Iterator[Database]:
+    """An empty database of PostgreSQL; the test may kill the server."""
+    with private_postgresql.database() as database:
+        yield database
+
+
+@pytest.fixture
+def mariadb(private_mariadb: PrivateMariaDB) -> Iterator[Database]:
+    """An empty database of MariaDB; the test may kill the server."""
+    with private_mariadb.database() as database:
+        yield database
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> Database:
+    """An empty database of SQLite, in a file."""
+    return Database("sqlite", str(tmp_path / "database.sqlite3"))
+
+
+@pytest.fixture
+def postgresql_url(postgresql: Database) -> str:
+    """The URL of an empty database of PostgreSQL."""
+    return postgresql.url
+
+
+@pytest.fixture
+def mariadb_url(mariadb: Database) -> str:
+    """The URL of an empty database of MariaDB."""
+    return mariadb.url
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("postgresql", marks=pytest.mark.postgresql),
+        pytest.param("mariadb", marks=pytest.mark.mariadb),
+        "sqlite",
+    ]
+)
+def database(request: pytest.FixtureRequest) -> Database:
+    """An empty database, of each vendor in turn."""
+    found: Database = request.getfixturevalue(request.param)
+    return found
 
 
 # -- what a test leaves behind -----------------------------------------------------------------------------------------

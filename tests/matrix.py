@@ -10,6 +10,7 @@ break; not all of them with all others, which would be 96 cells.
 - Python 3.13 and RabbitMQ 4.0, which lie between: `BETWEEN`; of the tests of brokers, those that need RabbitMQ. The
   others speak to Redis, to a peer of the tests or to a broker in memory, which are those of other cells; what Python
   3.13 breaks there, 3.12 or 3.14 break as well.
+- Tests on PostgreSQL and MariaDB: where whole suites run, with either Django; in the others SQLite has to do.
 - Left out of each: `OF_NO_VERSION`.
 - Left out altogether: the lowest kombu on the other Pythons (what it breaks there, it breaks on 3.12), and each Django
   on each Python: Django 5.2 runs on 3.11, the newest on 3.14.
@@ -53,6 +54,7 @@ DJANGO_LTS = "5.2"
 #: Processes of tests; most of them wait, most of the time.
 AT_ONCE = 6
 LEFT_OUT = "not slow and not timing"
+OF_DATABASES = " and not postgresql and not mariadb"
 #: The lock file of each stack: of kombu and Flask.
 LOCKS = {"newest": "test.txt", "lowest": "lowest.txt"}
 #: What the lowest stack has at its floor.
@@ -129,6 +131,8 @@ class Cell:
     left_out: tuple[str, ...] = ()
     #: Whether, of the tests of brokers, only those are run that need RabbitMQ.
     of_rabbitmq: bool = False
+    #: Whether it runs tests on servers of databases.
+    databases: bool = False
 
 
 NEWEST, LTS, LOWEST = "newest", "lts", "lowest"
@@ -166,9 +170,9 @@ PARTS: dict[str, tuple[str, ...]] = {
 }
 #: The long ones first.
 CELLS = (
-    Cell("3.14", NEWEST, NEWEST, LAST, LAST),
+    Cell("3.14", NEWEST, NEWEST, LAST, LAST, databases=True),
     Cell("3.12", NEWEST, LOWEST, INSTALLED, INSTALLED, left_out=OF_NEITHER),
-    Cell("3.11", LTS, NEWEST, INSTALLED, INSTALLED),
+    Cell("3.11", LTS, NEWEST, INSTALLED, INSTALLED, databases=True),
     Cell("3.13", NEWEST, NEWEST, FIRST, INSTALLED, BETWEEN, of_rabbitmq=True),
 )
 
@@ -183,6 +187,7 @@ class Run:
     tests: tuple[str, ...]
     left_out: tuple[str, ...] = ()
     of_rabbitmq: bool = False
+    databases: bool = False
     outcome: str = "not run"
     #: What pytest has counted.
     told: str = ""
@@ -211,7 +216,8 @@ class Run:
     def markers(self, title: str) -> str:
         """Which tests of a part it runs."""
         only = " and broker" if self.of_rabbitmq and title.startswith("broker") else ""
-        return LEFT_OUT + only
+        without = "" if self.databases else OF_DATABASES
+        return LEFT_OUT + without + only
 
     def environment(self) -> dict[str, str]:
         brokers = {broker.upper(): release for broker, release in self.brokers.items()}
@@ -260,6 +266,7 @@ def plan() -> tuple[list[Run], list[str]]:
             cell.tests,
             cell.left_out,
             cell.of_rabbitmq,
+            cell.databases,
         )
         if run.name not in {other.name for other in runs}:
             runs.append(run)

@@ -40,6 +40,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "broker, p and q": ("tests/broker/test_[pq]*",),
     "control, a to p": ("tests/control/*",),
     "integration": ("tests/integration/test_[d-z]*",),
+    "databases": ("tests/test_databases.py",),
     "the rest": ("tests/test_*",),
     "integration of control": ("tests/integration/*",),
     "broker, r": ("tests/broker/test_r*",),

@@ -217,13 +217,24 @@ def test_what_uses_kombu_or_flask_runs_on_their_lowest() -> None:
     uses = tuple(f"tests/{one}/" for one in ("broker", "publisher", "with_flask", "with_celery"))
     assert {file for file in every_file() if file.startswith(uses)} <= run
     assert {"tests/control/test_remote.py", "tests/control/test_remote_brokers.py"} <= run
-    assert {lowest.markers(title) for title in lowest.parts()} == {matrix.LEFT_OUT}
+    without_databases = matrix.LEFT_OUT + matrix.OF_DATABASES
+    assert {lowest.markers(title) for title in lowest.parts()} == {without_databases}
+
+
+@pytest.mark.usefixtures("everything_there")
+def test_databases_are_tested_with_each_django() -> None:
+    with_them = [run for run in matrix.plan()[0] if run.databases]
+    assert {run.django for run in with_them} == {run.django for run in matrix.plan()[0]}
+    assert all(matrix.OF_DATABASES not in run.markers("the rest") for run in with_them)
+    assert not any(run.tests or run.left_out for run in with_them)
 
 
 @pytest.mark.usefixtures("everything_there")
 def test_what_needs_rabbitmq_runs_on_each_release_of_it() -> None:
     for run in matrix.plan()[0]:
-        tests = {title: run.markers(title) for title in run.parts()}
+        tests = {
+            title: run.markers(title).replace(matrix.OF_DATABASES, "") for title in run.parts()
+        }
         assert all(
             f"{markers} and broker".startswith(matrix.LEFT_OUT) for markers in tests.values()
         )

@@ -10,13 +10,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 from ..from_debian import BROKERS
 
-__all__ = ["Server", "Unavailable", "asked_for", "free_port", "program", "root_of", "speaks"]
+__all__ = [
+    "Server",
+    "Unavailable",
+    "asked_for",
+    "fields_of",
+    "free_port",
+    "program",
+    "root_of",
+    "speaks",
+]
 
 
 class Unavailable(Exception):
@@ -86,6 +95,14 @@ def speaks(port: int, greeting: bytes, answer: bytes) -> bool:
         return False
 
 
+def fields_of(stat: Path) -> list[str]:
+    """What a file ``stat`` of /proc tells of a process, from its state on; nothing of one that has ended."""
+    try:
+        return stat.read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
 class Server:
     """A server process in a process group and a temporary folder of its own."""
 
@@ -93,6 +110,10 @@ class Server:
     start_timeout: float
     greeting: bytes
     answer: bytes
+    #: Asks it to close its connections and to end.
+    stop_signal = signal.SIGTERM
+    #: Who runs it, as (user, group); None for whoever runs the tests.
+    runs_as: tuple[int, int] | None = None
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -133,21 +154,40 @@ class Server:
         """Start the server, and return when it answers. Raises `Unavailable` with the end of its log."""
         if not self.running:
             self.launch()
-            self.wait_until(lambda: speaks(self.port, self.greeting, self.answer))
+            self.wait_until(self.answers)
+
+    def answers(self) -> bool:
+        return speaks(self.port, self.greeting, self.answer)
 
     def launch(self) -> None:
         """Start the server, and don't wait for it."""
         assert self.folder != Path(), "its folder is made by `with`; else this one would be filled"
         with (self.folder / "output.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                self.command(),
-                env=self.environment(),
-                cwd=self.folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            self.process = self._popen(self.command(), log)
+
+    def prepare(self, *command: str) -> None:
+        """Run a program that ends by itself, as the server would be run. Raises `Unavailable` with what it says."""
+        output = self.folder / "output.log"
+        with output.open("ab") as log:
+            code = self._popen(command, log).wait(self.start_timeout)
+        if code:
+            said = output.read_text(errors="replace")
+            raise Unavailable(f"{Path(command[0]).name} ended with {code}:\n{said[-2000:]}")
+
+    def _popen(self, command: Sequence[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+        user, group = self.runs_as or (None, None)
+        return subprocess.Popen(
+            command,
+            env=self.environment(),
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            user=user,
+            group=group,
+            extra_groups=None if user is None else [],
+        )
 
     def wait_until(self, ready: Callable[[], bool]) -> None:
         """Wait for what a server that was started comes to. Raises `Unavailable` with the end of its log."""
@@ -168,7 +208,7 @@ class Server:
         """Let the server close its connections and end; kill it when that takes more than `timeout` seconds."""
         if self.process is None or not self.running:
             return
-        self.process.terminate()
+        self.process.send_signal(self.stop_signal)
         try:
             self.process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -195,16 +235,17 @@ class Server:
             time.sleep(0.001)
 
     def _stands_still(self) -> bool:
-        """Whether every thread of the process group has stopped, as far as the system tells."""
-        assert self.process is not None, "not started"
+        """Whether every thread of its processes has stopped, as far as the system tells."""
         for state in Path("/proc").glob("[0-9]*/task/*/stat"):
-            try:
-                fields = state.read_text().rpartition(")")[2].split()
-            except OSError:
-                continue  # it has ended
-            if int(fields[2]) == self.process.pid and fields[0] not in "TtZX":
+            found = fields_of(state)
+            if found and self.owns(found) and found[0] not in "TtZX":
                 return False
         return True
+
+    def owns(self, fields: Sequence[str]) -> bool:
+        """Whether a process is one of its own: *fields* are its state, its parent, its group."""
+        assert self.process is not None, "not started"
+        return int(fields[2]) == self.process.pid
 
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
