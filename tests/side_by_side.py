@@ -34,6 +34,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "control, across machines": ("tests/control/test_remote*",),
     "control, q to z": ("tests/control/test_[q-z]*",),
     "broker, l to o": ("tests/broker/test_[l-o]*",),
+    "outbox": ("tests/outbox/*",),
     "Flask": ("tests/with_flask/*",),
     "broker, a to e": ("tests/broker/test_[a-e]*",),
     "publisher": ("tests/publisher/*",),

@@ -351,6 +351,7 @@ CHECKS: Mapping[str, Check] = {
     "mandatory": _mandatory,
     "publish_over": _publish_over,
     "in_flight": _in_flight,
+    "outbox": _flag,
     "leak_after": _seconds("a number of seconds above 0, or None (off)", none=True),
     "ssl": _ssl,
     "serializer": _serializer,
@@ -397,16 +398,7 @@ def check_values(
     if urls and isinstance(tls := values.get("ssl"), dict):
         for message, hint in tls_problems(tls, implementation_of(transport_of(urls[0])), urls):
             collect(problems, alias, spelling["ssl"])(message, hint)
-    if (
-        values.get("mandatory") is True
-        and urls
-        and implementation_of(transport_of(urls[0])) == "pyamqp"
-        and not has_confirms(values.get("confirm", True), values.get("transport_options", {}))
-    ):
-        collect(problems, alias, spelling["mandatory"])(
-            "True needs confirms: without them a message that the broker returns is not noticed",
-            f"leave {spelling['confirm']} True, or write False",
-        )
+    _need_confirms(values, spelling, report)
     # Redis refuses such a name at CLIENT SETNAME.
     if (" " in shown or not shown.isascii()) and urls and _is_redis(urls[0]):
         collect(problems, alias, spelling["connection_name"])(
@@ -414,6 +406,25 @@ def check_values(
             "write it with dashes",
         )
     return values, problems
+
+
+def _need_confirms(values: Mapping[str, Any], spelling: Mapping[str, str], report: Any) -> None:
+    """Report the settings that mean nothing without confirms, on AMQP."""
+    urls = values.get("url")
+    if not urls or implementation_of(transport_of(urls[0])) != "pyamqp":
+        return
+    if has_confirms(values.get("confirm", True), values.get("transport_options", {})):
+        return
+    for name, why in (
+        ("mandatory", "a message that the broker returns is not noticed"),
+        ("outbox", "a relay would drop the row of a message that the broker does not have"),
+    ):
+        if values.get(name) is True:
+            report(
+                name,
+                f"True needs confirms: without them {why}",
+                f"leave {spelling['confirm']} True, or write False",
+            )
 
 
 def _make_url(

@@ -101,6 +101,8 @@ class PoolSettings:
     publish_over: str = AUTO
     #: How many messages may be without an outcome at once on the shared connection; further callers wait.
     in_flight: int = 1000
+    #: Whether messages that wait for a commit become rows of the outbox, which a relay publishes.
+    outbox: bool = False
     #: A lease held for longer is reported, with its borrower's stack; ``None`` turns this off.
     leak_after: float | None = None
     #: Whether to use TLS, or the transport's TLS options.
@@ -259,8 +261,8 @@ class PoolSettings:
         """A hashable key that is equal for settings that can share a pool. Computed once.
 
         It does not contain settings that do not concern the connections (``acquire_timeout``, ``retry``,
-        ``mandatory``, ``serializer``, ``compression``, ``publish_over`` and ``in_flight``), nor those that have no
-        effect on the transport.
+        ``mandatory``, ``serializer``, ``compression``, ``publish_over``, ``in_flight`` and ``outbox``), nor those that
+        have no effect on the transport.
         """
         return self._identity
 

@@ -1,0 +1,37 @@
+"""What a relay has of one alias."""
+
+from __future__ import annotations
+
+from .chain import Chain
+
+__all__ = ["AliasLine"]
+
+
+class AliasLine:
+    """The rows of one alias that a relay has, and when it looks for more.
+
+    :param alias: of the pool.
+    """
+
+    def __init__(self, alias: str) -> None:
+        self.alias = alias
+        #: Those that have a message on its way.
+        self.chains: list[Chain] = []
+        #: The ids of all their rows.
+        self.ids: set[int] = set()
+        #: How often in a row the broker was away.
+        self.failures = 0
+        #: Until then the broker counts as away, in seconds of the monotonic clock.
+        self.again = 0.0
+        #: Whether the last look found nothing that could be sent.
+        self.was_empty = False
+        #: When to look for rows, in seconds of the monotonic clock.
+        self.next_look = 0.0
+
+    def is_due(self, now: float) -> bool:
+        """Whether it is time to look for rows."""
+        return now >= self.next_look
+
+    def look_again(self, when: float) -> None:
+        """Look for rows at *when*, in seconds of the monotonic clock; 0.0 is at once."""
+        self.next_look = when

@@ -1,0 +1,40 @@
+"""What a database of the outbox can do, and in which words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..database import Cursor
+
+__all__ = ["Dialect"]
+
+
+class Dialect:
+    """A database's words for what the others say otherwise. This one is nobody's; its subclasses say what they need."""
+
+    #: An expression for the time of the statement: microseconds since 1970, in UTC.
+    now: str
+    #: Appended to a SELECT: lock the rows, and leave out those that another transaction has locked.
+    skip_locked = " FOR UPDATE SKIP LOCKED"
+    #: Appended to an INSERT: wake the relays at the commit.
+    notifying = ""
+    #: How an INSERT begins and ends that does nothing if the row is there.
+    insert_ignore = "INSERT"
+    on_conflict = " ON CONFLICT DO NOTHING"
+    #: Whether texts differ that differ by spaces at their ends.
+    tells_spaces = True
+    #: How many parameters a statement may have.
+    most_parameters = 30_000
+
+    def begin_to_write(self, cursor: Cursor) -> None:
+        """Make the transaction that has just begun the one that writes, where only one at a time can."""
+
+    def lock_keys(self, cursor: Cursor, keys: Iterable[tuple[str, str]]) -> None:
+        """Have no other transaction write a message with one of *keys* until this one has ended.
+
+        :param keys: alias and key. Different keys may share a lock.
+        """
+
+    def is_deadlock(self, error: Exception) -> bool:
+        """Whether the database ended the transaction because two waited for each other: it can be tried again."""
+        return False

@@ -1,0 +1,39 @@
+"""PostgreSQL."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+from ..database import Cursor
+from ..schema import CHANNEL
+from .dialect import Dialect
+
+__all__ = ["PostgreSQL"]
+
+
+class PostgreSQL(Dialect):
+    """PostgreSQL 12 and newer."""
+
+    # Not clock_timestamp(): it may change within a statement, so no index can serve a comparison with it.
+    now = "CAST(EXTRACT(EPOCH FROM statement_timestamp()) * 1000000 AS bigint)"
+    # Notifications of one transaction that are the same become one.
+    notifying = f" RETURNING pg_notify('{CHANNEL}', '')"
+
+    def lock_keys(self, cursor: Cursor, keys: Iterable[tuple[str, str]]) -> None:
+        """Take an advisory lock for each key, which ends with the transaction."""
+        # In one order, so that two transactions that write several keys at once do not wait for each other.
+        for number in sorted({_number(alias, key) for alias, key in keys}):
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [number])
+            cursor.fetchall()
+
+    def is_deadlock(self, error: Exception) -> bool:
+        """SQLSTATE 40P01, or a failed serialization, 40001."""
+        state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+        return state in ("40P01", "40001")
+
+
+def _number(alias: str, key: str) -> int:
+    """A number of 64 bits for a key: that of an advisory lock."""
+    octets = hashlib.blake2b(f"{alias}\0{key}".encode(), digest_size=8, person=b"kombu-pools-key")
+    return int.from_bytes(octets.digest(), "big", signed=True)
