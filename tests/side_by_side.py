@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 #: What is run as one; those that take longest begin.
 PARTS: dict[str, tuple[str, ...]] = {
     "engine": ("tests/engine/*",),
+    "Django's outbox": ("tests/with_django/outbox/*",),
     "Django": ("tests/with_django/*",),
     "Celery": ("tests/with_celery/*",),
     "broker, f to h": ("tests/broker/test_[f-h]*",),

@@ -14,7 +14,10 @@ import kombu
 import pytest
 from django.conf import settings
 
+from tests.databases import pymysql_for_django
+
 if not settings.configured:
+    pymysql_for_django.install()
     # Not left in the environment, where the child processes of other tests would find it.
     os.environ["DJANGO_SETTINGS_MODULE"] = "tests.with_django.settings"
     django.setup()
