@@ -31,6 +31,7 @@ from kombu_pools_ext.settings.problems import forgets_arguments
 from . import context, signals
 from .cli import commands
 from .errors import PoolsImproperlyConfigured
+from .outbox import ENGINE as OUTBOX
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -45,7 +46,7 @@ POOLS = "KOMBU_POOLS"
 URL = "KOMBU_POOLS_URL"
 
 
-_MISSPELT = MisspeltNames(POOLS, {URL: (), CONTROL: KEYS, CELERY: ()})
+_MISSPELT = MisspeltNames(POOLS, {URL: (), CONTROL: KEYS, CELERY: (), OUTBOX: ()})
 
 
 def _misspelt(app: Flask, *near: str) -> list[Problem]:
@@ -329,6 +330,41 @@ class KombuPools:
         :raises RuntimeError: outside an application context.
         """
         await self._pools.apublish(body, routing_key, exchange=exchange, using=using, **kwargs)
+
+    def publish_on_commit(
+        self,
+        session: Any,
+        body: Any,
+        routing_key: str | Queue | None = None,
+        *,
+        exchange: str | Exchange | None = None,
+        using: str = "default",
+        outbox: bool | None = None,
+        key: str | None = None,
+        **kwargs: Unpack[PublishKeywords],
+    ) -> str:
+        """Publish one message once the current transaction of *session* is committed; not at all after a rollback.
+
+        With the outbox it becomes a row of the same transaction, and ``flask kombu-pools relay`` publishes it. See
+        :func:`kombu_pools_ext.contrib.sqlalchemy.publish_on_commit`, which lists the errors. It needs SQLAlchemy.
+
+        :param session: SQLAlchemy's, or Flask-SQLAlchemy's ``db.session``.
+        :param outbox: whether the message becomes a row; ``None`` is what the alias's setting ``OUTBOX`` says.
+        :param key: with the outbox, messages with the same key arrive in the order of their commits.
+        :returns: the ``message_id``.
+        :raises RuntimeError: outside an application context.
+        """
+        from kombu_pools_ext.contrib import sqlalchemy
+
+        return sqlalchemy.publish_on_commit(
+            *(session, body, routing_key),
+            exchange=exchange,
+            using=using,
+            outbox=outbox,
+            key=key,
+            pools=self._pools,
+            **kwargs,
+        )
 
     def __repr__(self) -> str:
         if not has_app_context():

@@ -56,7 +56,7 @@ def forbidden(source: str, package: str) -> list[tuple[int, str]]:
             bad = within(name, "django", "flask", "django_app", "flask_ext")
             if not within(package, "kombu_pools_ext.contrib"):
                 # Each part of it needs a library that the core does not need.
-                bad = bad or within(name, "celery", "kombu_pools_ext.contrib")
+                bad = bad or within(name, "celery", "sqlalchemy", "kombu_pools_ext.contrib")
         elif within(package, "django_app"):
             bad = within(name, "flask", "flask_ext")
         else:

@@ -221,7 +221,7 @@ def test_colours_are_printed_only_on_a_terminal(flask: Flasks, listening: AppPoo
 def test_on_a_terminal_progress_is_shown_and_the_screen_redrawn(
     flask: Flasks, listening: AppPools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flask_ext.cli.is_terminal", lambda stream: True)
+    monkeypatch.setattr("flask_ext.screen.is_terminal", lambda stream: True)
     result = flask("reset", color=True)
     assert result.stderr.endswith("1 of 1 process has answered…\x1b[K\r\x1b[K")
 
