@@ -9,10 +9,18 @@ from typing import Any
 from django.db import transaction
 
 from kombu_pools_ext.prepared import calling_line
+from kombu_pools_ext.whole_imports import import_whole
 
 from .lazy_text import rendered
 
 __all__ = ["apply_async_on_commit", "delay_on_commit", "offer_to"]
+
+#: What is imported with the first task, because Celery may not be installed.
+_FOR_TASKS = (
+    "kombu_pools_ext.contrib.celery.task_checks",
+    f"{__package__}.after_commit",
+    f"{__package__}.waiting_task",
+)
 
 
 def delay_on_commit(task: Any, /, *args: Any, **kwargs: Any) -> str:
@@ -63,7 +71,7 @@ def apply_async_on_commit(
     :raises EncodeError: if the task cannot be serialized.
     :raises CannotAdopt: if the broker of an adopted application is not that of its alias.
     """
-    # Here, because Celery may not be installed.
+    import_whole(*_FOR_TASKS)
     from kombu_pools_ext.contrib.celery.task_checks import check_task
 
     from .after_commit import register

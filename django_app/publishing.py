@@ -9,6 +9,7 @@ from kombu.entity import Exchange, Queue
 
 from kombu_pools_ext import PublishKeywords
 from kombu_pools_ext.prepared import prepare
+from kombu_pools_ext.whole_imports import import_whole
 
 from .async_safety import refuse_in_event_loop
 from .conf import pools
@@ -119,6 +120,7 @@ def publish_on_commit(
     :raises EncodeError: if *body* cannot be serialized.
     :raises ImproperlyConfigured: if the setting is wrong.
     """
+    import_whole(f"{__package__}.after_commit")
     from .after_commit import register
 
     body, routing_key, options = _rendered(body, routing_key, using, kwargs)

@@ -38,6 +38,7 @@ from .settings import PoolSettings, SettingsError, parse_settings
 from .settings.problems import forgets_arguments, suggestion
 from .settings.sources import can_change, is_function
 from .task_counter import TaskCounter
+from .whole_imports import import_whole
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -52,6 +53,19 @@ __all__ = ["AliasedPools", "Pools", "configure", "configured_pools", "replace_se
 #: Connection pools or producer pools.
 P = TypeVar("P")
 
+#: What is imported with the first message that needs it.
+_PUBLISHER = f"{__package__}.publisher"
+_SUBMITTING = tuple(
+    f"{__package__}.submitting.{name}"
+    for name in (
+        "awaiting",
+        "awaited_future",
+        "draft",
+        "leased_road",
+        "shared_submissions",
+        "submission",
+    )
+)
 #: The default of *acquire_timeout*, which stands for ``ACQUIRE_TIMEOUT``.
 _AS_CONFIGURED: Any = object()
 #: Seconds that a reload waits for callers that have looked up an old pool and are about to acquire from it.
@@ -69,6 +83,7 @@ _NONE_GIVEN: dict[str, Any] = {}
 def _shared_road(pool: ProducerPool) -> SharedRoad | None:
     """Return the shared road of *pool*, imported with its first message; ``None`` if each message takes a lease."""
     if pool.shared_road is None:
+        import_whole(_PUBLISHER)
         from .publisher import road_of
 
         return road_of(pool)
@@ -442,6 +457,7 @@ class Pools:
         :raises EncodeError: if *body* cannot be serialized.
         :raises RuntimeError: outside of a running event loop of asyncio.
         """
+        import_whole(*_SUBMITTING)
         from .submitting.awaiting import awaited_future, current_task_number, outcome_in_loop
 
         if acquire_timeout is not _AS_CONFIGURED:
@@ -463,6 +479,7 @@ class Pools:
         using: str,
         kwargs: Any,
     ) -> Submission:
+        import_whole(*_SUBMITTING)
         from .submitting.draft import Draft
         from .submitting.submission import Submission
 
@@ -483,6 +500,7 @@ class Pools:
         way = using, self.settings_of(using).is_shared
         road = self._roads.get(way)
         if road is None:
+            import_whole(*_SUBMITTING)
             from .submitting.leased_road import LeasedRoad
 
             made: Road = LeasedRoad(using, lambda: self.connections[using].limit)
