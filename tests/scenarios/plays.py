@@ -58,7 +58,13 @@ class Scenario:
 
     def paced(self, pace: Pace) -> Pace:
         """*pace* as it is for this scenario."""
-        return replace(pace, confirm=self.confirm, patience=self.confirm or pace.patience)
+        if self.confirm is None:
+            return pace
+        return replace(
+            pace,
+            confirm=max(self.confirm, pace.confirm_timeout),
+            patience=max(self.confirm, pace.patience),
+        )
 
     def contenders(self, contenders: Iterable[str]) -> list[str]:
         """Those of *contenders* that are different ones here: on Redis there is no connection to share."""

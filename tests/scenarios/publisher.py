@@ -72,6 +72,8 @@ class Contender:
         #: Seconds for a connection from the pool, and from then on for the broker's confirm.
         self.patience: float = spec["patience"]
         self.confirm_timeout: float = spec["confirm_timeout"]
+        #: Seconds for one attempt to connect; None for the default.
+        self.connect_timeout: float | None = spec["connect_timeout"]
         self.amqp = self.urls[0].startswith("amqp")
         self.prepare()
 
@@ -141,6 +143,8 @@ class Ours(Contender):
         }
         if self.heartbeat is not None:
             settings["heartbeat"] = self.heartbeat
+        if self.connect_timeout is not None:
+            settings["connect_timeout"] = self.connect_timeout
         self.pools = Pools(default=settings)
 
     def publish(self, body: str) -> None:

@@ -60,6 +60,8 @@ class Pace:
     limit: int = 4
     #: What a caller grants the broker for the confirm, if that is something else.
     confirm: float | None = None
+    #: For one attempt to connect, if it is not the default.
+    connect: float | None = None
 
     @property
     def confirm_timeout(self) -> float:
@@ -250,6 +252,7 @@ class Stage:
             "limit": self.pace.limit,
             "patience": self.pace.patience,
             "confirm_timeout": self.pace.confirm_timeout,
+            "connect_timeout": self.pace.connect,
             "threads": self.pace.threads,
             "pause": self.pace.pause,
         }

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.brokers import PrivateCluster
-from tests.scenarios.common import PACE, judge, names
+from tests.scenarios.common import judge, names, pace_of
 from tests.scenarios.plays import CLUSTER, SCENARIOS, play
 from tests.scenarios.stage import PROMISING, Record
 
@@ -28,7 +28,7 @@ def played(cluster: PrivateCluster) -> Callable[[str], dict[str, Record]]:
     @functools.cache
     def played(name: str) -> dict[str, Record]:
         cluster.start()
-        return play(SCENARIOS[name], PROMISING, cluster, PACE)
+        return play(SCENARIOS[name], PROMISING, cluster, pace_of(name))
 
     return played
 

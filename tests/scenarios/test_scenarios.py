@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from tests.brokers import PrivateRabbitMQ
-from tests.scenarios.common import PACE, TOGETHER, judge, names
+from tests.scenarios.common import TOGETHER, judge, names, pace_of
 from tests.scenarios.plays import RABBITMQ, REDIS, SCENARIOS, DurableRedis, play
 from tests.scenarios.stage import OURS, PROMISING, Record
 
@@ -25,7 +25,9 @@ def beside_others(_own_rabbitmq: PrivateRabbitMQ) -> Played:
     together = names(RABBITMQ, polite=True)
     with ThreadPoolExecutor(len(together)) as stages:
         return {
-            name: stages.submit(play, SCENARIOS[name], PROMISING, _own_rabbitmq, TOGETHER)
+            name: stages.submit(
+                play, SCENARIOS[name], PROMISING, _own_rabbitmq, pace_of(name, TOGETHER)
+            )
             for name in together
         }
 
@@ -37,7 +39,7 @@ def alone(_own_rabbitmq: PrivateRabbitMQ) -> Iterator[Callable[[str], dict[str, 
     @functools.cache
     def played(name: str) -> dict[str, Record]:
         _own_rabbitmq.start()
-        return play(SCENARIOS[name], PROMISING, _own_rabbitmq, PACE)
+        return play(SCENARIOS[name], PROMISING, _own_rabbitmq, pace_of(name))
 
     yield played
     played.cache_clear()
@@ -65,4 +67,4 @@ def test_alone(name: str, contender: str, alone: Callable[[str], dict[str, Recor
 
 @pytest.mark.parametrize("name", names(REDIS))
 def test_on_redis(name: str, durable_redis: DurableRedis) -> None:
-    judge(play(SCENARIOS[name], [OURS], durable_redis, PACE)[OURS])
+    judge(play(SCENARIOS[name], [OURS], durable_redis, pace_of(name))[OURS])
