@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from kombu.entity import Exchange, Queue
 
 from kombu_pools_ext import PublishKeywords
-from kombu_pools_ext.prepared import prepare
+from kombu_pools_ext.prepared import PreparedMessage, prepare
 from kombu_pools_ext.whole_imports import import_whole
 
 from .async_safety import refuse_in_event_loop
@@ -97,16 +97,23 @@ def publish_on_commit(
     using: str = "default",
     db: str | None = None,
     robust: bool = False,
+    outbox: bool | None = None,
+    key: str | None = None,
     **kwargs: Unpack[PublishKeywords],
-) -> None:
+) -> str:
     """Publish one message, as :func:`publish`, once the current transaction is committed; not at all after a rollback.
 
     The message is made now: alias and arguments are checked, lazy text is rendered in the current language, the body is
     serialized, and the ``message_id`` is chosen. So a message that cannot be sent raises here, before the commit, and
     later changes of the objects do not change the message. Outside a transaction it is published at once.
 
-    Messages that are registered in a row in one transaction, without another callback between them, are sent together
-    when the first of them is due: those of one alias in their order, and if the broker confirms, as one batch.
+    With *outbox* the message becomes a row of the transaction, and a relay publishes it, however long the broker is
+    away. Outside a transaction, the row is a transaction of its own. :func:`django_app.outbox.bulk` writes many at
+    once.
+
+    Without it, messages that are registered in a row in one transaction, without another callback between them, are
+    sent together when the first of them is due: those of one alias in their order, and if the broker confirms, as one
+    batch.
 
     A message that was not published, or may not have been, is logged by ``kombu_pools_ext.django``, and becomes a note
     on the error, with alias, exchange, routing key, ``message_id`` and the line that called this function. As with all
@@ -114,17 +121,45 @@ def publish_on_commit(
     and the callbacks after it do not run.
 
     :param db: the alias of the database; ``None`` means the default one.
-    :param robust: whether Django logs the error and goes on, as with ``on_commit(robust=True)``.
+    :param robust: whether Django logs the error and goes on, as with ``on_commit(robust=True)``; no matter with
+        *outbox*.
+    :param outbox: whether the message becomes a row; ``None`` is what the alias's setting ``OUTBOX`` says.
+    :param key: with the outbox, messages of an alias with the same key arrive in the order of their commits.
+    :returns: the ``message_id``.
     :raises TypeError, ValueError: for invalid arguments.
     :raises UnknownAlias: if no pool is configured under *using*.
     :raises EncodeError: if *body* cannot be serialized.
-    :raises ImproperlyConfigured: if the setting is wrong.
+    :raises ImproperlyConfigured: if the setting is wrong, or ``"django_app.outbox"`` is not installed.
+    :raises DatabaseError: if the row cannot be written.
     """
+    if outbox is not None and not isinstance(outbox, bool):
+        raise TypeError(f"outbox must be True, False or None, not {outbox!r}")
+    body, routing_key, options = _rendered(body, routing_key, using, kwargs)
+    message = prepare(pools, body, routing_key, exchange=rendered(exchange), using=using, **options)
+    in_outbox = pools.settings_of(using).outbox if outbox is None else outbox
+    if in_outbox:
+        _write(message, key, db)
+    elif key is not None:
+        raise ValueError(
+            f"key {key!r} is for messages of the outbox, and this is none: write outbox=True, or set OUTBOX for the "
+            f"alias {using!r}"
+        )
+    else:
+        _register(message, db, robust)
+    return message.message_id
+
+
+def _write(message: PreparedMessage, key: str | None, db: str | None) -> None:
+    import_whole(f"{__package__}.outbox.writing")
+    from .outbox.writing import write
+
+    write(message, key, db)
+
+
+def _register(message: PreparedMessage, db: str | None, robust: bool) -> None:
     import_whole(f"{__package__}.after_commit")
     from .after_commit import register
 
-    body, routing_key, options = _rendered(body, routing_key, using, kwargs)
-    message = prepare(pools, body, routing_key, exchange=rendered(exchange), using=using, **options)
     register(message, db=db, robust=robust)
 
 

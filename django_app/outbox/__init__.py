@@ -4,5 +4,13 @@
 
     INSTALLED_APPS = [..., "django_app", "django_app.outbox"]
 
-``manage.py migrate`` makes the tables.
+``manage.py migrate`` makes the tables. ``publish_on_commit(…, outbox=True)`` writes a row, and ``manage.py kombu_pools
+relay`` publishes it.
 """
+
+from __future__ import annotations
+
+from .inbox import claim
+from .writing import bulk
+
+__all__ = ["bulk", "claim"]

@@ -46,3 +46,11 @@ def tables(database: Database, use: Use) -> Database:
     use("default", database)
     make_tables()
     return database
+
+
+@pytest.fixture
+def tables_in_a_file(sqlite: Database, use: Use) -> Database:
+    """Django's default database is SQLite's, and has the tables: for what is the same on all databases."""
+    use("default", sqlite)
+    make_tables()
+    return sqlite
