@@ -27,7 +27,7 @@ WITH_KOMBUS_TYPES := --allow-untyped-calls --allow-untyped-decorators --no-warn-
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .SECONDARY:
-.PHONY: help demo serve test test-greenlets test-kombus lint style types format matrix brokers pythons wrk bench instructions reliability soak docs lock clean
+.PHONY: help demo serve test test-greenlets test-kombus lint style types format matrix brokers pythons wrk bench instructions reliability soak soak-outbox docs lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -103,6 +103,11 @@ soak: export SOAK := $(SOAK)
 soak: export SEED := $(SEED)
 soak: .venv/test/.installed ## mixed load while faults strike at random, SOAK=60m long (90s, 2h), from a SEED that is printed
 	@$(TEST) -m tests.scenarios.soak
+
+soak-outbox: export SOAK := $(SOAK)
+soak-outbox: export SEED := $(SEED)
+soak-outbox: .venv/test/.installed ## the outbox while relays, brokers and databases are killed and frozen, SOAK=60m long, from a SEED
+	@$(TEST) -m tests.outbox.soak
 
 docs: .venv/docs/.installed ## the documentation, into docs/_build/html
 	.venv/docs/bin/python -P -m sphinx -W --keep-going -q -b html -d docs/_build/doctrees docs docs/_build/html

@@ -16,7 +16,7 @@ from kombu_pools_ext.outbox.schema import OUTBOX
 from tests.broker.common import PATIENCE, eventually
 from tests.brokers import PrivateRabbitMQ
 from tests.databases import Database
-from tests.outbox.common import found, make_due, message, outbox_in, own, written
+from tests.outbox.common import found, make_due, make_tables, message, outbox_in, own, written
 
 Inbox = Callable[[], list[Any]]
 
@@ -92,8 +92,6 @@ def test_a_running_relay_sends_what_is_written_later(
 def test_a_notification_wakes_a_relay_that_seldom_looks(
     postgresql: Database, pools: Pools, queue: Any
 ) -> None:
-    from tests.outbox.common import make_tables
-
     make_tables(postgresql)
     outbox = outbox_in(postgresql)
     with running(Relay(pools, own(postgresql), RelaySettings(poll=3600.0))):
@@ -194,14 +192,16 @@ def test_what_the_broker_refuses_comes_later_and_in_order(
 
 
 def test_an_outage_burns_no_attempt(
-    outbox: Outbox, tables: Database, private_rabbitmq: PrivateRabbitMQ
+    postgresql: Database, private_rabbitmq: PrivateRabbitMQ
 ) -> None:
     """The broker dies, and comes back, while the relay runs."""
+    make_tables(postgresql)
+    outbox = outbox_in(postgresql)
     pools = Pools(default={"URL": private_rabbitmq.url, "ACQUIRE_TIMEOUT": 1, "OUTAGE_PATIENCE": 1})
     with kombu.Connection(private_rabbitmq.url) as connection:
         kombu.Queue("orders", durable=True)(connection.default_channel).declare()
     private_rabbitmq.kill()
-    relay = Relay(pools, own(tables), RelaySettings(poll=0.1))
+    relay = Relay(pools, own(postgresql), RelaySettings(poll=0.1))
     with running(relay):
         for number in range(100):
             written(outbox, [message(pools, number, "orders")], f"k{number % 3}")
@@ -216,6 +216,7 @@ def test_an_outage_burns_no_attempt(
     assert sorted(seen) == list(range(100))
     for key in range(3):
         assert [n for n in seen if n % 3 == key] == list(range(key, 100, 3))
+    outbox.database.close()
 
 
 @pytest.mark.broker
@@ -269,8 +270,6 @@ def test_settings_that_make_no_sense_are_told_all_at_once() -> None:
 def test_a_broken_database_is_waited_for(
     postgresql: Database, private_postgresql: Any, pools: Pools, queue: Any
 ) -> None:
-    from tests.outbox.common import make_tables
-
     make_tables(postgresql)
     outbox = outbox_in(postgresql)
     relay = Relay(pools, own(postgresql), RelaySettings(poll=0.05))

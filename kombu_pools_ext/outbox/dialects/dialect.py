@@ -6,7 +6,10 @@ from collections.abc import Iterable
 
 from ..database import Cursor
 
-__all__ = ["Dialect"]
+__all__ = ["SILENCE", "Dialect"]
+
+#: Seconds for which the client of a transaction may be silent. It only writes down what it knows already.
+SILENCE = 10
 
 
 class Dialect:
@@ -27,7 +30,11 @@ class Dialect:
     most_parameters = 30_000
 
     def begin_to_write(self, cursor: Cursor) -> None:
-        """Make the transaction that has just begun the one that writes, where only one at a time can."""
+        """Prepare the transaction that has just begun for its work.
+
+        Where one writer at a time can work, this is the one. Where the database can do that, it ends the transaction if
+        its client falls silent for :data:`SILENCE` seconds: a relay that is frozen holds no locks then.
+        """
 
     def lock_keys(self, cursor: Cursor, keys: Iterable[tuple[str, str]]) -> None:
         """Have no other transaction write a message with one of *keys* until this one has ended.

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from ..database import Cursor
 from ..schema import CHANNEL
-from .dialect import Dialect
+from .dialect import SILENCE, Dialect
 
 __all__ = ["PostgreSQL"]
 
@@ -19,6 +19,11 @@ class PostgreSQL(Dialect):
     now = "CAST(EXTRACT(EPOCH FROM statement_timestamp()) * 1000000 AS bigint)"
     # Notifications of one transaction that are the same become one.
     notifying = f" RETURNING pg_notify('{CHANNEL}', '')"
+
+    def begin_to_write(self, cursor: Cursor) -> None:
+        """Have the transaction end if its client falls silent."""
+        # For this transaction alone, because a pgbouncer gives the session to others.
+        cursor.execute(f"SET LOCAL idle_in_transaction_session_timeout = '{SILENCE}s'")
 
     def lock_keys(self, cursor: Cursor, keys: Iterable[tuple[str, str]]) -> None:
         """Take an advisory lock for each key, which ends with the transaction."""
