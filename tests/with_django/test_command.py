@@ -321,7 +321,7 @@ def run(project: dict[str, str], *arguments: str) -> subprocess.CompletedProcess
         (["reset", "--using", "god"], 2, "", "did you mean 'good'"),
         (["explode"], 2, "", "invalid choice"),
         (["ping", "--format", "xml"], 2, "", "invalid choice"),
-        (["limit", "many"], 2, "", "invalid int value"),
+        (["limit", "many"], 2, "", "'many' is neither a number, for limit"),
         ([], 2, "", "required"),
     ],
 )  # fmt: skip

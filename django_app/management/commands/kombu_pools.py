@@ -1,4 +1,4 @@
-"""``python manage.py kombu_pools status|reset|reload|ping|limit|suspend|resume``."""
+"""``python manage.py kombu_pools status|reset|reload|ping|limit|suspend|resume|relay|outbox``."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser, OutputWrapper
 
 from django_app import conf
+from django_app.outbox import commands as of_the_outbox
 from kombu_pools_ext.control import command_line
 
 __all__ = ["Command"]
+
+_OPTIONS = {option.name: option for option in command_line.OPTIONS}
 
 
 class Command(BaseCommand):
@@ -27,10 +30,16 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Add the command's arguments and options."""
-        commands = "; ".join(f"{name}: {text}" for name, text in command_line.COMMANDS.items())
-        parser.add_argument("command", choices=list(command_line.COMMANDS), help=commands)
+        known = {**command_line.COMMANDS, **of_the_outbox.COMMANDS}
+        commands = "; ".join(f"{name}: {text}" for name, text in known.items())
+        parser.add_argument("command", choices=list(known), help=commands)
         parser.add_argument(
-            "limit", nargs="?", type=int, metavar="N", default=None, help=command_line.LIMIT
+            "limit",
+            nargs="?",
+            type=of_the_outbox.limit_or_action,
+            metavar="N | ACTION",
+            default=None,
+            help=f"{command_line.LIMIT}; {of_the_outbox.LIMIT_OR_ACTION}",
         )
         for option in command_line.OPTIONS:
             given: dict[str, Any] = {"dest": option.key, "help": option.description}
@@ -43,6 +52,7 @@ class Command(BaseCommand):
             if option.many:
                 given |= {"action": "append", "default": []}
             parser.add_argument(f"--{option.name}", **given)
+        of_the_outbox.add_options(parser, _OPTIONS)
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the command.
@@ -50,23 +60,33 @@ class Command(BaseCommand):
         :raises CommandError: if the exit code is not 0; ``returncode`` is the exit code.
         """
         complaints: list[str] = []
-        code = command_line.run(
-            options["command"],
+        screen = command_line.Screen(
+            write=self._write,
+            complain=complaints.append,
+            paint=self._paint,
+            draw=_drawing(self.stdout),
+            hint=_drawing(self.stderr),
+        )
+        code = self._run(options["command"], options, screen)
+        if code:
+            raise CommandError("\n".join(complaints), returncode=code)
+
+    def _run(self, command: str, options: dict[str, Any], screen: command_line.Screen) -> int:
+        if wrong := of_the_outbox.problems(command, options, _OPTIONS):
+            for line in wrong:
+                screen.complain(line)
+            return command_line.MISUSED
+        if command in of_the_outbox.COMMANDS:
+            return of_the_outbox.run(command, options, conf.pools, screen)
+        return command_line.run(
+            command,
             conf.control,
             conf.pools,
-            command_line.Screen(
-                write=self._write,
-                complain=complaints.append,
-                paint=self._paint,
-                draw=_drawing(self.stdout),
-                hint=_drawing(self.stderr),
-            ),
+            screen,
             limit=options["limit"],
             is_program=self._is_program,
             **{option.key: options[option.key] for option in command_line.OPTIONS},
         )
-        if code:
-            raise CommandError("\n".join(complaints), returncode=code)
 
     def _write(self, line: str) -> None:
         self.stdout.write(line)
