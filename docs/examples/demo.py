@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from demo_inbox import Inbox, Trouble
+from demo_outbox import take_orders_while_the_broker_is_away
 from demo_servers import APPLICATIONS, HERE, Application
 
 from kombu_pools_ext import PoolSettings
@@ -53,8 +54,9 @@ def say(text: str = "", end: str = "\n") -> None:
 class Demo:
     """The applications, the inbox, and the account of what was sent and received."""
 
-    def __init__(self, inbox: Inbox, applications: Sequence[Application]) -> None:
+    def __init__(self, inbox: Inbox, applications: Sequence[Application], folder: Path) -> None:
         self._inbox = inbox
+        self._folder = folder
         self._applications = applications
         self._ends = time.monotonic() + WHOLE
         self._placed: Counter[str] = Counter()
@@ -77,6 +79,8 @@ class Demo:
         say(f"\n{AGAIN} more orders to each, after the reset:")
         self._publish(dict.fromkeys(self._applications, AGAIN))
         self._settle()
+        say("\nInvoices are rows of Django's database, and wait for a broker that is away:")
+        take_orders_while_the_broker_is_away(django, self._folder, self._left, say)
         return self._received.total()
 
     def _reach_all(self, orders: int) -> None:
@@ -239,7 +243,11 @@ def play(url: str, stays: bool) -> None:
         queue = queue_name()
         # Declared before anybody publishes.
         inbox = stack.enter_context(Inbox(url, folder, queue))
-        environment = {"BROKER_URL": url, "ORDERS_QUEUE": queue}
+        environment = {
+            "BROKER_URL": url,
+            "ORDERS_QUEUE": queue,
+            "DATABASE": str(folder / "shop.sqlite3"),
+        }
         if not stays:
             # Two demos at a time do not reset each other's workers. A socket's path is to be short.
             sockets = tempfile.mkdtemp(prefix="kp-", dir="/tmp")
@@ -249,7 +257,7 @@ def play(url: str, stays: bool) -> None:
             stack.enter_context(Application(name, folder, environment, PORTS[name] if stays else 0))
             for name in APPLICATIONS
         ]
-        demo = Demo(inbox, applications)
+        demo = Demo(inbox, applications, folder)
         if stays:
             # Before anybody else can place orders, for these are counted.
             demo.begin()

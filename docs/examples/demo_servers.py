@@ -100,14 +100,14 @@ class Application:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
-    def post(self, number: int, timeout: float) -> dict[str, Any]:
-        """Place an order; returns what the application answered.
+    def post(self, number: int, timeout: float, page: str = "orders") -> dict[str, Any]:
+        """Place an order, at one of the application's pages; returns what it answered.
 
         :raises Trouble: if it did not accept it.
         """
         data = urllib.parse.urlencode({"order": number}).encode()
         try:
-            with _http.open(f"{self.url}orders/", data, timeout=timeout) as response:
+            with _http.open(f"{self.url}{page}/", data, timeout=timeout) as response:
                 answer: dict[str, Any] = json.load(response)
                 return answer
         except urllib.error.HTTPError as error:
@@ -125,7 +125,10 @@ class Application:
 
         :raises Trouble: if it failed, or took longer than *timeout* seconds.
         """
-        given = [*self._command, *arguments]
+        return self.run(*self._command, *arguments, timeout=timeout)
+
+    def run(self, *given: str, timeout: float) -> tuple[str, str]:
+        """Run any command within the application; as :meth:`command`."""
         typed = (
             f"{'python ' if given[0] == 'manage.py' else ''}{' '.join(given).removeprefix('-m ')}"
         )

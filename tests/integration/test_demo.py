@@ -86,8 +86,10 @@ def check_demo(tmp_path: Path, url: str, shown: str) -> str:
     assert "$ flask --app app.py kombu-pools reset\n" in done.stdout
     workers = {worker for _, _, worker in arrived}
     assert set(re.findall(r":(\d+)  +gunicorn gthread worker .* default ", status)) == workers
-    told = r":(\d+)  gunicorn gthread worker  default  closed [1-9]\d* idle connections?$"
+    told = r":(\d+)  gunicorn gthread worker  default +closed [1-9]\d* idle connections?$"
     assert set(re.findall(told, reset, re.MULTILINE)) == workers
+    assert "the relay runs, and the broker is away: all wait\n" in done.stdout
+    assert re.search(r"^the broker is back: 1, 2, 3, .*, 20$", done.stdout, re.MULTILINE)
     assert not list(tmp_path.iterdir())
     return queue
 

@@ -21,7 +21,7 @@ DEADLINE = 100
 @pytest.mark.parametrize(
     "project, command, said",
     [
-        ("django_project", ("manage.py", "test"), "Ran 4 tests"),
+        ("django_project", ("manage.py", "test"), "Ran 5 tests"),
         ("flask_app", ("-m", "pytest", "-q", *WITHOUT_OURS, "-p", PLUGIN), "3 passed"),
     ],
 )

@@ -11,7 +11,15 @@ ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
 INSTALLED_APPS = [
     "django.contrib.messages",
     "django_app",
+    "django_app.outbox",
 ]
+
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": os.environ.get("DATABASE", BASE_DIR / "shop.sqlite3"),
+    }
+}
 
 KOMBU_POOLS = {
     "default": {
@@ -22,6 +30,11 @@ KOMBU_POOLS = {
         "ACQUIRE_TIMEOUT": 20,
         "CONFIRM_TIMEOUT": 20,
         "OUTAGE_PATIENCE": 20,
+    },
+    # These are rows of the transaction that needs them, and `manage.py kombu_pools relay` publishes them.
+    "invoices": {
+        "URL": os.environ.get("INVOICES_URL", "amqp://guest:guest@localhost//"),
+        "OUTBOX": True,
     },
 }
 ORDERS_QUEUE = os.environ.get("ORDERS_QUEUE", "orders")

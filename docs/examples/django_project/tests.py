@@ -1,5 +1,6 @@
-from django.test import SimpleTestCase
+from django.test import SimpleTestCase, TestCase
 
+from django_app.outbox.models import OutboxMessage
 from django_app.testing import PublishedMixin
 
 
@@ -22,3 +23,13 @@ class OrdersTest(PublishedMixin, SimpleTestCase):
     def test_many_are_published_in_order(self) -> None:
         assert self.client.post("/orders/up-to/", {"order": 3}).status_code == 201
         assert [one.body["order"] for one in self.published.to("orders")] == [1, 2, 3]
+
+
+class InvoicesTest(PublishedMixin, TestCase):
+    def test_an_invoice_waits_in_the_outbox(self) -> None:
+        response = self.client.post("/invoices/", {"order": 7})
+        assert response.status_code == 202
+        row = OutboxMessage.objects.get()
+        assert row.message_id == response.json()["message_id"]
+        assert (row.alias, row.routing_key) == ("invoices", "invoices")
+        self.assertNothingPublished()

@@ -6,4 +6,5 @@ urlpatterns = [
     path("", views.page, name="page"),
     path("orders/", views.orders),
     path("orders/up-to/", views.orders_up_to),
+    path("invoices/", views.invoices),
 ]

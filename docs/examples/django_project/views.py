@@ -3,15 +3,17 @@ import os
 from django import forms
 from django.conf import settings
 from django.contrib import messages
+from django.db import transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_http_methods, require_POST
 from kombu import Producer, Queue
 
-from django_app import connections, publish, with_producer
+from django_app import connections, publish, publish_on_commit, with_producer
 
 ORDERS = Queue(settings.ORDERS_QUEUE)
+INVOICES = Queue("invoices")
 
 
 class OrderForm(forms.Form):
@@ -64,3 +66,19 @@ def orders_up_to(request: HttpRequest, producer: Producer) -> JsonResponse:
     for number in range(1, last + 1):
         producer.publish(as_message(number), routing_key=ORDERS.name, declare=[ORDERS])
     return JsonResponse({"published": last}, status=201)
+
+
+@csrf_exempt
+@require_POST
+def invoices(request: HttpRequest) -> JsonResponse:
+    """Accepted although the broker may be away: the message is a row until a relay has published it."""
+    form = OrderForm(request.POST)
+    if not form.is_valid():
+        return JsonResponse({"errors": form.errors}, status=400)
+    with transaction.atomic():
+        # What else the invoice needs is written in the same transaction.
+        message = as_message(form.cleaned_data["order"])
+        message_id = publish_on_commit(
+            message, INVOICES, using="invoices", key="invoices", declare=[INVOICES]
+        )
+    return JsonResponse({"message_id": message_id}, status=202)
