@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,8 @@ __all__ = ["apply_async_on_commit", "delay_on_commit", "offer_to"]
 _FOR_TASKS = (
     "kombu_pools_ext.contrib.celery.task_checks",
     f"{__package__}.after_commit",
+    f"{__package__}.outbox.celery_apps",
+    f"{__package__}.outbox.writing",
     f"{__package__}.waiting_task",
 )
 
@@ -57,6 +60,9 @@ def apply_async_on_commit(
     with its name, its id and the line that called this function; tasks in a row are all tried, as far as their broker
     can be reached. As with all callbacks of Django's ``on_commit``, the error is raised where the transaction ends.
 
+    If the alias of an adopted application has ``OUTBOX``, the message becomes a row of the transaction instead, and a
+    relay sends it. Celery's signals and ``countdown`` begin with the call then.
+
     With ``task_always_eager`` the task runs in this process at the commit.
 
     :param task: a task of Celery. Tasks of an application that ``KOMBU_POOLS_CELERY`` has adopted have this function
@@ -74,9 +80,6 @@ def apply_async_on_commit(
     import_whole(*_FOR_TASKS)
     from kombu_pools_ext.contrib.celery.task_checks import check_task
 
-    from .after_commit import register
-    from .waiting_task import WaitingTask, send_tasks
-
     given = {"producer": producer, "link": link, "link_error": link_error, "shadow": shadow}
     options.update((name, value) for name, value in given.items() if value is not None)
     task_id = task_id or str(uuid.uuid4())
@@ -84,13 +87,35 @@ def apply_async_on_commit(
     check_task(task, args, kwargs, task_id=task_id, **options)
     options = {name: _kept(value) for name, value in options.items()}
     send = partial(task.apply_async, args, kwargs, task_id=task_id, **options)
+    if producer is not None or not _into_outbox(task.app, send, db):
+        _after_commit(task, task_id, send, db, robust)
+    return task_id
+
+
+def _after_commit(
+    task: Any, task_id: str, send: Callable[[], object], db: str | None, robust: bool
+) -> None:
+    from .after_commit import register
+    from .waiting_task import WaitingTask, send_tasks
+
     if task.app.conf.task_always_eager:
         # What fails then is the task itself.
         transaction.on_commit(send, using=db, robust=robust)
     else:
         waiting = WaitingTask(task.app, task.name, task_id, send, calling_line())
         register(waiting, db=db, robust=robust, send=send_tasks)
-    return task_id
+
+
+def _into_outbox(app: Any, send: Callable[[], object], db: str | None) -> bool:
+    """Have *send* write into the outbox, if that is where tasks of *app* go; return whether it has."""
+    from .outbox.celery_apps import has_outbox
+    from .outbox.writing import tasks_in
+
+    if app.conf.task_always_eager or not has_outbox(app):
+        return False
+    with tasks_in(db):
+        send()
+    return True
 
 
 def offer_to(app: Any) -> None:

@@ -26,9 +26,11 @@ from kombu_pools_ext.control.attaching import begin
 from kombu_pools_ext.control.options import KEYS, parse_control
 from kombu_pools_ext.control.options import NAME as CONTROL
 from kombu_pools_ext.errors import Problem, SettingsError
+from kombu_pools_ext.prepared import PreparedMessage
 from kombu_pools_ext.settings.celery_alias import NAME as CELERY
 from kombu_pools_ext.settings.celery_alias import parse_celery_alias
 from kombu_pools_ext.settings.misspelt import MisspeltNames
+from kombu_pools_ext.whole_imports import import_whole
 
 __all__ = [
     "CELERY",
@@ -55,6 +57,9 @@ logger = logging.getLogger("kombu_pools_ext.control")
 
 #: The name of the setting.
 NAME = "KOMBU_POOLS"
+
+#: Imported by the first task for an outbox.
+_WRITING = f"{__package__}.outbox.writing"
 
 #: The default of the setting under DEBUG.
 WITHOUT: Mapping[str, Any] = {"default": {"URL": "memory://"}}
@@ -129,6 +134,15 @@ class DjangoPools(Pools):
 
     def _parse(self) -> dict[str, PoolSettings]:
         return read_settings()
+
+    def row_writer(self, using: str) -> Callable[[PreparedMessage], object] | None:
+        """Return what writes a task's message into the outbox of the current transaction; ``None`` to publish it."""
+        if not self.settings_of(using).outbox:
+            return None
+        import_whole(_WRITING)
+        from .outbox.writing import writer_for_tasks
+
+        return writer_for_tasks()
 
     def __repr__(self) -> str:
         try:

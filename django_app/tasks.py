@@ -61,6 +61,8 @@ from kombu_pools_ext.errors import PublishUnknown, SettingsError, UnknownAlias
 
 from .after_commit import register
 from .conf import pools
+from .outbox.celery_apps import has_outbox
+from .outbox.writing import tasks_in
 from .task_options import TaskOptions
 from .task_running import RUN, execute
 from .task_store import TaskStore, about_of, change
@@ -119,6 +121,9 @@ class CeleryBackend(BaseTaskBackend):
     def enqueue(self, task: Task[..., Any], args: Any, kwargs: Any) -> Any:
         """Send *task*, or with ``on_commit`` have it sent after the commit; then ``enqueued_at`` is set by then.
 
+        If the alias has ``OUTBOX``, the message becomes a row of the transaction, and a relay sends it; its result is
+        stored at once, and stays as "ready" after a rollback, until the result backend forgets it.
+
         :raises InvalidTask: if its queue is not configured in Celery, or has no priorities and the task has one.
         :raises InvalidTaskBackend: if the options are wrong, or there is no adopted Celery application.
         :raises TypeError, ValueError: if an argument is not JSON.
@@ -140,6 +145,9 @@ class CeleryBackend(BaseTaskBackend):
         send = partial(self._send, app, result, options)
         if database is None:
             send()
+        elif has_outbox(app):
+            with tasks_in(database):
+                send()
         else:
             check_task(app.tasks[RUN], **self._message_of(result), **options)
             waiting = WaitingTask(app, task.module_path, result.id, send, _calling_line())

@@ -216,6 +216,14 @@ class Pools:
         # One step of the interpreter: of two threads that come first, both get the same.
         return counter or self.task_counters.setdefault(alias, TaskCounter())
 
+    def row_writer(self, using: str) -> Callable[[PreparedMessage], object] | None:
+        """Return what makes a message a row of the current transaction; ``None`` if it is to be published.
+
+        It is for messages whose calls say nothing of an outbox, such as Celery's tasks. Frameworks that know of
+        transactions have one for an alias with ``OUTBOX``.
+        """
+        return None
+
     def _read(self) -> dict[str, PoolSettings]:
         return self.replaced(self._parse())
 

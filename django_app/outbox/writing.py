@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -17,10 +19,11 @@ from kombu_pools_ext.prepared import PreparedMessage
 from .collected import Collected
 from .installed import check_installed
 
-__all__ = ["bulk", "is_in_transaction", "write"]
+__all__ = ["bulk", "tasks_in", "write", "writer_for_tasks"]
 
 #: The ``bulk()`` that is open on a connection, with those around it.
 _open: WeakKeyDictionary[Any, list[Collected]] = WeakKeyDictionary()
+_database_of_tasks: ContextVar[str | None] = ContextVar("kombu_pools_outbox_tasks", default=None)
 
 
 def write(message: PreparedMessage, key: str | None = None, db: str | None = None) -> None:
@@ -69,9 +72,29 @@ def bulk(db: str | None = None) -> Iterator[None]:
         _insert(connection, messages)
 
 
-def is_in_transaction(db: str | None = None) -> bool:
-    """Return whether there is an ``atomic()`` block around the caller, on database *db*."""
-    return bool(cast("Any", connections[db or DEFAULT_DB_ALIAS]).in_atomic_block)
+@contextmanager
+def tasks_in(db: str | None) -> Iterator[None]:
+    """Within the block, tasks of Celery that go over an alias with ``OUTBOX`` become rows of database *db*.
+
+    They do outside a transaction, too. Without this block, tasks within a transaction of the default database do.
+
+    :param db: the alias of the database; ``None`` means the default one.
+    """
+    token = _database_of_tasks.set(db or DEFAULT_DB_ALIAS)
+    try:
+        yield
+    finally:
+        _database_of_tasks.reset(token)
+
+
+def writer_for_tasks() -> Callable[[PreparedMessage], None] | None:
+    """Return what writes the message of a task; ``None`` if it does not belong into an outbox."""
+    db = _database_of_tasks.get()
+    if db is None:
+        default: Any = connections[DEFAULT_DB_ALIAS]
+        if not default.in_atomic_block:
+            return None
+    return partial(write, db=db)
 
 
 def _insert(connection: Any, messages: list[tuple[PreparedMessage, str | None]]) -> None:

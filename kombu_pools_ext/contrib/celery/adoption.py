@@ -14,6 +14,7 @@ from ...broker.connections import ConnectionPool
 from ...broker.leased_producer import LeasedProducer
 from ...broker.producers import ProducerPool
 from ...broker.publish_keywords import MessageKeywords
+from ...prepared import prepare
 from ...settings import PoolSettings
 from .brokers import difference
 from .errors import CannotAdopt
@@ -152,6 +153,23 @@ class Adoption:
             using=self.using,
             acquire_timeout=patience,
         )
+
+    def write(self, body: Any, kwargs: dict[str, Any]) -> bool:
+        """Make a row of the current transaction of the message, where the alias has ``OUTBOX``; return whether it was.
+
+        :raises TypeError, ValueError: for arguments that no row can hold.
+        :raises EncodeError: if *body* cannot be serialized.
+        """
+        pools = self.find_pools()
+        write = pools.row_writer(self.using)
+        if write is None:
+            return False
+        known = {name: one for name, one in kwargs.items() if name in _KNOWN and one is not None}
+        for name in ("retry", "retry_policy"):
+            # A relay tries until the broker has the message.
+            known.pop(name, None)
+        write(prepare(pools, body, using=self.using, **known))
+        return True
 
     def count_task(self) -> None:
         """Note that a task was sent, for the status of the alias."""

@@ -42,6 +42,10 @@ class Road(Protocol):
         """Publish as :meth:`.Pools.publish`, where the arguments are such as it takes, and else on a lease."""
         ...
 
+    def write(self, body: Any, kwargs: dict[str, Any]) -> bool:
+        """Make the message a row of the current transaction, where the alias has ``OUTBOX``; return whether it was."""
+        ...
+
     def count_task(self) -> None:
         """Note that a task was sent."""
         ...
@@ -75,6 +79,8 @@ class TaskProducer(Producer):
         self._timeout = timeout
         self._lease: LeasedProducer | None = None
         self._released = False
+        #: Whether its last task became a row, as the event about it has to.
+        self._has_written = False
 
     exchange = _property_of_lease("exchange")
     routing_key = _property_of_lease("routing_key", "")
@@ -123,6 +129,9 @@ class TaskProducer(Producer):
     def publish(self, body: Any, *args: Any, **kwargs: Any) -> None:
         """:meth:`kombu.Producer.publish`, by the rules of the alias.
 
+        With ``OUTBOX`` a task that is sent within a transaction becomes a row of it, unless it is tried again: a task
+        that fails rolls its transaction back, and would take the message along.
+
         ``RETRY`` stands in for the application's own ``task_publish_retry_policy``; with a *retry_policy* of the
         call's own, reaching the broker is tried as often as it says, and so is the publish. ``MANDATORY`` is about
         tasks: other messages, such as events and results, come back only if the call asks for it.
@@ -134,6 +143,15 @@ class TaskProducer(Producer):
         is_task = _is_task(kwargs)
         if "mandatory" not in kwargs and not is_task:
             kwargs["mandatory"] = False
+        if is_task:
+            self._has_written = (
+                not args and not _is_retry(body, kwargs) and self._road.write(body, kwargs)
+            )
+        elif self._has_written and self._road.write(body, kwargs):
+            return
+        if is_task and self._has_written:
+            self._road.count_task()
+            return
         try:
             if args or policy or self._lease is not None:
                 self._publish_on_lease(body, args, kwargs, policy)
@@ -232,6 +250,13 @@ def _may_be_reached_later(policy: dict[str, Any]) -> tuple[type[BaseException], 
     """Return the errors of an acquire after which another one may succeed."""
     more = policy.get("retry_errors") or ()
     return (OperationalError, *(more if isinstance(more, tuple | list) else (more,)))
+
+
+def _is_retry(body: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether a task has been tried before: protocol 2 says so in the headers, protocol 1 in the body."""
+    headers = kwargs.get("headers") or {}
+    told = headers if "id" in headers else body
+    return bool(isinstance(told, dict) and told.get("retries"))
 
 
 def _errback_of(policy: dict[str, Any]) -> Any:
