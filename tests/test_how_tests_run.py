@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 from pathlib import Path
 
@@ -25,6 +26,10 @@ def test_side_by_side_each_file_is_in_one_part() -> None:
     assert sorted(divided) == every_file()
 
 
+def test_the_parts_that_are_not_counted_exist() -> None:
+    assert side_by_side.files_of().keys() >= side_by_side.UNCOUNTED
+
+
 def test_the_greenlets_get_each_file_of_their_folders() -> None:
     folders = ("tests/engine", "tests/broker", "tests/publisher")
     divided = side_by_side.files_of(folders).values()
@@ -38,8 +43,10 @@ def test_a_part_that_fails_fails_the_whole(capsys: pytest.CaptureFixture[str]) -
     assert side_by_side.side_by_side([good])
     assert not side_by_side.side_by_side([good, bad])
     told = capsys.readouterr().out
-    assert re.search(r"--- good: passed in \d+ s\n3 passed\n", told)
-    assert re.search(r"--- bad: FAILED \(1\) in \d+ s\n1 failed\n", told)
+    assert re.search(r"--- good: passed in \d+ s \(\d+ s of processor time\)\n3 passed\n", told)
+    assert re.search(
+        r"--- bad: FAILED \(1\) in \d+ s \(\d+ s of processor time\)\n1 failed\n", told
+    )
 
 
 def steps_of_ci() -> list[str]:
@@ -113,6 +120,16 @@ def test_ci_refuses_a_step_that_it_does_not_have(make: Path) -> None:
     done = ci("style", "stlye", make=make)
     assert done.returncode == 1
     assert "not every one of these is a step: style stlye" in done.stdout
+
+
+def test_a_part_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(side_by_side, "LIMIT", 0.5)
+    part = side_by_side.Part(
+        "hangs", [*side_by_side.PYTHON, "-c", "import time\nprint(1, flush=True)\ntime.sleep(60)"]
+    )
+    part.run()
+    assert part.outcome == -signal.SIGKILL
+    assert "killed, perhaps because it took more than 0.5 s" in part.text
 
 
 # -- what installs ----------------------------------------------------------------------------------------------------

@@ -18,19 +18,23 @@ OVERDUE = 3
 
 
 def make(broker: str, backend: str, queue: str, **settings: Any) -> celery.Celery:
-    """Make an application whose queue is *queue*; PLAIN among *settings* leaves it with Celery's own pools."""
+    """Make an application whose queue is *queue*.
+
+    PLAIN among *settings* leaves it with Celery's own pools, QUIET without events of its tasks.
+    """
+    quiet = settings.pop("QUIET", False)
     app = celery.Celery(queue, broker=broker, backend=backend, set_as_current=False)
     app.conf.update(
         broker_connection_retry_on_startup=True,
         task_default_queue=queue,
         task_default_exchange=queue,
         task_default_routing_key=queue,
-        task_send_sent_event=True,
+        task_send_sent_event=not quiet,
         control_exchange=f"{queue}-control",
         event_exchange=f"{queue}-events",
         result_expires=600,
         worker_prefetch_multiplier=8,
-        worker_send_task_events=True,
+        worker_send_task_events=not quiet,
         beat_schedule={
             f"overdue-{number}": {
                 "task": "add",
