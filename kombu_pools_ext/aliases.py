@@ -33,6 +33,7 @@ from .broker.validate import valid_seconds
 from .engine.stats import Drained
 from .engine.weakrefs import snapshot
 from .errors import ConnectionsKept, UnknownAlias
+from .relay_report import RelayReport
 from .reloading import Change, Reloaded
 from .settings import PoolSettings, SettingsError, parse_settings
 from .settings.problems import forgets_arguments, suggestion
@@ -173,6 +174,8 @@ class Pools:
         self._turns: dict[tuple[int, str], object] = {}
         #: The tasks of Celery that were sent, by alias; of each over which an application publishes.
         self.task_counters: dict[str, TaskCounter] = {}
+        #: By alias, what a relay of the outbox in this process tells.
+        self.relay_reports: dict[str, RelayReport] = {}
         #: What takes the messages that are published without waiting: by alias, and whether over a shared connection.
         self._roads: dict[tuple[str, bool], Road] = {}
         if settings is not None and not isinstance(settings, Mapping):

@@ -12,7 +12,7 @@ import os
 import re
 import socket
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
@@ -79,6 +79,9 @@ class StatusRow(PoolNumbers, Row):
     in_flight: int = 0
     #: How many tasks of Celery this process has sent over the alias; ``None`` if no application publishes over it here.
     tasks: int | None = None
+    #: What a relay in this process tells of the alias's outbox: ``delivered``, ``rate`` (messages a second), ``rows``,
+    #: ``lag`` (seconds) and ``dead``; ``None`` if none runs here.
+    relay: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -167,7 +170,9 @@ def status(pools: Pools, using: Sequence[str] | None = None) -> list[StatusRow]:
     return [
         StatusRow(
             *_origin(pools, alias),
-            **{**_numbers(pool), **_road(pools, alias), "tasks": _tasks(pools, alias)},
+            **{**_numbers(pool), **_road(pools, alias)},
+            tasks=_tasks(pools, alias),
+            relay=_relay(pools, alias),
         )
         for alias, pool in _pools_of(pools, using).items()
     ]
@@ -188,6 +193,11 @@ def _road(pools: Pools, alias: str) -> dict[str, Any]:
 def _tasks(pools: Pools, alias: str) -> int | None:
     counter = pools.task_counters.get(alias)
     return None if counter is None else counter.count
+
+
+def _relay(pools: Pools, alias: str) -> dict[str, Any] | None:
+    report = pools.relay_reports.get(alias)
+    return None if report is None else asdict(report)
 
 
 def _numbers(pool: ConnectionPool) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ..relay_report import MOST_COUNTED
 from .answer import Answer, Answers
 from .process_info import Process
 
@@ -30,6 +31,8 @@ _NUMBERS = {
     "CLOSED": "closed",
     "TASKS": "tasks",
 }
+#: Those of a process in which a relay runs: title, and key in the row's ``relay``.
+_RELAY = {"DELIVERED": "delivered", "RATE": "rate", "ROWS": "rows", "LAG": "lag", "DEAD": "dead"}
 #: The text of an empty cell.
 _NOTHING = "–"
 #: The most processes that a line names; the others are only counted.
@@ -102,23 +105,25 @@ def _status(answers: Sequence[Answer], now: float) -> list[Line]:
     if not any(row.get("tasks") is not None for answer in answers for row in answer.rows):
         # Without Celery there are none.
         del numbers["TASKS"]
-    head = ["PROCESS", "SERVER", "UP", "ALIAS", *numbers, "STATE", "BROKER"]
+    relay = _RELAY if any(row.get("relay") for answer in answers for row in answer.rows) else {}
+    head = ["PROCESS", "SERVER", "UP", "ALIAS", *numbers, *relay, "STATE", "BROKER"]
     rows, kinds = [], []
     for answer in answers:
         cells = [*_process_cells(answer.process), _uptime(answer.process, now)]
         for row in answer.rows:
             state = _state(row)
             rows.append([
-                *cells, str(row.get("alias")), *(_number(row, name) for name in numbers.values()), state,
+                *cells, str(row.get("alias")), *(_number(row, name) for name in numbers.values()),
+                *(_told_by_relay(row, name) for name in relay.values()), state,
                 str(row.get("broker", _NOTHING)),
             ])  # fmt: skip
             kinds.append("plain" if state == "ok" else "bad")
         if (outcome := _process_outcome(answer)) is not None:
-            rows.append([*cells, *[_NOTHING] * (len(numbers) + 1), outcome, ""])
+            rows.append([*cells, *[_NOTHING] * (len(numbers) + len(relay) + 1), outcome, ""])
             kinds.append("plain" if answer.ok else "bad")
     if not rows:
         return []
-    lines = _aligned([head, *rows], numbers=(2, *range(4, 4 + len(numbers))))
+    lines = _aligned([head, *rows], numbers=(2, *range(4, 4 + len(numbers) + len(relay))))
     return [("head", lines[0]), *zip(kinds, lines[1:], strict=True)]
 
 
@@ -138,6 +143,16 @@ def _number(row: Mapping[str, Any], name: str) -> str:
     if value is None:
         return _NOTHING if name == "tasks" else "∞"
     return str(value)
+
+
+def _told_by_relay(row: Mapping[str, Any], name: str) -> str:
+    told = row.get("relay") or {}
+    value = told.get(name)
+    if value is None:
+        return _NOTHING
+    if name in ("rows", "dead") and value >= MOST_COUNTED:
+        return f"{MOST_COUNTED}+"
+    return {"rate": f"{value:.0f}/s", "lag": f"{value:.1f} s"}.get(name, str(value))
 
 
 def _state(row: Mapping[str, Any]) -> str:

@@ -23,6 +23,8 @@ class AliasLine:
         self.failures = 0
         #: Until then the broker counts as away, in seconds of the monotonic clock.
         self.again = 0.0
+        #: Messages that were delivered, and how many of them were told of.
+        self.delivered = self.reported = 0
         #: Whether the last look found nothing that could be sent.
         self.was_empty = False
         #: When to look for rows, in seconds of the monotonic clock.

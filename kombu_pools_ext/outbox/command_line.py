@@ -82,6 +82,13 @@ RELAY_OPTIONS: Sequence[Option] = (
         kind=float,
         default=_DEFAULTS.keep,
     ),
+    Option(
+        "keep-inbox",
+        "seconds for which the inbox remembers what was received (default: 0, for ever)",
+        "SECONDS",
+        kind=float,
+        default=_DEFAULTS.keep_inbox,
+    ),
     Option("stop-keys", "a dead row stops its key until it is requeued or purged"),
     Option("once", "publish what is due, and end"),
 )
@@ -106,6 +113,7 @@ def run_relay(
     lease: float = _DEFAULTS.lease,
     poll: float = _DEFAULTS.poll,
     keep: float = _DEFAULTS.keep,
+    keep_inbox: float = _DEFAULTS.keep_inbox,
     stop_keys: bool = False,
     once: bool = False,
 ) -> int:
@@ -119,7 +127,7 @@ def run_relay(
     :returns: the exit code.
     """
     try:
-        settings = RelaySettings(batch, lease, poll, keep, stop_keys)
+        settings = RelaySettings(batch, lease, poll, keep, stop_keys, keep_inbox)
         for alias in using or pools.settings:
             pools.settings_of(alias)
         relay = Relay(pools, database, settings, list(dict.fromkeys(using)) or None)

@@ -8,12 +8,15 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from ..relay_report import RelayReport
 from .alias_line import AliasLine
 from .backoff import Backoff
 from .chain import Chain
 from .database import Database
+from .inbox import sweep_inbox
 from .relay_numbers import RelayNumbers
 from .relay_settings import RelaySettings
 from .row import Row
@@ -37,6 +40,8 @@ _OF_A_KEY = 50
 _TO_TRY = 10
 #: Seconds between two looks at what no relay serves, and at delivered rows that were kept long enough.
 _NOW_AND_THEN = 60.0
+#: Seconds between two looks at how the outbox stands, for ``status``.
+_REPORT = 5.0
 #: Seconds that an outage keeps a relay from trying again, at first and at most.
 _OUTAGE = (0.5, 10.0)
 #: Seconds until a message that the broker refused is tried again, at first and at most.
@@ -85,6 +90,7 @@ class Relay:
         self._database_failures = 0
         self._database_again = 0.0
         self._housekeeping = 0.0
+        self._next_report = 0.0
         self._refused = Backoff(*_REFUSED)
         self._unknown = Backoff(*_UNKNOWN)
         self._away = Backoff(*_OUTAGE)
@@ -148,6 +154,7 @@ class Relay:
         finally:
             wake_up.stop()
             database.close()
+            self._pools.relay_reports.clear()
 
     def _is_drained(self) -> bool:
         """Whether nothing is under way, and there was nothing due at the last look; if not so, look again."""
@@ -172,6 +179,8 @@ class Relay:
         if now >= self._housekeeping:
             self._housekeeping = now + _NOW_AND_THEN
             self._keep_house()
+        if now >= self._next_report:
+            self._report(now)
         claimed = False
         for alias in self._served():
             line = self._lines.setdefault(alias, AliasLine(alias))
@@ -205,12 +214,32 @@ class Relay:
     def _keep_house(self) -> None:
         if self._settings.keep:
             self._with_database(lambda: self._outbox.sweep(self._settings.keep))
+        if self._settings.keep_inbox:
+            self._with_database(
+                lambda: sweep_inbox(self._outbox.database, self._settings.keep_inbox)
+            )
         numbers = self._with_database(self._outbox.aliases) or ()
         for alias in sorted(set(numbers) - set(self._pools.settings)):
             logger.warning(
                 "outbox: rows of the alias %r wait, and this process has no pool of that name; configure it, or purge "
                 "the rows",
                 alias,
+            )
+
+    def _report(self, now: float) -> None:
+        """Look how the outbox stands, for ``status``."""
+        seconds = now - self._next_report + _REPORT if self._next_report else 0.0
+        self._next_report = now + _REPORT
+        for alias in self._served():
+            look = self._with_database(partial(self._outbox.look, alias))
+            if look is None:
+                return
+            rows, lag, dead = look
+            line = self._lines.setdefault(alias, AliasLine(alias))
+            rate = (line.delivered - line.reported) / seconds if seconds else 0.0
+            line.reported = line.delivered
+            self._pools.relay_reports[alias] = RelayReport(
+                line.delivered, round(rate, 1), rows, round(lag, 3), dead
             )
 
     # -- publishing --------------------------------------------------------------------------------------------------
@@ -238,7 +267,7 @@ class Relay:
     def _pause(self) -> float:
         """Seconds until there may be something to do, if nobody wakes the relay."""
         now = self._clock()
-        times = [now + self._settings.poll, self._housekeeping]
+        times = [now + self._settings.poll, self._housekeeping, self._next_report]
         if self._fates:
             times.append(self._database_again)
         for line in self._lines.values():
@@ -268,6 +297,7 @@ class Relay:
         line.ids.discard(row.id)
         if verdict is Verdict.DONE:
             self.numbers.delivered += 1
+            line.delivered += 1
             line.failures = 0
             self._fates.done.append(row.id)
         else:

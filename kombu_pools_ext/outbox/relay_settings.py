@@ -18,6 +18,8 @@ class RelaySettings:
         has to be longer than a publish can take: ``ACQUIRE_TIMEOUT`` plus ``CONFIRM_TIMEOUT``, 15 s by default.
     :param poll: seconds between two looks at the table while nothing is due, where no notification comes.
     :param keep: seconds for which delivered rows stay in the table; 0.0 deletes them at once.
+    :param keep_inbox: seconds for which the inbox remembers what was received; 0.0 is for ever. No copy of a message
+        may come later than that.
     :param stop_keys: whether a row that can never be delivered stops its key until it is requeued or purged.
     :raises ValueError: for numbers that make no sense, all at once.
     """
@@ -27,6 +29,7 @@ class RelaySettings:
     poll: float = 1.0
     keep: float = 0.0
     stop_keys: bool = False
+    keep_inbox: float = 0.0
 
     def __post_init__(self) -> None:
         problems = list(self._problems())
@@ -36,7 +39,7 @@ class RelaySettings:
     def _problems(self) -> Iterator[str]:
         if type(self.batch) is not int or self.batch < 1:
             yield f"batch must be a whole number of rows, 1 or more, not {self.batch!r}"
-        for name, least in (("lease", 1.0), ("poll", 0.01), ("keep", 0.0)):
+        for name, least in (("lease", 1.0), ("poll", 0.01), ("keep", 0.0), ("keep_inbox", 0.0)):
             value = getattr(self, name)
             if type(value) not in (int, float):
                 yield f"{name} must be a number of seconds, not {value!r}"

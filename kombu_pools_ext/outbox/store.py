@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..prepared import PreparedMessage
+from ..relay_report import MOST_COUNTED
 from .claim import Claim
 from .database import Cursor, Database
 from .dialects import Dialect, dialect_of
@@ -353,6 +354,23 @@ class Outbox:
                 )
                 if cursor.fetchall():
                     found.add(last)
+
+    def look(self, alias: str) -> tuple[int, float, int]:
+        """Return how many rows of *alias* wait, the age in seconds of the oldest, and how many are dead.
+
+        Both are counted up to :data:`.MOST_COUNTED`, so this is cheap however many there are.
+        """
+        with self.database.transaction() as cursor:
+            told = []
+            for state in (State.WAITING, State.DEAD):
+                cursor.execute(
+                    f"SELECT COUNT(*), {self._dialect.now} - MIN(created_at) FROM (SELECT created_at FROM {OUTBOX} "
+                    f"WHERE alias = %s AND state = {state:d} ORDER BY due_at, id LIMIT {MOST_COUNTED}) few",
+                    [alias],
+                )
+                told.append(cursor.fetchall()[0])
+        (rows, age), (dead, _) = told
+        return int(rows), max(0, int(age or 0)) / 1e6, int(dead)
 
     def count(self, rows: Filter) -> int:
         """Return how many rows there are of those that *rows* describes."""

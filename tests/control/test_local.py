@@ -94,6 +94,7 @@ def test_a_status_row_has_all_that_the_stats_of_a_pool_have() -> None:
         "publish_over",
         "in_flight",
         "tasks",
+        "relay",
     ]
     assert {name: shown[name] for name in stats if name not in ("name", "seconds_waited")} == {
         name: stats[name] for name in stats if name not in ("name", "seconds_waited")

@@ -11,8 +11,13 @@ import kombu
 import pytest
 
 from kombu_pools_ext import Pools
-from kombu_pools_ext.outbox import Outbox, Relay, RelaySettings, State, write
-from kombu_pools_ext.outbox.schema import OUTBOX
+from kombu_pools_ext.control import local
+from kombu_pools_ext.control.answer import Answer, Answers
+from kombu_pools_ext.control.process_info import Process
+from kombu_pools_ext.control.rendering import answer_table
+from kombu_pools_ext.control.request import Request
+from kombu_pools_ext.outbox import Outbox, Relay, RelaySettings, State, claim_once, write
+from kombu_pools_ext.outbox.schema import INBOX, OUTBOX
 from tests.broker.common import PATIENCE, eventually
 from tests.brokers import PrivateRabbitMQ
 from tests.databases import Database
@@ -242,6 +247,68 @@ def test_rows_of_an_alias_that_is_gone_wait_and_are_told(
     drained(pools, tables)
     assert found(outbox, "state") == [(State.WAITING,)]
     assert "rows of the alias 'removed' wait" in caplog.text
+
+
+@pytest.mark.broker
+def test_a_large_body_arrives(outbox: Outbox, tables: Database, pools: Pools, queue: Any) -> None:
+    """MariaDB takes 16 MiB in one statement, unless it is told otherwise."""
+    size = 20_000_000 if tables.vendor != "mysql" else 8_000_000
+    written(outbox, [message(pools, b"x" * size, queue.name, serializer="raw")])
+    relay = drained(pools, tables)
+    assert relay.numbers.delivered == 1
+    got = queue.get(no_ack=True)
+    assert len(got.body) == size
+
+
+@pytest.mark.broker
+def test_status_tells_how_the_outbox_stands(
+    outbox: Outbox, tables: Database, pools: Pools, queue: Any
+) -> None:
+    written(outbox, [message(pools, n, queue.name) for n in range(3)])
+    written(outbox, [message(pools, 1, f"{queue.name}-nobody")])
+    assert [row.relay for row in local.status(pools)] == [None]
+    relay = Relay(pools, own(tables), RelaySettings(poll=0.05))
+    with running(relay):
+        eventually(lambda: relay.numbers.dead == 1 and relay.numbers.delivered == 3, PATIENCE)
+        eventually(lambda: told(pools).get("dead") == 1, PATIENCE)
+        assert told(pools).keys() == {"delivered", "rate", "rows", "lag", "dead"}
+        assert (told(pools)["delivered"], told(pools)["rows"], told(pools)["lag"]) == (3, 0, 0.0)
+    assert [row.relay for row in local.status(pools)] == [None]
+
+
+def told(pools: Pools) -> dict[str, Any]:
+    (row,) = local.status(pools)
+    return row.relay or {}
+
+
+def test_the_table_of_status_has_columns_for_a_relay() -> None:
+    row = {"alias": "default", "limit": 10, "closed": {}, "broker": "amqp://mq//"}
+    relay = {"delivered": 120, "rate": 41.6, "rows": 10_000, "lag": 3.21, "dead": 0}
+    answers = Answers(
+        Request(command="status"),
+        tuple(
+            Answer(Process(f"web1:{n}", "web1", n), "done", (one,), seconds=0.01)
+            for n, one in enumerate([row, {**row, "relay": relay}])
+        ),
+    )
+    head, plain, told = (text for _, text in answer_table(answers))
+    assert head.split()[-7:] == ["DELIVERED", "RATE", "ROWS", "LAG", "DEAD", "STATE", "BROKER"]
+    assert plain.split()[-7:-2] == ["–"] * 5
+    assert told.split()[-8:-2] == ["120", "42/s", "10000+", "3.2", "s", "0"]
+
+
+@pytest.mark.broker
+def test_the_inbox_forgets_what_is_old(outbox: Outbox, tables: Database, pools: Pools) -> None:
+    def note(message_id: str) -> bool:
+        with outbox.database.transaction() as cursor:
+            return claim_once(cursor, tables.vendor, message_id, "orders")
+
+    assert note("a")
+    with outbox.database.transaction() as cursor:
+        cursor.execute(f"UPDATE {INBOX} SET received_at = received_at - 100000000")
+    assert note("b")
+    drained(pools, tables, keep_inbox=50.0)
+    assert (note("a"), note("b")) == (True, False)
 
 
 @pytest.mark.broker
