@@ -10,6 +10,7 @@ import ipaddress
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from django.apps import apps
 from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, Error, Warning, register
 from django.utils.module_loading import import_string
@@ -22,6 +23,7 @@ from kombu_pools_ext.errors import Problem, SettingsError
 
 from . import conf, servers
 from .decorators import decorated_in, used_aliases
+from .outbox.installed import NAME as OUTBOX
 
 __all__ = [
     "TAG",
@@ -36,6 +38,7 @@ __all__ = [
     "check_error_pages",
     "check_limits",
     "check_memory",
+    "check_outbox",
     "check_presence",
     "check_settings",
 ]
@@ -235,6 +238,22 @@ def check_celerys_broker(**kwargs: Any) -> list[CheckMessage]:
             hint=f"{wrong}.",
             id="kombu_pools.E008",
         )
+    ]
+
+
+@register(TAG)
+def check_outbox(**kwargs: Any) -> list[CheckMessage]:
+    """E011: an alias has ``OUTBOX``, and the application of the outbox is not installed."""
+    if apps.is_installed(OUTBOX):
+        return []
+    return [
+        Error(
+            "OUTBOX is set, and the outbox has no tables.",
+            hint=f'{_at(alias)}: add "{OUTBOX}" to INSTALLED_APPS, and run manage.py migrate.',
+            id="kombu_pools.E011",
+        )
+        for alias, settings in _valid().items()
+        if settings.outbox
     ]
 
 

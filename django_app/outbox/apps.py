@@ -14,3 +14,7 @@ class OutboxConfig(AppConfig):
     label = "kombu_pools_outbox"
     verbose_name = "Outbox"
     default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """Register the check."""
+        from . import checks  # noqa: F401  # importing it registers it

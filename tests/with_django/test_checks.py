@@ -386,11 +386,12 @@ def test_the_page_has_an_entry_for_each_and_no_other() -> None:
     # The backend of Django's tasks has checks of its own, and is not imported before Django 6.
     folder = Path(checks.__file__).parent
     source = "".join(
-        (folder / name).read_text(encoding="utf-8") for name in ("checks.py", "tasks.py")
+        (folder / name).read_text(encoding="utf-8")
+        for name in ("checks.py", "tasks.py", "outbox/checks.py")
     )
     page = (ROOT / "docs" / "reference" / "checks.md").read_text(encoding="utf-8")
     made = set(re.findall(r"kombu_pools\.([EW]\d{3})", source))
-    assert len(made) == 15
+    assert len(made) == 17
     assert set(re.findall(r"^### kombu_pools\.([EW]\d{3})", page, re.MULTILINE)) == made
 
 
