@@ -35,6 +35,8 @@ class Verdict(Enum):
     UNKNOWN = "unknown"
 
 
+#: AMQP's number for the methods of a connection.
+_CONNECTION = 10
 #: The broker closed the channel because of this message; or it cannot be made into a message.
 _DEADLY = (
     *(NotFound, AccessRefused, PreconditionFailed),
@@ -59,12 +61,20 @@ def verdict_of(error: BaseException | None) -> Verdict:
         return Verdict.AWAY
     if isinstance(error, PublishError):
         return Verdict.UNKNOWN
+    if isinstance(error, AccessRefused) and _is_of_login(error):
+        return Verdict.AWAY
     if isinstance(error, _DEADLY) and not isinstance(error, OSError):
         return Verdict.DEAD
     if isinstance(error, _OUT_OF_REACH):
         return Verdict.AWAY
     # Nobody knows what it is, so it does not keep the others from going on, and is tried ever more seldom.
     return Verdict.REFUSED
+
+
+def _is_of_login(error: AccessRefused) -> bool:
+    """Whether the broker refused the user, and not a message: it was no method of a channel that was answered."""
+    answered = error.method_sig
+    return answered is not None and answered[0] in (0, _CONNECTION)
 
 
 def told(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from kombu_pools_ext.outbox import Filter, Outbox, SchemaMismatch, State, write
 from kombu_pools_ext.outbox.schema import OUTBOX
 from kombu_pools_ext.outbox.settlement import GivenBack, Settlement
 from tests.databases import Database
-from tests.outbox.common import found, make_due, message, outbox_in, written
+from tests.outbox.common import found, make_due, make_tables, message, outbox_in, written
 
 PATIENCE = 60.0
 LEASE = 60.0
@@ -280,6 +280,30 @@ def test_ids_of_a_key_have_the_order_of_the_commits(
     assert done.wait(PATIENCE)
     writer.join(PATIENCE)
     assert found(outbox, "message_id") == [(first.message_id,), (second.message_id,)]
+
+
+@pytest.mark.parametrize("zone", ["-09:30", "+13:00"])
+def test_time_zones_do_not_matter(database: Database, pools: Pools, zone: str) -> None:
+    """What is written in one zone is due at once in another."""
+    make_tables(database)
+    set_zone = {
+        "postgresql": f"SET TIME ZONE INTERVAL '{zone}' HOUR TO MINUTE",
+        "mysql": f"SET time_zone = '{zone}'",
+        "sqlite": "SELECT 1",
+    }[database.vendor]
+    near, far = outbox_in(database), outbox_in(database)
+    for turn in (1, 2):
+        writer, reader = (near, far) if turn == 1 else (far, near)
+        with far.database.transaction() as cursor:
+            cursor.execute(set_zone)
+        written(writer, [message(pools)])
+        (row,) = reader.claim("default", "a", 10, 60.0).rows
+        assert reader.claim("default", "b", 10, 60.0).rows == []
+        (numbers,) = reader.numbers()
+        assert 0.0 <= numbers.oldest < PATIENCE
+        assert row.attempts == 0
+    near.database.close()
+    far.database.close()
 
 
 # -- commands ----------------------------------------------------------------------------------------------------------
