@@ -52,12 +52,14 @@ class Filter:
     :param older_than: seconds since the row got its state, at least.
     :param reason: a text that the reason contains.
     :param states: in these.
+    :param ids: of these, a few thousand at most; ``None`` is all.
     """
 
     states: Sequence[State]
     aliases: Sequence[str] | None = None
     older_than: float | None = None
     reason: str | None = None
+    ids: Sequence[int] | None = None
 
 
 def write(
@@ -448,6 +450,9 @@ class Outbox:
         if rows.aliases is not None:
             parts.append(f"alias IN ({_places(len(rows.aliases))})" if rows.aliases else "1 = 0")
             parameters += rows.aliases
+        if rows.ids is not None:
+            parts.append(f"id IN ({_places(len(rows.ids))})" if rows.ids else "1 = 0")
+            parameters += rows.ids
         if rows.older_than is not None:
             parts.append(f"COALESCE(ended_at, created_at) <= {self._dialect.now} - %s")
             parameters.append(_micro(rows.older_than))
