@@ -4,12 +4,13 @@ Prints a line for each that failed, and leaves with their number. BROKER is the 
 example's AMQP URLs are replaced by its virtual host :func:`vhost_of`, which is empty, as a reader's broker is. Redis
 and TLS are replaced by the broker in memory. What an example defines and does not call itself is called as its reader
 does: each view is asked once, and each test is run. Examples of Django's own tasks are left out before Django 6.0,
-which has them.
+which has them. Where an example leaves a time-out at its default, it has more: :data:`UNHURRIED`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import inspect
 import os
 import re
@@ -26,9 +27,16 @@ import flask
 import kombu
 
 import kombu_pools_ext
+from kombu_pools_ext.aliases import replace_settings
+from kombu_pools_ext.settings import PoolSettings
 
 PRELOADED = (django, flask, kombu, kombu_pools_ext)
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+#: Seconds that an example has where it names no time of its own, because the machine may be busy with other tests. Two
+#: of them are less than the lease of the outbox.
+UNHURRIED = 25.0
+#: The settings for which it has them.
+TIMES = ("acquire_timeout", "connect_timeout", "confirm_timeout")
 #: No masked ones, which an example expects to be shown.
 REST = r"://(?![^\"'\s]*\*\*)[^\"'\s]*"
 AMQP = re.compile(f"amqp{REST}")
@@ -53,6 +61,17 @@ def is_for(code: str) -> bool:
     return "from django.tasks" not in code or django.VERSION >= (6,)
 
 
+def with_time(settings: dict[str, PoolSettings]) -> dict[str, PoolSettings]:
+    """The same *settings*, with more time where they have the default."""
+    defaults = {one.name: one.default for one in dataclasses.fields(PoolSettings)}
+
+    def more(one: PoolSettings) -> PoolSettings:
+        names = [name for name in TIMES if getattr(one, name) == defaults[name]]
+        return dataclasses.replace(one, **dict.fromkeys(names, UNHURRIED))
+
+    return {alias: more(one) for alias, one in settings.items()}
+
+
 def run(page: Path, line: int, code: str, broker: str) -> int:
     """Run one example in a child; its exit code."""
     child = os.fork()
@@ -60,6 +79,7 @@ def run(page: Path, line: int, code: str, broker: str) -> int:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     status = 1
     try:
+        replace_settings(with_time)
         # The line numbers of the page, for the traceback.
         code = AMQP.sub(f"{broker}{vhost_of(page, line)}", code)
         source = "\n" * (line - 1) + OTHERS.sub("memory://", code)

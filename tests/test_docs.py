@@ -64,7 +64,9 @@ def test_every_example_of_the_page_runs_as_copied_on_an_empty_broker(
         timeout=DEADLINE,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    # The last line names an example; it comes first, because a summary shows one line.
+    named = "".join(done.stderr.splitlines()[-1:])
+    assert done.returncode == 0, f"{named}\n{done.stdout}{done.stderr}"
 
 
 def test_the_pages_contain_examples() -> None:
