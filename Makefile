@@ -27,7 +27,7 @@ WITH_KOMBUS_TYPES := --allow-untyped-calls --allow-untyped-decorators --no-warn-
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .SECONDARY:
-.PHONY: help demo serve test test-greenlets test-kombus lint style types format matrix brokers pythons wrk bench instructions reliability soak soak-outbox docs lock clean
+.PHONY: help demo serve test test-greenlets test-kombus lint style types format matrix brokers pythons wrk bench bench-outbox instructions reliability soak soak-outbox docs lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -91,6 +91,10 @@ pythons: .venv/python/.fetched ## Python 3.14 from Debian's archive, where the m
 
 bench: .venv/bench/.locked .venv/wrk/.fetched ## what it costs beside what else there is (ONLY=acquire, PYTHONS="3.12 3.13", SHORT=1; COMMIT=1 keeps the run)
 	@.venv/bench/bin/python -m tests.benchmarks --only "$(ONLY)" --pythons "$(PYTHONS)" \
+		$(if $(SHORT),--short) $(if $(COMMIT),--commit)
+
+bench-outbox: .venv/bench/.locked ## what the outbox costs beside other outboxes for Django (ONLY=drain, ROWS=1000000, SHORT=1; COMMIT=1 keeps the run)
+	@.venv/bench/bin/python -m tests.benchmarks.outbox --only "$(ONLY)" $(if $(ROWS),--rows "$(ROWS)") \
 		$(if $(SHORT),--short) $(if $(COMMIT),--commit)
 
 instructions: .venv/test/.locked ## how many instructions a lease takes, and whether that changed (KEEP=1 keeps the counts)

@@ -24,8 +24,13 @@ version = ".".join(release.split(".")[:2])
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
-# What `make bench` writes is included by explanation/performance.md.
-exclude_patterns = ["_build", "examples", "explanation/performance/*.md"]
+# What `make bench` and `make bench-outbox` write is included by pages of explanation/.
+exclude_patterns = [
+    "_build",
+    "examples",
+    "explanation/performance/*.md",
+    "explanation/outbox-performance/*.md",
+]
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3

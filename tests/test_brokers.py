@@ -18,6 +18,7 @@ from tests.brokers import (
     free_port,
     rabbitmq,
 )
+from tests.brokers.server import speaks
 
 
 def alive(pid: int) -> bool:
@@ -218,3 +219,16 @@ def test_a_server_that_ends_at_once_says_why() -> None:
 
     with pytest.raises(Unavailable, match="out of memory"), Broken():
         pass
+
+
+@pytest.mark.slow
+def test_a_private_rabbitmq_has_the_plugins_that_it_is_given() -> None:
+    plain = PrivateRabbitMQ()
+    assert not plain.has_plugin("rabbitmq_of_nobody")
+    if not plain.has_plugin("rabbitmq_stomp"):
+        pytest.skip("rabbitmq_stomp is not installed")
+    port = free_port()
+    config = {"stomp.listeners.tcp.1": f"127.0.0.1:{port}"}
+    with PrivateRabbitMQ(config, plugins=["rabbitmq_stomp"]):
+        greeting = b"CONNECT\naccept-version:1.2\nhost:/\nlogin:guest\npasscode:guest\n\n\0"
+        assert speaks(port, greeting, b"CONNECTED")

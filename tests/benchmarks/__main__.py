@@ -10,6 +10,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,10 @@ ROUNDS, SECONDS, WATCH = 21, 0.05, 3.0
 SHORT = (5, 0.02, 1.0)
 
 
-def versions() -> dict[str, str]:
-    """Ours, and of each peer that is installed."""
+def versions(told: Iterable[str] = TOLD) -> dict[str, str]:
+    """Ours, and of each of these packages that is installed."""
     found = {"kombu-pools-ext": kombu_pools_ext.__version__}
-    for name in TOLD:
+    for name in told:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from .case import OURS
-from .goals import GOALS, Verdict
+from .goals import GOALS, Goal, Verdict
 from .lease_cases import FLOOR
 from .measure import median, number, ratio
 from .places import PLACES
@@ -55,6 +55,9 @@ class Played:
 class Run:
     """Everything of one Python."""
 
+    #: What is to be reached.
+    goals: ClassVar[Sequence[Goal]] = GOALS
+
     python: str
     date: str
     machine: str
@@ -75,7 +78,7 @@ class Run:
 
     def verdicts(self) -> list[list[Verdict]]:
         """One list for each goal."""
-        return [list(goal.look(self.results)) for goal in GOALS]
+        return [list(goal.look(self.results)) for goal in self.goals]
 
     def unmet(self) -> dict[int, list[Verdict]]:
         """By the goal's number in the table, what is not met of it."""
@@ -89,7 +92,7 @@ class Run:
         met = sum(all(one.met for one in goal) for goal in verdicts)
         unmeasured = sum(any(one.met is None for one in goal) for goal in verdicts)
         more = f", {unmeasured} not wholly measured" if unmeasured else ""
-        return f"{met} of {len(GOALS)} goals met{more}"
+        return f"{met} of {len(self.goals)} goals met{more}"
 
     # -- JSON ------------------------------------------------------------------------------------
 
@@ -105,7 +108,7 @@ class Run:
         path.write_text(f'{text},\n "cases": {{\n{body}\n }}\n}}\n', encoding="utf-8")
 
     @classmethod
-    def load(cls, path: Path) -> Run:
+    def load(cls, path: Path) -> Self:
         """What :meth:`dump` wrote."""
         read = json.loads(path.read_text(encoding="utf-8"))
         read["cases"] = {name: Played(**played) for name, played in read["cases"].items()}
@@ -149,10 +152,10 @@ def lines_of(name: str, played: Played) -> Iterator[list[str]]:
         yield [name, contender, "; ".join(cells), compared]
 
 
-def goal_table(verdicts: Iterable[list[Verdict]]) -> list[list[str]]:
+def goal_table(verdicts: Iterable[list[Verdict]], goals: Sequence[Goal] = GOALS) -> list[list[str]]:
     """A row for each check; what belongs to its goal stands in the first of them."""
     rows = []
-    for count, (goal, checks) in enumerate(zip(GOALS, verdicts, strict=True), 1):
+    for count, (goal, checks) in enumerate(zip(goals, verdicts, strict=True), 1):
         for place, one in enumerate(checks):
             about = [str(count), goal.work, goal.against] if place == 0 else ["", "", ""]
             rows.append([*about, one.check.wanted, one.found, one.word])

@@ -59,7 +59,8 @@ class PrivateRabbitMQ(Server):
 
     `config` goes into its rabbitmq.conf, as in ``{"heartbeat": "2"}``. Nodes of one cluster share a port mapper and a
     cookie. `release` is one that `make brokers` has fetched, as "4.0"; without it the one of the environment variable
-    RABBITMQ, and where that is unset the one that is installed.
+    RABBITMQ, and where that is unset the one that is installed. `plugins` are enabled; `has_plugin` tells whether
+    there is one.
     """
 
     name = "rabbitmq-server"
@@ -74,6 +75,7 @@ class PrivateRabbitMQ(Server):
         mapper: PortMapper | None = None,
         cookie: str | None = None,
         release: str | None = None,
+        plugins: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.config = dict(config or {})
@@ -84,7 +86,8 @@ class PrivateRabbitMQ(Server):
         self._shares_mapper = mapper is not None
         self._cookie = cookie
         #: Whether it starts without RabbitMQ's plugins in Erlang's path: half as long, and nobody misses them.
-        self._slim = True
+        self._slim = not plugins
+        self.plugins = tuple(plugins)
 
     @property
     def url(self) -> str:
@@ -102,6 +105,15 @@ class PrivateRabbitMQ(Server):
         return root_of("rabbitmq", self.release) / "usr" / "lib" / "rabbitmq" / "bin"
 
     @property
+    def _installed(self) -> Path:
+        """The folder of the release, with its plugins."""
+        return (self.scripts / "rabbitmq-server").resolve().parent.parent
+
+    def has_plugin(self, name: str) -> bool:
+        """Whether the release comes with that plugin. Raises `Unavailable` where there is no RabbitMQ."""
+        return any(self._installed.glob(f"plugins/{name}-*"))
+
+    @property
     def _erlang(self) -> list[str]:
         """Where the Erlang of a fetched release lies; the installed one is on PATH."""
         if self.release is None:
@@ -113,7 +125,7 @@ class PrivateRabbitMQ(Server):
 
     def environment(self) -> dict[str, str]:
         folder = self.folder
-        (folder / "enabled_plugins").write_text("[].\n")
+        (folder / "enabled_plugins").write_text(f"[{','.join(self.plugins)}].\n")
         lines = {
             "listeners.tcp.1": f"127.0.0.1:{self.port}",
             "log.console": "true",
@@ -155,7 +167,7 @@ class PrivateRabbitMQ(Server):
 
     def _slim_environment(self) -> dict[str, str]:
         """A RabbitMQ of links to the installed one, without plugins: Erlang looks for each module in each folder."""
-        installed = (self.scripts / "rabbitmq-server").resolve().parent.parent
+        installed = self._installed
         rabbit = sorted(installed.glob("plugins/rabbit-*"))
         if not rabbit or not (installed / "sbin" / "rabbitmq-env").exists():
             return {}
