@@ -38,8 +38,10 @@ def write(message: PreparedMessage, key: str | None = None, db: str | None = Non
     """
     check_installed()
     connection: Any = connections[db or DEFAULT_DB_ALIAS]
-    check_row(message, key)
     around = _open.get(connection)
+    if around:
+        # At the call, and not at the end of the block.
+        check_row(message, key)
     if not around or not around[-1].add(message, key):
         _insert(connection, [(message, key)])
 

@@ -6,14 +6,17 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import unittest
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import kombu
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection, transaction
+from django.test import TestCase
 from kombu import Queue
 
 from django_app import publish_on_commit
@@ -24,6 +27,7 @@ from tests.with_django.conftest import receive, until
 
 from .conftest import Use, make_tables
 
+ROOT = Path(__file__).resolve().parents[3]
 NOWHERE = "amqp://guest:guest@localhost:1//"
 #: Seconds for a child to begin, or to end.
 PATIENCE = 60.0
@@ -184,47 +188,139 @@ def test_a_table_of_another_version_is_refused(
     assert "it has later, which this version does not know" in refused("relay", "--once")
 
 
+class RelayProcess:
+    """``manage.py kombu_pools relay`` on *database*, until the block ends."""
+
+    def __init__(self, folder: Path, database: Database, pools: Any, *options: str) -> None:
+        (folder / "relay_settings.py").write_text(
+            "from tests.with_django.settings import *\n"
+            f"DATABASES = {{'default': {database.django()!r}}}\n"
+            f"KOMBU_POOLS = {pools!r}\n"
+            f"SECRET_KEY = {database.name!r}\n"
+        )
+        program = (
+            "from tests.databases import pymysql_for_django\n"
+            "pymysql_for_django.install()\n"
+            "from django.core.management import execute_from_command_line\n"
+            f"execute_from_command_line(['manage.py', 'kombu_pools', 'relay', *{options!r}])\n"
+        )
+        self.folder = folder
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", program],
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]),
+                "DJANGO_SETTINGS_MODULE": "relay_settings",
+            },
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Self:
+        assert self.process.stdout is not None
+        try:
+            assert self.process.stdout.readline() == "the relay is running\n"
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.process.kill()
+        with self.process:
+            pass
+
+    def ends(self) -> str:
+        """What it says at its end, for which it is asked."""
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(PATIENCE) == 0
+        assert self.process.stdout is not None
+        return self.process.stdout.read()
+
+
+@pytest.fixture
+def relay_of(
+    tables: Database, amqp_url: str, tmp_path: Path, configure: Callable[..., None]
+) -> Iterator[Callable[..., RelayProcess]]:
+    """Starts a relay for the default database, whose alias this process writes for."""
+    pools = {"default": {"URL": amqp_url, "OUTBOX": True}}
+    configure(pools)
+    with ExitStack() as stack:
+        yield lambda *options: stack.enter_context(RelayProcess(tmp_path, tables, pools, *options))
+
+
+def delivered(amqp_url: str, queue: str, body: Any) -> None:
+    """Write a message, and wait for it."""
+    with transaction.atomic():
+        publish_on_commit(body, queue, declare=[Queue(queue, auto_delete=True)])
+    assert receive(amqp_url, queue) == body
+
+
 @pytest.mark.slow
 @pytest.mark.threads
 def test_a_relay_runs_as_a_process_until_it_is_told_to_end(
-    tables: Database, amqp_url: str, queue: str, tmp_path: Path, configure: Callable[..., None]
+    relay_of: Callable[..., RelayProcess], amqp_url: str, queue: str
 ) -> None:
-    pools = {"default": {"URL": amqp_url, "OUTBOX": True}}
-    (tmp_path / "relay_settings.py").write_text(
-        f"from tests.with_django.settings import *\n"
-        f"DATABASES = {{'default': {tables.django()!r}}}\n"
-        f"KOMBU_POOLS = {pools!r}\n"
-        f"SECRET_KEY = {queue!r}\n"
-    )
-    root = str(Path(__file__).resolve().parents[3])
-    program = (
-        "from tests.databases import pymysql_for_django\n"
-        "pymysql_for_django.install()\n"
-        "from django.core.management import execute_from_command_line\n"
-        "execute_from_command_line(['manage.py', 'kombu_pools', 'relay', '--poll', '0.1'])\n"
-    )
-    relay = subprocess.Popen(
-        [sys.executable, "-c", program],
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(tmp_path), root]),
-            "DJANGO_SETTINGS_MODULE": "relay_settings",
-        },
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with relay:
-        assert relay.stdout is not None
-        try:
-            assert relay.stdout.readline() == "the relay is running\n"
-            configure(pools)
-            declare = [Queue(queue, auto_delete=True)]
-            with transaction.atomic():
-                publish_on_commit({"a": 1}, queue, declare=declare)
-            assert receive(amqp_url, queue) == {"a": 1}
-            until(lambda: not OutboxMessage.objects.exists())
-            relay.send_signal(signal.SIGTERM)
-            assert relay.wait(PATIENCE) == 0
-            assert relay.stdout.read().startswith("the relay has ended: 1 delivered")
-        finally:
-            relay.kill()
+    # On PostgreSQL a notification wakes it: it would look by itself only after the test has failed.
+    poll = "1000" if connection.vendor == "postgresql" else "0.1"
+    relay = relay_of("--poll", poll)
+    for number in range(3):
+        delivered(amqp_url, queue, {"number": number})
+    until(lambda: not OutboxMessage.objects.exists())
+    assert relay.ends().startswith("the relay has ended: 3 delivered")
+
+
+@pytest.mark.slow
+@pytest.mark.threads
+@pytest.mark.parametrize(
+    "database",
+    [
+        pytest.param("postgresql", marks=pytest.mark.postgresql),
+        pytest.param("mariadb", marks=pytest.mark.mariadb),
+    ],
+    indirect=True,
+)
+def test_a_relay_outlives_its_database(
+    relay_of: Callable[..., RelayProcess],
+    amqp_url: str,
+    queue: str,
+    request: pytest.FixtureRequest,
+) -> None:
+    vendor = "postgresql" if connection.vendor == "postgresql" else "mariadb"
+    server = request.getfixturevalue(f"private_{vendor}")
+    relay = relay_of("--poll", "0.1")
+    delivered(amqp_url, queue, {"before": 1})
+    connection.close()
+    server.kill()
+    server.start()
+    delivered(amqp_url, queue, {"after": 1})
+    until(lambda: not OutboxMessage.objects.exists())
+    assert relay.ends().startswith("the relay has ended: ")
+
+
+class RelayInATest(TestCase):
+    """What an application's own test may do; run by the test below."""
+
+    __test__ = False
+    url: str
+    queue: str
+
+    def test_the_messages_of_a_test(self) -> None:
+        with transaction.atomic():
+            publish_on_commit({"a": 1}, self.queue)
+        assert "1 delivered" in command("relay", "--once")
+        assert receive(self.url, self.queue) == {"a": 1}
+
+
+def test_a_relay_works_within_the_transaction_of_a_test(
+    tables: Database, configure: Callable[..., None], memory_url: str, queue: str
+) -> None:
+    configure({"default": {"URL": memory_url, "OUTBOX": True}})
+    with kombu.Connection(memory_url) as broker:
+        Queue(queue)(broker.default_channel).declare()
+    RelayInATest.url, RelayInATest.queue = memory_url, queue
+    result = unittest.TestResult()
+    RelayInATest("test_the_messages_of_a_test").run(result)
+    assert not result.errors
+    assert not result.failures
+    assert OutboxMessage.objects.count() == 0
