@@ -23,6 +23,7 @@ from kombu_pools_ext.errors import Problem, SettingsError
 
 from . import conf, servers
 from .decorators import decorated_in, used_aliases
+from .health_settings import read_health
 from .outbox.installed import NAME as OUTBOX
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "check_drivers",
     "check_encryption",
     "check_error_pages",
+    "check_health",
     "check_limits",
     "check_memory",
     "check_outbox",
@@ -84,7 +86,9 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
     return []
 
 
-def _wrong(problem: Problem, name: str = conf.NAME, id: str = "kombu_pools.E001") -> Error:
+def _wrong(
+    problem: Problem, name: str = conf.NAME, id: str = "kombu_pools.E001", page: Page | None = None
+) -> Error:
     where = name
     for part in (problem.alias, problem.key):
         if part is not None:
@@ -96,8 +100,21 @@ def _wrong(problem: Problem, name: str = conf.NAME, id: str = "kombu_pools.E001"
     if len(message) > LONGEST:
         hint = f"{where}: {hint}"
         message = f"A setting in {name} is wrong."
-    page = Page.SETTINGS if name == conf.NAME else Page.CONTROL
+    page = page or (Page.SETTINGS if name == conf.NAME else Page.CONTROL)
     return Error(message, hint=hint or f"See {page}.", id=id)
+
+
+@register(TAG)
+def check_health(**kwargs: Any) -> list[CheckMessage]:
+    """E013: ``KOMBU_POOLS_HEALTH`` is wrong; one for each problem."""
+    try:
+        read_health()
+    except SettingsError as error:
+        return [
+            _wrong(problem, conf.HEALTH, "kombu_pools.E013", Page.HEALTH)
+            for problem in error.problems
+        ]
+    return []
 
 
 @register(TAG)

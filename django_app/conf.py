@@ -26,6 +26,8 @@ from kombu_pools_ext.control.attaching import begin
 from kombu_pools_ext.control.options import KEYS, parse_control
 from kombu_pools_ext.control.options import NAME as CONTROL
 from kombu_pools_ext.errors import Problem, SettingsError
+from kombu_pools_ext.health.settings import KEYS as HEALTH_KEYS
+from kombu_pools_ext.health.settings import NAME as HEALTH
 from kombu_pools_ext.prepared import PreparedMessage
 from kombu_pools_ext.settings.celery_alias import NAME as CELERY
 from kombu_pools_ext.settings.celery_alias import parse_celery_alias
@@ -35,6 +37,7 @@ from kombu_pools_ext.whole_imports import import_whole
 __all__ = [
     "CELERY",
     "CONTROL",
+    "HEALTH",
     "NAME",
     "DjangoPools",
     "PoolsImproperlyConfigured",
@@ -81,7 +84,7 @@ def configured() -> Any:
     return getattr(django_settings, NAME, None)
 
 
-_MISSPELT = MisspeltNames(NAME, {CONTROL: KEYS, CELERY: ()})
+_MISSPELT = MisspeltNames(NAME, {CONTROL: KEYS, CELERY: (), HEALTH: HEALTH_KEYS})
 
 
 def misspelt_names(near: str) -> list[Problem]:

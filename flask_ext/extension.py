@@ -22,6 +22,8 @@ from kombu_pools_ext.control import Control, Project, attach
 from kombu_pools_ext.control.options import KEYS, parse_control
 from kombu_pools_ext.control.options import NAME as CONTROL
 from kombu_pools_ext.errors import Problem, SettingsError
+from kombu_pools_ext.health.settings import KEYS as HEALTH_KEYS
+from kombu_pools_ext.health.settings import NAME as HEALTH
 from kombu_pools_ext.settings import PoolSettings, parse_settings
 from kombu_pools_ext.settings.celery_alias import NAME as CELERY
 from kombu_pools_ext.settings.celery_alias import parse_celery_alias
@@ -46,7 +48,9 @@ POOLS = "KOMBU_POOLS"
 URL = "KOMBU_POOLS_URL"
 
 
-_MISSPELT = MisspeltNames(POOLS, {URL: (), CONTROL: KEYS, CELERY: (), OUTBOX: ()})
+_MISSPELT = MisspeltNames(
+    POOLS, {URL: (), CONTROL: KEYS, CELERY: (), OUTBOX: (), HEALTH: HEALTH_KEYS}
+)
 
 
 def _misspelt(app: Flask, *near: str) -> list[Problem]:

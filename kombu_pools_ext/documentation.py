@@ -17,4 +17,5 @@ class Page(StrEnum):
     CONTROL = f"{BASE}reference/control.html"
     MEMORY = f"{BASE}reference/settings.html#memory"
     SIZE_A_POOL = f"{BASE}howto/size-a-pool.html"
+    HEALTH = f"{BASE}howto/probe-it.html"
     TLS = f"{BASE}howto/tls.html"

@@ -1,0 +1,1 @@
+"""Probes of a process, on a real broker that is alarmed, frozen and killed."""
