@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from ..errors import Problem
 from ..settings import SettingsError
@@ -80,7 +80,7 @@ def parse_health(given: Any, import_path: Callable[[str], Any] | None = None) ->
         seconds.get("FRESH", 5.0),
         seconds.get("TIMEOUT", 2.0),
         {**_STATUS, **status},
-        details if callable(details) else None,
+        cast("Callable[[Any], bool] | None", details),
     )
 
 
