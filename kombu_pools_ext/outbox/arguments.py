@@ -66,7 +66,9 @@ def _told(entity: Any) -> dict[str, Any]:
         return {"exchange": _attributes(entity)}
     if isinstance(entity, Queue):
         told = _attributes(entity)
-        told["exchange"] = None if entity.exchange is None else _attributes(entity.exchange)
+        # A queue with bindings has none, whatever its type says.
+        exchange: Any = entity.exchange
+        told["exchange"] = None if exchange is None else _attributes(exchange)
         told["bindings"] = [
             {**_attributes(one), "exchange": _attributes(one.exchange)}
             for one in entity.bindings or ()
