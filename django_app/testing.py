@@ -18,6 +18,7 @@ from kombu_pools_ext.testing import Published, brokers
 from kombu_pools_ext.testing.swap import start, stop
 
 from .after_commit import AfterCommit
+from .outbox.drained import publish_rows
 
 __all__ = ["PublishedMixin", "TestRunner"]
 
@@ -27,8 +28,12 @@ class PublishedMixin(testing.PublishedMixin):
 
     A ``TestCase`` runs within a transaction that is never committed. What is published on commit is published when the
     test looks at :attr:`published`, unless a block of ``atomic`` is still open then. With
-    ``captureOnCommitCallbacks(execute=True)`` it is published at the end of that.
+    ``captureOnCommitCallbacks(execute=True)`` it is published at the end of that. Rows of the outbox are published when
+    the test looks, too.
     """
+
+    #: The databases that a test may use: Django's attribute.
+    databases: Any
 
     def setUp(self) -> None:
         # Django has opened the transactions of the test before.
@@ -48,6 +53,9 @@ class PublishedMixin(testing.PublishedMixin):
         for alias, depth in self._depths.items():
             if len(databases[alias].savepoint_ids) <= depth:
                 _publish_waiting(databases[alias])
+        for alias in databases if self.databases == "__all__" else self.databases:
+            if len(databases[alias].savepoint_ids) <= self._depths.get(alias, 0):
+                publish_rows(alias)
         return brokers.published
 
 
