@@ -7,6 +7,7 @@ __all__ = [
     "COLUMNS",
     "INBOX",
     "INBOX_COLUMNS",
+    "KEYS",
     "LOCKS",
     "LOCK_COLUMNS",
     "LONGEST",
@@ -18,6 +19,8 @@ __all__ = [
 OUTBOX = "kombu_pools_outbox"
 LOCKS = "kombu_pools_outbox_lock"
 INBOX = "kombu_pools_inbox"
+#: The index of the outbox by key: alias, order_key, state and id.
+KEYS = "kombu_pools_outbox_keys"
 
 #: Those of the outbox, in the order of the table.
 COLUMNS = (

@@ -174,20 +174,20 @@ class Outbox:
         with self.database.transaction() as cursor:
             self._dialect.begin_to_write(cursor)
             followed = []
+            following = self._dialect.rows_of_key(
+                "k.id", "r.alias", "r.order_key", State.WAITING, "k.id > r.id", 1
+            )
             for some in _pieces_of(sorted(first), _AT_ONCE):
                 cursor.execute(
-                    f"SELECT r.id, (SELECT n.id FROM {OUTBOX} n WHERE n.alias = r.alias AND "
-                    f"n.order_key = r.order_key AND n.state = {State.WAITING:d} AND n.id > r.id "
-                    f"ORDER BY n.id LIMIT 1) FROM {OUTBOX} r WHERE r.id IN ({_places(len(some))})",
+                    f"SELECT r.id, ({following}) FROM {OUTBOX} r WHERE r.id IN ({_places(len(some))})",
                     some,
                 )
                 followed += [first[one] for one, follower in cursor.fetchall() if follower]
             ids: list[tuple[int, int]] = []
+            part = self._dialect.rows_of_key(
+                "k.id, k.size", "%s", "%s", State.WAITING, "k.id > %s", int(most)
+            )
             for group in _pieces_of(followed, _KEYS_AT_ONCE):
-                part = (
-                    f"SELECT id, size FROM {OUTBOX} WHERE alias = %s AND order_key = %s "
-                    f"AND state = {State.WAITING:d} AND id > %s ORDER BY id LIMIT {int(most)}"
-                )
                 cursor.execute(
                     " UNION ALL ".join(f"SELECT * FROM ({part}) k{n}" for n in range(len(group))),
                     [value for row in group for value in (row.alias, row.order_key, row.id)],
@@ -259,17 +259,18 @@ class Outbox:
     def _behind_others(self, cursor: Cursor, ids: Sequence[int]) -> dict[int, int]:
         """Return those of *ids* that have to wait for an earlier row of their key, with the time until which."""
         behind: dict[int, int] = {}
+        of_key = ("k.id", "r.alias", "r.order_key")
+        waiting = self._dialect.rows_of_key(*of_key, State.WAITING, "k.id < r.id", 1)
+        dead = self._dialect.rows_of_key(
+            *of_key, State.DEAD, f"k.token = '{_STOPS}' AND k.id < r.id", 1
+        )
         for some in _pieces_of(ids, _AT_ONCE):
             cursor.execute(
-                f"SELECT r.id, (SELECT e.id FROM {OUTBOX} e WHERE e.alias = r.alias AND "
-                f"e.order_key = r.order_key AND e.state = {State.WAITING:d} AND e.id < r.id "
-                f"ORDER BY e.id LIMIT 1), (SELECT d.id FROM {OUTBOX} d WHERE d.alias = r.alias AND "
-                f"d.order_key = r.order_key AND d.state = {State.DEAD:d} AND d.token = '{_STOPS}' AND d.id < r.id "
-                f"ORDER BY d.id LIMIT 1) FROM {OUTBOX} r WHERE r.id IN ({_places(len(some))})",
+                f"SELECT r.id, ({waiting}), ({dead}) FROM {OUTBOX} r WHERE r.id IN ({_places(len(some))})",
                 list(some),
             )
             found = cursor.fetchall()
-            first = sorted({one for _, one, dead in found if one is not None and dead is None})
+            first = sorted({one for _, one, stop in found if one is not None and stop is None})
             until: dict[int, int] = {}
             for others in _pieces_of(first, _AT_ONCE):
                 cursor.execute(
@@ -277,8 +278,8 @@ class Outbox:
                     list(others),
                 )
                 until.update((row[0], row[1]) for row in cursor.fetchall())
-            for number, one, dead in found:
-                if dead is not None:
+            for number, one, stop in found:
+                if stop is not None:
                     behind[number] = _NEVER
                 elif one is not None:
                     behind[number] = until.get(one, 0)
@@ -338,7 +339,11 @@ class Outbox:
             ]
 
     def aliases(self) -> set[str]:
-        """Return the aliases whose rows wait, by one step in the index for each."""
+        """Return the aliases whose rows wait."""
+        return self._aliases_with(State.WAITING)
+
+    def _aliases_with(self, state: State) -> set[str]:
+        """Return the aliases that have rows in *state*, by a step in the index for each alias that has rows at all."""
         found: set[str] = set()
         with self.database.transaction() as cursor:
             last = ""
@@ -351,7 +356,8 @@ class Outbox:
                     return found
                 last = rows[0][0]
                 cursor.execute(
-                    f"SELECT 1 FROM {OUTBOX} WHERE alias = %s AND state = {State.WAITING:d} LIMIT 1",
+                    # With an order, so that no database goes through the table to find one.
+                    f"SELECT due_at FROM {OUTBOX} WHERE alias = %s AND state = {state:d} ORDER BY due_at LIMIT 1",
                     [last],
                 )
                 if cursor.fetchall():
@@ -465,10 +471,7 @@ class Outbox:
     def sweep(self, seconds: float) -> int:
         """Delete DONE rows that were delivered more than *seconds* ago; return how many. An index finds them."""
         swept = 0
-        with self.database.transaction() as cursor:
-            cursor.execute(f"SELECT DISTINCT alias FROM {OUTBOX} WHERE state = {State.DONE:d}")
-            aliases = [row[0] for row in cursor.fetchall()]
-        for alias in aliases:
+        for alias in sorted(self._aliases_with(State.DONE)):
             while True:
                 with self.database.transaction() as cursor:
                     self._dialect.begin_to_write(cursor)

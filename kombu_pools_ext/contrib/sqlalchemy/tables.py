@@ -17,7 +17,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import mysql, sqlite
 
-from ...outbox.schema import INBOX, LOCKS, LONGEST, OUTBOX
+from ...outbox.schema import INBOX, KEYS, LOCKS, LONGEST, OUTBOX
 
 __all__ = ["add_tables", "metadata"]
 
@@ -55,7 +55,7 @@ def add_tables(metadata: MetaData) -> None:
         Column("size", Integer, nullable=False),
         Column("reason", _Long, nullable=False),
         Index(f"{OUTBOX}_due", "alias", "state", "due_at", "id"),
-        Index(f"{OUTBOX}_keys", "alias", "order_key", "state", "id"),
+        Index(KEYS, "alias", "order_key", "state", "id"),
         # Not the number of a row that was delivered and deleted: ids of a key only grow.
         sqlite_autoincrement=True,
     )

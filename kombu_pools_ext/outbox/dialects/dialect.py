@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..database import Cursor
+from ..schema import OUTBOX
 
 __all__ = ["SILENCE", "Dialect"]
 
@@ -35,6 +36,22 @@ class Dialect:
         Where one writer at a time can work, this is the one. Where the database can do that, it ends the transaction if
         its client falls silent for :data:`SILENCE` seconds: a relay that is frozen holds no locks then.
         """
+
+    def rows_of_key(
+        self, columns: str, alias: str, key: str, state: int, where: str, most: int
+    ) -> str:
+        """Return a SELECT of rows of one key, the table being ``k``, in the order of their ids.
+
+        It has to be served by the index of the keys. To a database, a key looks like others of which it has many rows,
+        so it may expect to find one soon by the ids alone, and then reads the whole table if there is none.
+
+        :param alias, key: expressions.
+        :param where: a condition of the id, and others.
+        """
+        return (
+            f"SELECT {columns} FROM {OUTBOX} k WHERE k.alias = {alias} AND k.order_key = {key} "
+            f"AND k.state = {state:d} AND {where} ORDER BY k.id LIMIT {most}"
+        )
 
     def lock_keys(self, cursor: Cursor, keys: Iterable[tuple[str, str]]) -> None:
         """Have no other transaction write a message with one of *keys* until this one has ended.

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterable
 
 from ..database import Cursor
-from ..schema import LOCKS, SLOTS
+from ..schema import KEYS, LOCKS, OUTBOX, SLOTS
 from .dialect import SILENCE, Dialect
 
 __all__ = ["MySQL"]
@@ -27,6 +27,15 @@ class MySQL(Dialect):
         # What stands in /*M! */ is a comment to MySQL.
         cursor.execute(
             f"SET @kombu_pools = 1 /*M!100300 , SESSION idle_transaction_timeout = {SILENCE} */"
+        )
+
+    def rows_of_key(
+        self, columns: str, alias: str, key: str, state: int, where: str, most: int
+    ) -> str:
+        """Name the index."""
+        return (
+            f"SELECT {columns} FROM {OUTBOX} k FORCE INDEX ({KEYS}) WHERE k.alias = {alias} "
+            f"AND k.order_key = {key} AND k.state = {state:d} AND {where} ORDER BY k.id LIMIT {most}"
         )
 
     def lock_keys(self, cursor: Cursor, keys: Iterable[tuple[str, str]]) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import create_engine
 
 from django_app.outbox.models import InboxMessage, OutboxLock, OutboxMessage
 from kombu_pools_ext.contrib.sqlalchemy import metadata
-from kombu_pools_ext.outbox.schema import TABLES
+from kombu_pools_ext.outbox.schema import KEYS, TABLES
 from tests.databases import Database
 
 from .conftest import Use
@@ -22,7 +22,7 @@ from .conftest import Use
 COLUMNS = {table: set(columns) for table, columns in TABLES.items()}
 INDEXES = {
     "kombu_pools_outbox_due": ["alias", "state", "due_at", "id"],
-    "kombu_pools_outbox_keys": ["alias", "order_key", "state", "id"],
+    KEYS: ["alias", "order_key", "state", "id"],
     "kombu_pools_inbox_once": ["consumer", "message_id"],
     "kombu_pools_inbox_age": ["received_at"],
 }
