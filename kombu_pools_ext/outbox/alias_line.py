@@ -21,6 +21,8 @@ class AliasLine:
         self.ids: set[int] = set()
         #: How often in a row the broker was away.
         self.failures = 0
+        #: How many messages in a row got no answer.
+        self.unanswered = 0
         #: Until then the broker counts as away, in seconds of the monotonic clock.
         self.again = 0.0
         #: Messages that were delivered, and how many of them were told of.

@@ -267,7 +267,9 @@ class Relay:
     def _pause(self) -> float:
         """Seconds until there may be something to do, if nobody wakes the relay."""
         now = self._clock()
-        times = [now + self._settings.poll, self._housekeeping, self._next_report]
+        times = [now + self._settings.poll]
+        # A database that is away is asked for nothing before its time.
+        times += [max(one, self._database_again) for one in (self._housekeeping, self._next_report)]
         if self._fates:
             times.append(self._database_again)
         for line in self._lines.values():
@@ -298,7 +300,7 @@ class Relay:
         if verdict is Verdict.DONE:
             self.numbers.delivered += 1
             line.delivered += 1
-            line.failures = 0
+            line.failures = line.unanswered = 0
             self._fates.done.append(row.id)
         else:
             assert error is not None
@@ -348,7 +350,8 @@ class Relay:
         """Leave the alias alone for a while; return the seconds until its rows are due again."""
         now = self._clock()
         if not known:
-            return self._unknown.seconds(0)
+            line.unanswered += 1
+            return self._unknown.seconds(line.unanswered - 1)
         if now >= line.again:
             seconds = self._away.seconds(line.failures)
             line.failures += 1

@@ -107,7 +107,11 @@ class Outbox:
         """Look whether the tables are those of this version.
 
         :raises SchemaMismatch: if they are not.
+        :raises Exception: one of the database's errors, if it cannot be reached.
         """
+        with self.database.transaction() as cursor:
+            cursor.execute("SELECT 1")
+            cursor.fetchall()
         for table, columns in TABLES.items():
             problem = ""
             try:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import kombu
+import psycopg
 import pytest
 
 from kombu_pools_ext import Pools
@@ -349,6 +350,54 @@ def test_a_broken_database_is_waited_for(
         written(outbox, [message(pools, "after", queue.name)])
         assert eventually(lambda: queue.get(no_ack=True), PATIENCE).payload == "after"
     outbox.database.close()
+
+
+def test_a_relay_whose_database_is_away_sleeps(
+    postgresql: Database, private_postgresql: Any, pools: Pools
+) -> None:
+    make_tables(postgresql)
+    asked: list[None] = []
+    database = own(postgresql)
+    connect = database._connect
+
+    def counting() -> Any:
+        asked.append(None)
+        return connect()
+
+    database._connect = counting
+    relay = Relay(pools, database, RelaySettings(poll=1.0))
+    turns: list[float] = []
+    pause = relay._pause
+
+    def counted() -> float:
+        turns.append(pause())
+        return turns[-1]
+
+    relay._pause = counted  # type: ignore[method-assign]
+    with running(relay):
+        eventually(lambda: asked, PATIENCE)
+        private_postgresql.kill()
+        try:
+            eventually(lambda: len(asked) > 6, PATIENCE)
+            # What is done now and then has become due meanwhile.
+            before, relay._next_report = len(asked), 0.0
+            turns.clear()
+            eventually(lambda: len(asked) > before + 5, PATIENCE)
+            assert len(turns) < 50
+        finally:
+            private_postgresql.start()
+
+
+def test_a_database_that_cannot_be_reached_is_told_as_such(
+    postgresql: Database, private_postgresql: Any, pools: Pools
+) -> None:
+    make_tables(postgresql)
+    private_postgresql.kill()
+    try:
+        with pytest.raises(psycopg.OperationalError, match="refused"):
+            drained(pools, postgresql)
+    finally:
+        private_postgresql.start()
 
 
 def test_a_write_within_a_transaction_of_the_application(outbox: Outbox, pools: Pools) -> None:
