@@ -40,6 +40,7 @@ demo: .venv/demo/.installed ## a Django and a Flask application publish through 
 serve: .venv/demo/.installed ## the same two applications, left running
 	@.venv/demo/bin/python docs/examples/demo.py --serve
 
+test test-greenlets: export BRIEF := $(BRIEF)
 test: export EXPECT_INSTALLED := 1
 test: export COVERAGE_FILE := $(CURDIR)/.venv/coverage/data
 test: .venv/test/.installed ## the tests, on the installed wheel, with coverage (ARGS="-k foo" for some of them)
@@ -48,8 +49,10 @@ ifneq ($(strip $(ARGS)),)
 	$(COVERED) $(ARGS)
 else
 	@$(TEST) -P tests/side_by_side.py tests
+ifeq ($(BRIEF),)
 	@$(TEST) -m coverage combine -q
 	@$(TEST) -m coverage report
+endif
 endif
 
 test-greenlets: export EXPECT_INSTALLED := 1
@@ -82,6 +85,7 @@ format: .venv/lint/.locked ## put the code into ruff's form
 	.venv/lint/bin/ruff format .
 
 matrix: export AFTER_TESTS := $(AFTER_TESTS)
+matrix: export BRIEF := $(BRIEF)
 matrix: $(WHEEL) .venv/lock/.locked brokers pythons ## the tests on every Python, Django, Flask, kombu and RabbitMQ that is supported
 	@.venv/build/bin/python -m tests.matrix $(ARGS)
 

@@ -21,6 +21,8 @@ for what else it varies; where no newer broker has been fetched (`make brokers`)
 Either is told, and counted as skipped. Environments stay under .venv/matrix/, and one is made anew when what belongs in
 it changes. The tests of a cell are divided into `PARTS`, which run side by side, with those of the other cells.
 
+With BRIEF=1 each cell leaves out `OF_FEW_VERSIONS` as well, and Python 3.13 the engine.
+
 With AFTER_TESTS=1 a cell that `make test` has just been is left out: this Python, the lock file, the installed brokers.
 
 Arguments are passed to pytest. Tests marked `slow` or `timing` are left out: the first for time, the second because
@@ -161,6 +163,17 @@ OF_NO_VERSION = (
     "tests/test_packaging.py",
     "tests/test_proxy.py",
 )
+#: What a version seldom breaks without breaking what the others test.
+OF_FEW_VERSIONS = (
+    "tests/control",
+    "tests/health",
+    "tests/integration",
+    "tests/test_docs.py",
+    "tests/test_readme.py",
+    "tests/test_settings_fuzz.py",
+    "tests/testing",
+)
+BRIEF = os.environ.get("BRIEF") == "1"
 #: What is run as one, in about the same time as each of the others. Few: each starts brokers of its own.
 PARTS: dict[str, tuple[str, ...]] = {
     "broker, a to l": ("tests/broker/test_[a-l]*",),
@@ -208,10 +221,16 @@ class Run:
         """The files of tests that it runs, by the title of their part."""
         found = side_by_side.files_of(self.tests or ("tests",), PARTS)
         left_out = OF_NO_VERSION + self.left_out
-        return {
+        if BRIEF:
+            left_out += OF_FEW_VERSIONS
+            if self.of_rabbitmq:
+                left_out += ("tests/engine",)
+        parts = {
             title: [file for file in files if not file.startswith(left_out)]
             for title, files in found.items()
         }
+        # pytest without a file would run all of them.
+        return {title: files for title, files in parts.items() if files}
 
     def markers(self, title: str) -> str:
         """Which tests of a part it runs."""

@@ -171,6 +171,7 @@ def test_what_neither_can_install_is_an_error(
 @pytest.fixture
 def everything_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AFTER_TESTS", raising=False)
+    monkeypatch.setattr(matrix, "BRIEF", False)
     monkeypatch.setattr(matrix, "find_python", lambda version: f"/usr/bin/python{version}")
     monkeypatch.setattr(matrix, "fetched", {"rabbitmq": ["4.0", "4.3"], "redis": ["8.0"]}.get)
 
@@ -204,9 +205,25 @@ def test_a_cell_runs_each_file_once_but_those_that_no_version_breaks() -> None:
 
 
 @pytest.mark.usefixtures("everything_there")
+def test_a_brief_matrix_runs_some_of_each_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs, _ = matrix.plan()
+    whole = [run.parts() for run in runs]
+    monkeypatch.setattr(matrix, "BRIEF", True)
+    for run, parts in zip(runs, whole, strict=True):
+        brief = run.parts()
+        # pytest without a file would run all of them.
+        assert brief
+        assert all(brief.values())
+        assert sum(map(len, brief.values())) < sum(map(len, parts.values()))
+
+
+@pytest.mark.usefixtures("everything_there")
 def test_the_folders_that_a_cell_names_are_there() -> None:
     for cell in matrix.CELLS:
-        named = (*cell.tests, *cell.left_out, *matrix.OF_NO_VERSION)
+        named = (
+            *(*cell.tests, *cell.left_out),
+            *(*matrix.OF_NO_VERSION, *matrix.OF_FEW_VERSIONS),
+        )
         assert all((ROOT / name).exists() for name in named)
 
 

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from kombu.exceptions import LimitExceeded
 
 from ..aliases import Pools
+from ..broker.connections import ConnectionPool
 from ..control.local import error_text
 from ..control.roundtrip import RoundTrip
 from ..engine import fork
+from ..settings import PoolSettings
 from .condition import Condition
 from .readiness import AliasReadiness, Readiness
 
@@ -105,23 +107,27 @@ class Probe:
         return under_way
 
     def _begin(self, alias: str, under_way: threading.Event) -> None:
+        # Looked up now: the settings may have changed by the time of the answer.
+        given = alias, under_way, self._pools.connections[alias], self._pools.settings_of(alias)
         try:
             threading.Thread(
-                target=self._run, args=(alias, under_way), name="kombu-pools-probe", daemon=True
+                target=self._run, args=given, name="kombu-pools-probe", daemon=True
             ).start()
         except RuntimeError:
             # No thread can be started at the end of the process, and for a moment in a program without threads.
-            self._run(alias, under_way)
+            self._run(*given)
 
-    def _run(self, alias: str, under_way: threading.Event) -> None:
+    def _run(
+        self, alias: str, under_way: threading.Event, pool: ConnectionPool, settings: PoolSettings
+    ) -> None:
         condition, reason = Condition.OK, None
         try:
-            RoundTrip(self._pools.connections[alias], self._timeout).result()
+            RoundTrip(pool, self._timeout).result()
         except LimitExceeded as error:
             condition, reason = Condition.DEGRADED, str(error)
         except Exception as error:
             condition = Condition.DOWN
-            reason = error_text(error, self._pools.settings_of(alias))
+            reason = error_text(error, settings)
         finally:
             with self._lock:
                 self._answers[alias] = _Answer(self._clock(), condition, reason)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .chain import Chain
 
 __all__ = ["AliasLine"]
+
+#: Declarations that are remembered; others are made with each message.
+MOST_DECLARED = 1000
 
 
 class AliasLine:
@@ -31,6 +36,23 @@ class AliasLine:
         self.was_empty = False
         #: When to look for rows, in seconds of the monotonic clock.
         self.next_look = 0.0
+
+        #: What was declared with a message that arrived, by its number.
+        self._declared: dict[int, tuple[Any, ...]] = {}
+
+    def has_declared(self, entities: tuple[Any, ...]) -> bool:
+        """Whether these, which are always the same object, were declared already."""
+        return id(entities) in self._declared
+
+    def note_declared(self, entities: tuple[Any, ...]) -> None:
+        """Note that *entities* were declared."""
+        if entities and len(self._declared) < MOST_DECLARED:
+            # It keeps them, so that nothing else gets their number.
+            self._declared[id(entities)] = entities
+
+    def forget_declared(self) -> None:
+        """Declare all again: something has been deleted."""
+        self._declared.clear()
 
     def is_due(self, now: float) -> bool:
         """Whether it is time to look for rows."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from kombu.entity import Exchange, Queue, binding
@@ -25,7 +26,8 @@ def dumped(arguments: Mapping[str, Any]) -> str:
     for name, value in arguments.items():
         if value is None or name in _ELSEWHERE or name in _OF_A_CALL:
             continue
-        kept[name] = [_told(one) for one in value] if name == "declare" else value
+        # A text of its own, because many messages have the same, and it is read once.
+        kept[name] = json.dumps([_told(one) for one in value]) if name == "declare" else value
     try:
         text: str = json.dumps(kept)
     except (TypeError, ValueError) as error:
@@ -47,10 +49,16 @@ def loaded(text: str) -> dict[str, Any]:
     declare = arguments.get("declare")
     if declare is not None:
         try:
-            arguments["declare"] = [_entity(one) for one in declare]
-        except (TypeError, KeyError, AttributeError) as error:
+            arguments["declare"] = _entities(declare)
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise ValueError(f"what has to be declared cannot be read: {error}") from error
     return arguments
+
+
+@lru_cache(maxsize=1000)
+def _entities(text: str) -> tuple[Exchange | Queue, ...]:
+    """Return what *text* tells: for the same text the same object, which nobody changes."""
+    return tuple(_entity(one) for one in json.loads(text))
 
 
 def _can_be_written(value: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Any
 
 from .row import Row
 
@@ -21,6 +22,10 @@ class Chain:
 
     ends: float
     rows: deque[Row] = field(default_factory=deque)
+
+    #: What the first was to declare, and whether it was sent without that, because it is there already.
+    declare: tuple[Any, ...] = ()
+    relies: bool = False
 
     @property
     def first(self) -> Row:

@@ -9,8 +9,9 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..errors import PublishReturned
 from ..relay_report import RelayReport
 from .alias_line import AliasLine
 from .backoff import Backoff
@@ -34,6 +35,9 @@ logger = logging.getLogger("kombu_pools_ext.outbox")
 
 T = TypeVar("T")
 
+#: Seconds for which answers are gathered before the database is told: some ten messages take so long, and a transaction
+#: for each of them would take longer.
+_GATHER = 0.01
 #: Rows of one key that are claimed together, behind the one that was confirmed.
 _OF_A_KEY = 50
 #: Rows that try whether a broker is there again, so that an outage does not go through the whole table.
@@ -253,16 +257,37 @@ class Relay:
         """Send the first row of *chain*. The answer comes to :meth:`_hear`, also if there is none to wait for."""
         try:
             message = chain.first.message
+            arguments = self._without_needless_declare(line, chain, message.arguments)
         except Exception as error:
             # Whatever it raises: it is the fault of this row.
             self._answers.put((chain, ValueError(f"it cannot be read: {told(error)}")))
             return
         try:
-            future = self._pools.submit(message.body, using=line.alias, **message.arguments)
+            future = self._pools.submit(message.body, using=line.alias, **arguments)
         except Exception as error:
             self._answers.put((chain, error))
             return
         future.add_done_callback(lambda done: self._answers.put((chain, _error_of(done))))
+
+    def _without_needless_declare(
+        self, line: AliasLine, chain: Chain, arguments: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Return *arguments* without a declaration that was made before, if its loss would not go unnoticed.
+
+        A declaration costs more than all else about a message. If the queue was deleted since, a message to the default
+        exchange comes back, and is sent again with its declaration.
+        """
+        chain.declare, chain.relies = arguments.get("declare") or (), False
+        if not chain.declare or not line.has_declared(chain.declare):
+            return arguments
+        settings = self._pools.settings_of(line.alias)
+        mandatory = arguments.get("mandatory")
+        if mandatory is None:
+            mandatory = settings.mandatory
+        if arguments["exchange"] or not mandatory or not settings.has_confirms:
+            return arguments
+        chain.relies = True
+        return {**arguments, "declare": None}
 
     def _pause(self) -> float:
         """Seconds until there may be something to do, if nobody wakes the relay."""
@@ -280,21 +305,30 @@ class Relay:
 
     def _hear(self, seconds: float) -> None:
         """Take in the answers that are there; wait for the first for *seconds* at most."""
+        until = 0.0
         try:
             answer = self._answers.get(timeout=seconds) if seconds else self._answers.get_nowait()
             while True:
                 if answer is None:
                     for line in self._lines.values():
                         line.look_again(0.0)
+                    until = 0.0
                 else:
                     self._judge(*answer)
-                answer = self._answers.get_nowait()
+                    until = until or self._clock() + _GATHER
+                # The database is told of many rows at a time, so a moment is worth waiting for more.
+                left = until - self._clock() if self._under_way else 0.0
+                answer = self._answers.get(timeout=left) if left > 0 else self._answers.get_nowait()
         except queue.Empty:
             return
 
     def _judge(self, chain: Chain, error: BaseException | None) -> None:
+        line = self._lines[chain.first.alias]
+        if chain.relies and isinstance(error, PublishReturned):
+            line.forget_declared()
+            self._publish(line, chain)
+            return
         row = chain.rows.popleft()
-        line = self._lines[row.alias]
         verdict = verdict_of(error)
         line.ids.discard(row.id)
         if verdict is Verdict.DONE:
@@ -302,6 +336,7 @@ class Relay:
             line.delivered += 1
             line.failures = line.unanswered = 0
             self._fates.done.append(row.id)
+            line.note_declared(chain.declare)
         else:
             assert error is not None
             self._failed(line, chain, row, verdict, error)

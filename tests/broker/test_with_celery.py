@@ -205,5 +205,6 @@ def test_250_threads_send_tasks_over_our_pools_and_lose_none(
     for thread in threads:
         thread.join(PATIENCE)
     assert failures == []
-    assert connections[amqp_url].stats().waits > 100
+    # How many, is up to the machine.
+    assert connections[amqp_url].stats().waits
     assert sorted(numbers(tasks, threads_count * each)) == list(range(threads_count * each))

@@ -160,6 +160,26 @@ def test_what_can_never_be_delivered_is_dead_at_once(
 
 
 @pytest.mark.broker
+def test_a_queue_is_declared_once_and_again_if_it_was_deleted(
+    sqlite: Database, pools: Pools, amqp_url: str
+) -> None:
+    make_tables(sqlite)
+    outbox = outbox_in(sqlite)
+    relay = Relay(pools, own(sqlite), RelaySettings(poll=0.05))
+    declared = kombu.Queue(f"outbox-{kombu.uuid()}")
+    with kombu.Connection(amqp_url) as connection, running(relay):
+        bound = declared(connection.default_channel)
+        for turn in range(3):
+            ids = [message(pools, n, declared, declare=[declared]) for n in range(20)]
+            written(outbox, ids, "a" if turn else None)
+            eventually(lambda turn=turn: relay.numbers.delivered == 20 * (turn + 1), PATIENCE)
+            assert sorted(bodies(bound)) == list(range(20))
+            bound.delete()
+    assert relay.numbers.dead == 0
+    outbox.database.close()
+
+
+@pytest.mark.broker
 @pytest.mark.parametrize("stop_keys", [False, True])
 def test_a_dead_message_and_its_key(
     outbox: Outbox, tables: Database, pools: Pools, queue: Any, stop_keys: bool
