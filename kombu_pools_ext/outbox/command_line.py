@@ -185,8 +185,8 @@ def run_outbox(
     problems = _problems(action, older_than, reason, dry_run, format)
     if problems:
         return _complain(screen, ValueError("\n".join(problems)), MISUSED)
-    outbox = Outbox(database)
     try:
+        outbox = Outbox(database)
         outbox.check_schema()
         if action == "status":
             _show(
@@ -199,7 +199,7 @@ def run_outbox(
             count = outbox.count(rows)
         else:
             count = outbox.requeue(rows) if action == "requeue" else outbox.purge(rows)
-    except SchemaMismatch as error:
+    except (SchemaMismatch, ValueError) as error:
         return _complain(screen, error, MISUSED)
     except database.errors as error:
         return _complain(screen, error, FAILED)

@@ -141,7 +141,7 @@ class Outbox:
         :param seconds: how long they are the relay's.
         """
         with self.database.transaction() as cursor:
-            self._dialect.begin_to_write(cursor)
+            self._dialect.begin_as_relay(cursor)
             cursor.execute(
                 f"SELECT id, order_key, size FROM {OUTBOX} WHERE alias = %s AND state = {State.WAITING:d} "
                 f"AND due_at <= {self._dialect.now} ORDER BY due_at, id LIMIT %s{self._dialect.skip_locked}",
@@ -176,7 +176,7 @@ class Outbox:
         if not first:
             return []
         with self.database.transaction() as cursor:
-            self._dialect.begin_to_write(cursor)
+            self._dialect.begin_as_relay(cursor)
             followed = []
             following = self._dialect.rows_of_key(
                 "k.id", "r.alias", "r.order_key", State.WAITING, "k.id > r.id", 1
@@ -217,7 +217,7 @@ class Outbox:
         :returns: how many rows belong to another relay by now.
         """
         with self.database.transaction() as cursor:
-            self._dialect.begin_to_write(cursor)
+            self._dialect.begin_as_relay(cursor)
             found = self._finish(cursor, token, fates.done, keep)
             for row, reason in fates.dead:
                 cursor.execute(
@@ -405,7 +405,7 @@ class Outbox:
             # A row that a relay has stays that relay's.
             cursor.execute(
                 f"UPDATE {OUTBOX} SET state = {State.WAITING:d}, due_at = {self._dialect.now}, token = '', "
-                f"ended_at = NULL WHERE id IN ({_places(len(ids))}) AND token IN ('', '{_STOPS}')",
+                f"ended_at = NULL WHERE id IN ({_places(len(ids))}) AND {self._is_free}",
                 list(ids),
             )
             return cursor.rowcount
@@ -419,10 +419,15 @@ class Outbox:
             self._dialect.begin_to_write(cursor)
             self._let_keys_go_on(cursor, ids)
             cursor.execute(
-                f"DELETE FROM {OUTBOX} WHERE id IN ({_places(len(ids))}) AND token IN ('', '{_STOPS}')",
+                f"DELETE FROM {OUTBOX} WHERE id IN ({_places(len(ids))}) AND {self._is_free}",
                 list(ids),
             )
             return cursor.rowcount
+
+    @property
+    def _is_free(self) -> str:
+        """A condition: no relay has the row, or one that had it has died since, or was frozen."""
+        return f"(token IN ('', '{_STOPS}') OR due_at <= {self._dialect.now})"
 
     def _let_keys_go_on(self, cursor: Cursor, ids: Sequence[int]) -> None:
         """Have the rows be due that wait for dead ones among *ids*."""

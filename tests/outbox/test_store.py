@@ -350,6 +350,13 @@ def test_a_row_that_a_relay_has_is_not_purged(outbox: Outbox, pools: Pools) -> N
     assert found(outbox, "token") == [("a",)]
 
 
+def test_a_row_of_a_relay_that_died_can_be_purged(outbox: Outbox, pools: Pools) -> None:
+    written(outbox, [message(pools) for _ in range(2)])
+    outbox.claim("default", "dead", 1, LEASE)
+    make_due(outbox)
+    assert outbox.purge(Filter([State.WAITING])) == 2
+
+
 # -- the schema --------------------------------------------------------------------------------------------------------
 
 

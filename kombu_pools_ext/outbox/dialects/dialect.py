@@ -31,11 +31,15 @@ class Dialect:
     most_parameters = 30_000
 
     def begin_to_write(self, cursor: Cursor) -> None:
-        """Prepare the transaction that has just begun for its work.
+        """Make the transaction that has just begun the one that writes, where only one at a time can."""
 
-        Where one writer at a time can work, this is the one. Where the database can do that, it ends the transaction if
-        its client falls silent for :data:`SILENCE` seconds: a relay that is frozen holds no locks then.
+    def begin_as_relay(self, cursor: Cursor) -> None:
+        """Prepare the transaction that has just begun for the work of a relay, on a connection of the relay's own.
+
+        The database ends it, if it can, when its client falls silent for :data:`SILENCE` seconds: a relay that is
+        frozen holds no locks then.
         """
+        self.begin_to_write(cursor)
 
     def rows_of_key(
         self, columns: str, alias: str, key: str, state: int, where: str, most: int
@@ -58,7 +62,3 @@ class Dialect:
 
         :param keys: alias and key. Different keys may share a lock.
         """
-
-    def is_deadlock(self, error: Exception) -> bool:
-        """Whether the database ended the transaction because two waited for each other: it can be tried again."""
-        return False

@@ -22,8 +22,8 @@ class MySQL(Dialect):
     # Its binary collations pad texts, and those that do not have one name in MySQL and another in MariaDB.
     tells_spaces = False
 
-    def begin_to_write(self, cursor: Cursor) -> None:
-        """Have the transaction end if its client falls silent, on MariaDB. MySQL has no such limit."""
+    def begin_as_relay(self, cursor: Cursor) -> None:
+        """On MariaDB, have the connection's transactions end if its client falls silent. MySQL has no such limit."""
         # What stands in /*M! */ is a comment to MySQL.
         cursor.execute(
             f"SET @kombu_pools = 1 /*M!100300 , SESSION idle_transaction_timeout = {SILENCE} */"
@@ -47,8 +47,3 @@ class MySQL(Dialect):
                 f"INSERT INTO {LOCKS} (slot) VALUES (%s) ON DUPLICATE KEY UPDATE slot = slot",
                 [slot],
             )
-
-    def is_deadlock(self, error: Exception) -> bool:
-        """ER_LOCK_DEADLOCK."""
-        code = error.args[0] if error.args else None
-        return code == 1213

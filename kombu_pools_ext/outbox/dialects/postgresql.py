@@ -20,7 +20,7 @@ class PostgreSQL(Dialect):
     # Notifications of one transaction that are the same become one.
     notifying = f" RETURNING pg_notify('{CHANNEL}', '')"
 
-    def begin_to_write(self, cursor: Cursor) -> None:
+    def begin_as_relay(self, cursor: Cursor) -> None:
         """Have the transaction end if its client falls silent."""
         # For this transaction alone, because a pgbouncer gives the session to others.
         cursor.execute(f"SET LOCAL idle_in_transaction_session_timeout = '{SILENCE}s'")
@@ -40,11 +40,6 @@ class PostgreSQL(Dialect):
         for number in sorted({_number(alias, key) for alias, key in keys}):
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [number])
             cursor.fetchall()
-
-    def is_deadlock(self, error: Exception) -> bool:
-        """SQLSTATE 40P01, or a failed serialization, 40001."""
-        state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
-        return state in ("40P01", "40001")
 
 
 def _number(alias: str, key: str) -> int:
