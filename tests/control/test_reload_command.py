@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -97,7 +98,8 @@ def run(
 
 def did(lines: list[str]) -> list[str]:
     """Return the lines without the names of the processes."""
-    return [line.split("  ", 2)[2].strip() for line in lines]
+    # The numbers of two processes may differ in length, so there may be more than two spaces.
+    return [re.split(" {2,}", line, maxsplit=2)[2].strip() for line in lines]
 
 
 def test_each_process_reads_the_file_anew(base: Base, settings: Settings, redis_url: str) -> None:
