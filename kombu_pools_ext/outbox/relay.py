@@ -145,8 +145,10 @@ class Relay:
         database = self._outbox.database
         wake_up = WakeUp(database, lambda: self._answers.put(None), self._reconnecting)
         try:
-            self._outbox.check_schema()
-            if not until_empty:
+            if until_empty:
+                self._outbox.check_schema()
+            else:
+                self._await_schema()
                 wake_up.start()
             while not self._stopping:
                 claimed = self._claim_all()
@@ -159,6 +161,16 @@ class Relay:
             wake_up.stop()
             database.close()
             self._pools.relay_reports.clear()
+
+    def _await_schema(self) -> None:
+        """Look whether the tables are those of this version, once the database can be reached."""
+
+        def is_right() -> bool:
+            self._outbox.check_schema()
+            return True
+
+        while not self._stopping and not self._with_database(is_right):
+            self._hear(max(0.0, self._database_again - self._clock()))
 
     def _is_drained(self) -> bool:
         """Whether nothing is under way, and there was nothing due at the last look; if not so, look again."""

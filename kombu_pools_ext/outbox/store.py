@@ -109,9 +109,7 @@ class Outbox:
         :raises SchemaMismatch: if they are not.
         :raises Exception: one of the database's errors, if it cannot be reached.
         """
-        with self.database.transaction() as cursor:
-            cursor.execute("SELECT 1")
-            cursor.fetchall()
+        self._reach()
         for table, columns in TABLES.items():
             problem = ""
             try:
@@ -121,6 +119,8 @@ class Outbox:
                     there = {one[0] for one in description or ()}
                     cursor.fetchall()
             except self.database.errors as error:
+                # It may have gone away meanwhile.
+                self._reach()
                 problem = f"it cannot be read: {error}".strip()
                 raise SchemaMismatch(_mismatch(table, problem)) from error
             if missing := sorted(set(columns) - there):
@@ -129,6 +129,11 @@ class Outbox:
                 problem = f"it has {', '.join(more)}, which this version does not know"
             if problem:
                 raise SchemaMismatch(_mismatch(table, problem))
+
+    def _reach(self) -> None:
+        with self.database.transaction() as cursor:
+            cursor.execute("SELECT 1")
+            cursor.fetchall()
 
     # -- relays ------------------------------------------------------------------------------------------------------
 

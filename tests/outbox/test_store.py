@@ -269,6 +269,8 @@ def test_ids_of_a_key_have_the_order_of_the_commits(
 
     def write_the_second() -> None:
         written(another, [second], "a")
+        # SQLite's connections belong to a thread.
+        another.database.close()
         done.set()
 
     with outbox.database.transaction() as cursor:

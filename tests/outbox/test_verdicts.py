@@ -149,11 +149,10 @@ def test_a_full_disk_is_waited_for(outbox: Outbox, sqlite: Database, amqp_url: s
         queue = kombu.Queue(f"outbox-{kombu.uuid()}", expires=60)(connection.default_channel)
         queue.declare()
         written(outbox, [message(pools, n, queue.name) for n in range(50)])
+        small = Outbox(DbApiDatabase(connect, "sqlite", (sqlite3.Error,)))
         with pytest.raises(sqlite3.OperationalError, match="full"):
-            written(
-                Outbox(DbApiDatabase(connect, "sqlite", (sqlite3.Error,))),
-                [message(pools, "x" * 1_000_000, queue.name)],
-            )
+            written(small, [message(pools, "x" * 1_000_000, queue.name)])
+        small.database.close()
         assert len(found(outbox, "id")) == 50
         relay = Relay(
             pools, DbApiDatabase(connect, "sqlite", (sqlite3.Error,)), RelaySettings(poll=0.05)
