@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
-
-if TYPE_CHECKING:
-    # Only the stubs have parameters.
-    CharField = models.CharField[str, str]
-    TextField = models.TextField[str, str]
-else:
-    CharField, TextField = models.CharField, models.TextField
 
 __all__ = ["ExactCharField", "ExactTextField"]
 
@@ -26,7 +19,7 @@ def _exact(parameters: Any, connection: BaseDatabaseWrapper) -> Any:
     return parameters
 
 
-class ExactCharField(CharField):
+class ExactCharField(models.CharField):  # type: ignore[type-arg]  # only the stubs have parameters
     """Text of a bounded length, of which "a" and "A" are two."""
 
     def db_parameters(self, connection: BaseDatabaseWrapper) -> Any:
@@ -34,7 +27,7 @@ class ExactCharField(CharField):
         return _exact(super().db_parameters(connection), connection)
 
 
-class ExactTextField(TextField):
+class ExactTextField(models.TextField):  # type: ignore[type-arg]
     """Text of any length, of which "a" and "A" are two."""
 
     def db_parameters(self, connection: BaseDatabaseWrapper) -> Any:

@@ -47,7 +47,7 @@ class OutboxMessage(models.Model):
         verbose_name = "message"
 
     def __str__(self) -> str:
-        return self.message_id
+        return str(self.message_id)
 
 
 class OutboxLock(models.Model):
