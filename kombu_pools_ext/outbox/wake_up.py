@@ -34,6 +34,8 @@ class WakeUp:
         self._backoff = backoff
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
+        #: Whether the last try to connect failed; a database without notifications is no failure.
+        self._failed = False
 
     def start(self) -> None:
         """Listen from now on. Where the database has no notifications, nothing happens: the relay polls."""
@@ -50,8 +52,6 @@ class WakeUp:
         self._ended.set()
         if self._thread is not None:
             self._thread.join(_END)
-
-    _failed = False
 
     def _connect(self) -> Listener | None:
         self._failed = False
