@@ -151,8 +151,11 @@ def publish_on_commit(
 
 def _write(message: PreparedMessage, key: str | None, db: str | None) -> None:
     import_whole(f"{__package__}.outbox.writing")
+    from kombu_pools_ext.outbox.row import check_alias
+
     from .outbox.writing import write
 
+    check_alias(message.using, pools.settings_of(message.using))
     write(message, key, db)
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..prepared import PreparedMessage
+from ..settings import PoolSettings
 from .arguments import dumped, loaded
 from .schema import LONGEST
 
-__all__ = ["Row", "check_row"]
+__all__ = ["Row", "check_alias", "check_row"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,18 @@ class Row:
         return (
             f"<Row {self.id}: message {self.message_id}, alias {self.alias!r}{key}, exchange {self.exchange!r}, "
             f"routing key {self.routing_key!r}>"
+        )
+
+
+def check_alias(using: str, settings: PoolSettings) -> None:
+    """Look whether messages of the alias can be rows.
+
+    :raises ValueError: if a relay could not know that the broker has them.
+    """
+    if settings.is_amqp and not settings.has_confirms:
+        raise ValueError(
+            f"alias {using!r} has no confirms, so a relay would drop the row of a message that the broker does not "
+            "have; leave CONFIRM True for messages of the outbox"
         )
 
 

@@ -146,6 +146,12 @@ def test_a_wrong_message_is_refused_at_the_call(session: Session, pools: Pools) 
             publish(session, pools, **wrong)
 
 
+def test_an_alias_without_confirms_is_refused(session: Session) -> None:
+    pools = Pools(default={"URL": "amqp://localhost:1//", "CONFIRM": False})
+    with pytest.raises(ValueError, match="alias 'default' has no confirms"):
+        publish(session, pools)
+
+
 @pytest.mark.broker
 def test_without_the_outbox_it_is_published_after_the_commit(
     session: Session, outbox: Outbox, amqp_url: str

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, scoped_session
 from ...aliases import Pools, configured_pools
 from ...broker.publish_keywords import PublishKeywords
 from ...outbox import claim_once
-from ...outbox.row import check_row
+from ...outbox.row import check_alias, check_row
 from ...prepared import prepare
 from .execution import Execution, vendor_of
 from .waiting import waiting_of
@@ -59,8 +59,10 @@ def publish_on_commit(
     """
     found = configured_pools() if pools is None else pools
     message = prepare(found, body, routing_key, exchange=exchange, using=using, **kwargs)
-    in_outbox = found.settings_of(using).outbox if outbox is None else outbox
+    settings = found.settings_of(using)
+    in_outbox = settings.outbox if outbox is None else outbox
     if in_outbox:
+        check_alias(using, settings)
         check_row(message, key)
     elif key is not None:
         raise ValueError(

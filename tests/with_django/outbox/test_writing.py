@@ -386,3 +386,12 @@ def test_declared_queues_come_along(tables_in_a_file: Database) -> None:
     (row,) = Outbox(DjangoDatabase()).claim("default", "t", 10, 60.0).rows
     (declared,) = row.message.arguments["declare"]
     assert (declared.name, declared.max_length) == ("orders", 5)
+
+
+def test_an_alias_without_confirms_is_refused() -> None:
+    pools = {"default": {"URL": "amqp://localhost:1//", "CONFIRM": False}}
+    with (
+        override_settings(KOMBU_POOLS=pools),
+        pytest.raises(ValueError, match="alias 'default' has no confirms"),
+    ):
+        publish_on_commit(1, "orders", outbox=True)
